@@ -1,0 +1,78 @@
+# make demo | test | lint | format | setup | clean; `make` alone lists them.
+#
+#   PYTHON=...      the interpreter for a new .venv (3.11 or 3.12; found by itself)
+#   DEMO_ARGS=...   passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
+#   TEST_ARGS=...   passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format setup clean
+
+# Trainer, server and tests share a few cores: two threads each are ten times slower.
+export OMP_NUM_THREADS ?= 1
+
+BIN := .venv/bin
+READY := .venv/.ready
+CPU_LOCK := requirements/cpu.txt
+TORCH := $(shell grep '^torch==' $(CPU_LOCK))
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+
+# The first interpreter that runs and is suitable: a name on PATH may be a dead link.
+ifndef PYTHON
+PYTHON := $(shell for name in python3.11 python3.12 python3; do \
+	if $$name -c "$(SUITABLE)" >/dev/null 2>&1; then echo $$name; break; fi; done)
+endif
+
+help:
+	@echo "make demo     train a tiny model end to end on this machine's CPUs"
+	@echo "make test     run the tests"
+	@echo "make lint     check style and formatting"
+	@echo "make format   mend style and formatting"
+	@echo "make setup    make .venv and install into it (the others do so when needed)"
+	@echo "make clean    remove caches and build output; keeps .venv and runs"
+
+demo: setup
+	$(BIN)/areal-cppo demo $(DEMO_ARGS)
+
+test: setup
+	$(BIN)/python -m pytest tests $(TEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(READY)
+
+# The stamp is written last: a set-up that failed midway is continued by the next call.
+$(READY): $(wildcard requirements/*.txt) setup.cfg pyproject.toml
+	@if $(BIN)/python -c "$(SUITABLE)" 2>/dev/null; then \
+		echo "set-up 1/4: .venv is there ($$($(BIN)/python -V))"; \
+	elif '$(PYTHON)' -c "$(SUITABLE)" 2>/dev/null; then \
+		echo "set-up 1/4: making .venv with $$($(PYTHON) -V)"; \
+		$(PYTHON) -m venv --clear .venv; \
+	else \
+		echo "error: expected Python 3.11 or 3.12 with venv, found '$(PYTHON)'" \
+			"($$('$(PYTHON)' -V 2>&1 | head -n 1)); install one and run" \
+			"make setup PYTHON=/path/to/python3.11" >&2; \
+		exit 2; \
+	fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	@echo "set-up 2/4: build tools and $(TORCH)"
+	@$(PIP) install --no-deps -r requirements/build.txt
+	@$(PIP) install $(TORCH)
+	@echo "set-up 3/4: $$(grep -c '==' $(CPU_LOCK)) pinned packages (3 GB, some minutes)"
+	@$(PIP) install --no-deps -r $(CPU_LOCK) -r requirements/dev.txt
+	@echo "set-up 4/4: areal-cppo itself"
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "set-up done"
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find areal_cppo tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""`areal-cppo`: parses the command line and turns errors into exit statuses.
+
+0 success; 2 a user's mistake, told in one line; 1 a failure at run time; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from areal_cppo import __version__
+from areal_cppo.errors import RunError, UserError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="areal-cppo",
+        description="Contrastive Perception Policy Optimization on AReaL.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="train a tiny model end to end on this machine's CPUs"
+    )
+    demo.add_argument("--steps", type=int, default=None, help="train steps")
+    demo.add_argument("--out", help="folder of the run (default: runs/demo-...)")
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--objective", choices=("cppo", "grpo", "cpl"), default="cppo")
+    demo.add_argument("overrides", nargs="*", metavar="key=value")
+
+    train = commands.add_parser("train", help="train with the configuration of a file")
+    train.add_argument("--config", required=True, metavar="FILE")
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+
+    serve = commands.add_parser("serve", help="start a generation server alone")
+    serve.add_argument("--model", required=True, metavar="DIR")
+    serve.add_argument("--port", type=int, required=True)
+
+    report = commands.add_parser("report", help="write report.html of a run's folder")
+    report.add_argument("run", metavar="DIR")
+
+    tiny = commands.add_parser(
+        "tiny-model", help="make the tiny model that the demo starts from"
+    )
+    tiny.add_argument("-o", "--out", required=True, metavar="DIR")
+    tiny.add_argument("--seed", type=int, default=0)
+
+    commands.add_parser("doctor", help="what of the environment is ready or missing")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one parsed command; imports only what it needs."""
+    if args.command == "demo":
+        from areal_cppo.cli.demo import demo
+
+        return demo(args.steps, args.out, args.seed, args.objective, args.overrides)
+    if args.command == "train":
+        from areal_cppo.cli.train import train
+
+        return train(args.config, args.overrides)
+    if args.command == "serve":
+        from areal_cppo.serving.server import serve
+
+        return serve(args.model, args.port)
+    if args.command == "report":
+        from areal_cppo.cli.report import report
+
+        return report(args.run)
+    if args.command == "tiny-model":
+        from areal_cppo.triangles.warmup import make_model
+
+        make_model(args.out, args.seed)
+        return 0
+    from areal_cppo.cli.doctor import doctor
+
+    return doctor()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the `areal-cppo` command."""
+    args = _parser().parse_args(argv)
+    try:
+        return run(args)
+    except (UserError, RunError) as error:
+        print(f"areal-cppo {args.command}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130

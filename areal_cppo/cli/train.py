@@ -1,0 +1,61 @@
+"""`areal-cppo train`: a supervised run with a live display."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.report.live import live_display
+from areal_cppo.runs.finish import finish_run
+from areal_cppo.runs.supervisor import Outcome, supervise
+
+
+def train(config: str, overrides: list[str]) -> int:
+    """Train with a YAML file and its overrides; returns the exit status."""
+    return run_with_display(Path(config), overrides, name=Path(config).stem)
+
+
+def run_with_display(
+    config: Path, overrides: list[str], name: str, steps: int | None = None
+) -> int:
+    """Supervise a run, show it, and finish its folder whatever happened.
+
+    `steps` is the number of train steps, where it is known beforehand.
+    """
+    with tempfile.TemporaryDirectory(prefix="areal-cppo-") as scratch:
+        log = Path(scratch) / "controller.log"
+        with live_display(steps, name, stream=sys.stdout) as live:
+            outcome = supervise(config, overrides, log, Display(live))
+        if outcome.folder is not None and log.is_file():
+            (outcome.folder / "logs" / "controller.log").write_bytes(log.read_bytes())
+    return conclude(outcome)
+
+
+def conclude(outcome: Outcome) -> int:
+    """Write what can be written of the run's folder, and say how it ended."""
+    folder = outcome.folder
+    if folder is not None and (folder / "config.yaml").is_file():
+        print(f"report: {finish_run(folder)}")
+    if outcome.error:
+        print(f"areal-cppo: {outcome.error}", file=sys.stderr)
+    return outcome.status
+
+
+class Display:
+    """Passes a run's events on to the live display."""
+
+    def __init__(self, live):
+        self.live = live
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "note":
+            self.live.note(event["text"])
+        elif kind == "training":
+            self.live.note("training begins")
+        elif kind == "step":
+            self.live.step(event["record"])
+        elif kind == "evaluation":
+            self.live.evaluation(event["step"], event["accuracy"], event["n"])

@@ -1,0 +1,59 @@
+"""The algorithm of CPPO (arXiv 2601.00501): pure functions on tensors, and settings.
+
+Needs torch and kornia only; it never imports AReaL, an inference server or
+transformers.
+"""
+
+from areal_cppo.core.config import CPLConfig, StalenessConfig, ViewsConfig
+from areal_cppo.core.divergence import token_divergence
+from areal_cppo.core.loss import aggregate_token_loss, contrastive_perception_loss
+from areal_cppo.core.patches import (
+    PatchLayout,
+    denormalize,
+    normalize,
+    patchify,
+    unpatchify,
+)
+from areal_cppo.core.perturbation import Perturbation
+from areal_cppo.core.perturbations import PERTURBATIONS, parse_perturbations
+from areal_cppo.core.selection import (
+    entropy_gain,
+    select_perception_tokens,
+    select_random_tokens,
+    token_entropy,
+)
+from areal_cppo.core.staleness import staleness_weights
+from areal_cppo.core.views import (
+    ViewBatch,
+    image_digest,
+    make_views,
+    perturb_pixel_values,
+    view_seed,
+)
+
+__all__ = [
+    "PERTURBATIONS",
+    "CPLConfig",
+    "PatchLayout",
+    "Perturbation",
+    "StalenessConfig",
+    "ViewBatch",
+    "ViewsConfig",
+    "aggregate_token_loss",
+    "contrastive_perception_loss",
+    "denormalize",
+    "entropy_gain",
+    "image_digest",
+    "make_views",
+    "normalize",
+    "parse_perturbations",
+    "patchify",
+    "perturb_pixel_values",
+    "select_perception_tokens",
+    "select_random_tokens",
+    "staleness_weights",
+    "token_divergence",
+    "token_entropy",
+    "unpatchify",
+    "view_seed",
+]

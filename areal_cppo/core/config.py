@@ -1,0 +1,171 @@
+"""Settings of the Contrastive Perception Loss: ``actor.cpl`` in the YAML.
+
+Plain dataclasses that OmegaConf accepts as structured configs. Defaults are the
+published ones (arXiv 2601.00501 and its code); the numbered deviations are
+
+1. ``divergence`` is the full-vocabulary KL, as the paper's text has it; the published
+   code uses the sampled-token estimators ``k3`` (verl) and ``k1`` (its AReaL fork).
+2. ``aggregation`` does not depend on packing; the published AReaL code averages over
+   each micro-batch.
+3. ``staleness`` weights the loss for asynchronous training; the published code does
+   not. With every token on-policy the weight is exactly 1.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from areal_cppo.core.checks import (
+    Choice,
+    Instance,
+    Number,
+    Subset,
+    check_fields,
+    setting,
+)
+from areal_cppo.core.perturbations import parse_perturbations
+
+DIVERGENCES = ("kl", "k1", "k2", "k3")
+GATES = ("positive_advantage", "none")
+AGGREGATIONS = ("sequence", "token")
+SELECTIONS = ("entropy_gain", "random", "all")
+BRANCHES = ("anchor", "positive", "negative")
+
+
+def published_positive_views() -> list[dict[str, Any]]:
+    """Return the published positive set, the Gaussian blur of the fork included."""
+    return [
+        {
+            "name": "color_jitter",
+            "brightness": [0.2, 1.3],
+            "contrast": [0.2, 1.8],
+            "saturation": [0.2, 1.8],
+        },
+        {"name": "perspective", "distortion": 0.2, "probability": 0.5},
+        {"name": "rotation", "degrees": 10.0},
+        {"name": "gaussian_blur", "kernel_size": 3, "sigma": 1.0},
+    ]
+
+
+def published_negative_views() -> list[dict[str, Any]]:
+    """Return the published negative set: noise patches, or a zoom-crop."""
+    return [
+        {"name": "noise_patches", "count": 50, "side": [0.05, 0.15]},
+        {"name": "zoom_crop", "scale": [0.6, 0.7]},
+    ]
+
+
+@dataclass
+class StalenessConfig:
+    """How a token sampled by an older policy counts in the loss.
+
+    Raises:
+        ValueError: a value is out of range or of a wrong type.
+    """
+
+    importance_cap: float | None = setting(
+        5.0,
+        # Below 1 the cap would shrink on-policy tokens, whose weight must be 1.
+        Number(low=1, optional=True),
+        "upper limit of the importance weight pi_proximal / pi_behaviour; null: none",
+    )
+    decay: float = setting(
+        1.0,
+        Number(low=0, high=1),
+        "factor on a token's weight per policy version of staleness",
+    )
+    max_staleness: int | None = setting(
+        None,
+        Number(low=0, integer=True, optional=True),
+        "tokens staler than this many policy versions count 0; null: no limit",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "cpl.staleness.")
+
+
+@dataclass
+class ViewsConfig:
+    """The perturbations of which one is drawn, uniformly, for each image.
+
+    Each entry is a mapping with a ``name`` and that perturbation's parameters, see
+    :mod:`areal_cppo.core.perturbations`.
+
+    Raises:
+        ValueError: an unknown perturbation or parameter, or a value out of range.
+    """
+
+    positive: list[dict[str, Any]] = field(
+        default_factory=published_positive_views,
+        metadata={"help": "perturbations that preserve the image's information"},
+    )
+    negative: list[dict[str, Any]] = field(
+        default_factory=published_negative_views,
+        metadata={"help": "perturbations that remove the image's information"},
+    )
+
+    def __post_init__(self) -> None:
+        parse_perturbations(self.positive, "cpl.views.positive")
+        parse_perturbations(self.negative, "cpl.views.negative")
+
+
+@dataclass
+class CPLConfig:
+    """The Contrastive Perception Loss (arXiv 2601.00501), ``actor.cpl`` in the YAML.
+
+    Raises:
+        ValueError: a value is out of range or of a wrong type.
+    """
+
+    coef: float = setting(
+        0.01,
+        Number(low=0),
+        "weight of the loss beside the policy loss; 0 turns it, and its views, off",
+    )
+    tau: float = setting(
+        0.1,
+        Number(low=0, low_open=True),
+        "temperature of the contrast between the two divergences",
+    )
+    top_fraction: float = setting(
+        0.5,
+        Number(low=0, high=1, low_open=True),
+        "share of a response's positive-gain tokens that is selected",
+    )
+    divergence: str = setting(
+        "kl",
+        Choice(DIVERGENCES),
+        "kl: over the full vocabulary; k1, k2, k3: its sampled-token estimators",
+    )
+    gate: str = setting(
+        "positive_advantage",
+        Choice(GATES),
+        "which tokens may count: those with advantage > 0, or all of them",
+    )
+    aggregation: str = setting(
+        "sequence",
+        Choice(AGGREGATIONS),
+        "sequence: mean over responses of their tokens' mean; token: mean over tokens",
+    )
+    selection: str = setting(
+        "entropy_gain",
+        Choice(SELECTIONS),
+        "how perception tokens are chosen; random and all are controls",
+    )
+    grad: list[str] = setting(
+        list(BRANCHES),
+        Subset(BRANCHES),
+        "the distributions that the loss sends gradient to",
+    )
+    views: ViewsConfig = setting(
+        ViewsConfig,
+        Instance(ViewsConfig),
+        "the perturbations that make the two views",
+    )
+    staleness: StalenessConfig = setting(
+        StalenessConfig,
+        Instance(StalenessConfig),
+        "weights of tokens sampled by an older policy",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "cpl.")

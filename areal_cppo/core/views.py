@@ -1,0 +1,186 @@
+"""Views of images: seeded, one perturbation per image, on ``pixel_values``.
+
+As in arXiv 2601.00501 one perturbation is drawn uniformly for each image. Deviations
+from the published code, which draws views once, unseeded, when the dataset is mapped:
+
+1. A view depends on the run's seed, the policy version, the image and the kind of view
+   only: it is drawn anew for every version and is the same for every sample of a group,
+   on every rank and device.
+2. An image that no perturbation changed is reported, never passed off as a view.
+
+Letters: ``C`` channels, ``H`` and ``W`` an image's sides in pixels, ``P`` patches,
+``F`` features of a patch, ``I`` images.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from areal_cppo.core.patches import (
+    PatchLayout,
+    denormalize,
+    image_grids,
+    normalize,
+    patchify,
+    unpatchify,
+)
+from areal_cppo.core.perturbation import Perturbation
+
+_KINDS = ("positive", "negative")
+_DIGEST_BYTES = 16
+# Half of the smallest step of an 8-bit image: below it nothing was changed.
+_UNCHANGED_BELOW = 1 / 255 / 2
+
+
+class ViewBatch(NamedTuple):
+    """Perturbed images in the processor's layout.
+
+    Attributes:
+        pixel_values: ``[P, F]``, shape, dtype and device of the anchor's.
+        unchanged: ``[I]`` bool on the same device, True where a view is its anchor.
+    """
+
+    pixel_values: Tensor
+    unchanged: Tensor
+
+
+def image_digest(image: Tensor) -> bytes:
+    """Hash an image's shape and raw bytes.
+
+    Args:
+        image: any shape, dtype and device.
+
+    Returns:
+        16 bytes, the same for equal content on any machine of the same endianness.
+    """
+    raw = image.detach().cpu().contiguous().flatten().view(torch.uint8)
+    digest = hashlib.blake2b(
+        str(tuple(image.shape)).encode(), digest_size=_DIGEST_BYTES
+    )
+    digest.update(raw.numpy())
+    return digest.digest()
+
+
+def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> int:
+    """Derive the seed of one image's view.
+
+    Args:
+        run_seed: the run's seed.
+        policy_version: the policy version that the view is drawn for.
+        digest: of the image, from :func:`image_digest`.
+        kind: ``positive`` or ``negative``.
+
+    Returns:
+        An int in [0, 2^63). All of its bits are mixed: torch's CPU generator uses the
+        low 32 only.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in _KINDS:
+        raise ValueError(
+            f"kind: expected one of positive, negative, found {kind!r}; "
+            "pass the kind of view that the perturbations make"
+        )
+    text = f"{int(run_seed)} {int(policy_version)} {kind} ".encode()
+    mixed = hashlib.blake2b(text + digest, digest_size=8).digest()
+    return int.from_bytes(mixed, "big") >> 1
+
+
+@torch.no_grad()
+def make_views(
+    images: Sequence[Tensor],
+    perturbations: Sequence[Perturbation],
+    seeds: Sequence[int],
+) -> list[Tensor]:
+    """Perturb each image by one perturbation, drawn uniformly.
+
+    Args:
+        images: tensors ``[C, H, W]`` fp32 in [0, 1], on any device.
+        perturbations: at least one, from ``parse_perturbations``.
+        seeds: one per image; it alone decides what is drawn.
+
+    Returns:
+        Tensors of the same shapes, in [0, 1]; an image whose perturbation was not
+        applied comes back as it is. The global random state is left alone.
+
+    Raises:
+        ValueError: no perturbation, or not one seed per image.
+    """
+    if not perturbations:
+        raise ValueError(
+            "perturbations: expected at least one, found none; "
+            "parse the list under cpl.views"
+        )
+    if len(seeds) != len(images):
+        raise ValueError(
+            f"seeds: expected {len(images)}, one per image, found {len(seeds)}; "
+            "derive each with view_seed"
+        )
+    views = []
+    for image, seed in zip(images, seeds):
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        drawn = torch.randint(len(perturbations), (), generator=generator).item()
+        views.append(perturbations[drawn](image, generator))
+    return views
+
+
+@torch.no_grad()
+def perturb_pixel_values(
+    pixel_values: Tensor,
+    image_grid_thw: Tensor,
+    layout: PatchLayout,
+    perturbations: Sequence[Perturbation],
+    *,
+    kind: str,
+    run_seed: int,
+    policy_version: int,
+) -> ViewBatch:
+    """Make one view of every image of a batch, in the processor's layout.
+
+    Images are clamped to [0, 1] before they are perturbed. Equal images get equal views
+    and are perturbed once. The grid, hence every token position, stays the same.
+
+    Args:
+        pixel_values: ``[P, F]``, any float dtype, the anchor's.
+        image_grid_thw: ``[I, 3]`` ints; I may be 0.
+        layout: of the processor that made ``pixel_values``.
+        perturbations: at least one, from ``parse_perturbations``.
+        kind: ``positive`` or ``negative``; decides the seeds only.
+        run_seed: the run's seed.
+        policy_version: the policy version that views are drawn for.
+
+    Returns:
+        The views. Where ``unchanged``, the largest difference from the clamped anchor
+        is below half an 8-bit step, and the patches are the anchor's bit for bit.
+
+    Raises:
+        ValueError: as ``unpatchify``, :func:`view_seed` and :func:`make_views`.
+    """
+    images = unpatchify(pixel_values, image_grid_thw, layout)
+    digests = [image_digest(image) for image in images]
+    distinct = {digest: image for digest, image in zip(digests, images)}
+    anchors = [
+        image.clamp(0.0, 1.0) for image in denormalize(list(distinct.values()), layout)
+    ]
+    seeds = [view_seed(run_seed, policy_version, digest, kind) for digest in distinct]
+    views = make_views(anchors, perturbations, seeds)
+    changed = {}  # the patches of each view that differs from its anchor
+    for digest, anchor, view in zip(distinct, anchors, views):
+        if (view - anchor).abs().max().item() >= _UNCHANGED_BELOW:
+            patches = patchify(normalize([view], layout), layout)
+            changed[digest] = patches.to(pixel_values.dtype)
+    grids = image_grids(pixel_values, image_grid_thw, layout)
+    rows = pixel_values.split([t * h * w for t, h, w in grids])
+    perturbed = [changed.get(digest, own) for digest, own in zip(digests, rows)]
+    return ViewBatch(
+        pixel_values=torch.cat(perturbed) if perturbed else pixel_values.clone(),
+        unchanged=torch.tensor(
+            [digest not in changed for digest in digests],
+            dtype=torch.bool,
+            device=pixel_values.device,
+        ),
+    )

@@ -1,0 +1,154 @@
+"""How the report's plots look: colours, axes, and SVG that follows dark mode."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart with any colour vision.
+BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
+VERMILLION, PURPLE, SKY = "#d55e00", "#cc79a7", "#56b4e9"
+INK, MUTED, RULE = "#24292f", "#57606a", "#d8dee4"
+
+# Phases of a training step, coloured alike wherever they are drawn.
+PHASE_COLORS = {
+    "rollout wait": SKY,
+    "log-probabilities": PURPLE,
+    "update": BLUE,
+    "weights": ORANGE,
+}
+
+# Colours of the SVG on a dark page; those not named serve both.
+DARK = {
+    INK: "#e6e9ee",
+    MUTED: "#a3adba",
+    RULE: "#39414d",
+    BLUE: "#4ba3dc",
+    VERMILLION: "#f07f35",
+}
+
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 10,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "areal_cppo",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+}
+
+MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture of the report, with the words that go with it."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    wide: bool = False
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as a data URI."""
+        code = base64.b64encode(self.svg.encode()).decode()
+        return f"data:image/svg+xml;base64,{code}"
+
+
+def style() -> matplotlib.rc_context:
+    """The settings that every plot is made under."""
+    return matplotlib.rc_context(STYLE)
+
+
+def panels(
+    rows: int, size: tuple[float, float], heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` panels that share the horizontal axis."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)
+    return figure, list(axes[:, 0])
+
+
+def curve(
+    ax: Axes, steps: Sequence[int], values: Sequence[float], color: str, label: str
+) -> None:
+    """A metric by step: marked when short, else faint under its trailing mean."""
+    if len(steps) <= MARKED_STEPS:
+        ax.plot(steps, values, color=color, label=label, marker="o", markersize=3.5)
+        return
+    ax.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
+    width = smoothing(steps)
+    windows = (values[max(0, i - width + 1) : i + 1] for i in range(len(values)))
+    means = [sum(window) / len(window) for window in windows]
+    ax.plot(steps, means, color=color, label=label)
+
+
+def smoothing(steps: Sequence[int]) -> int:
+    """Steps of the trailing mean: more of them in longer runs."""
+    return max(5, len(steps) // 30)
+
+
+def ticks(number: int, integer: bool = False) -> MaxNLocator:
+    """At most about so many ticks, at round values."""
+    return MaxNLocator(number, integer=integer, steps=[1, 2, 5, 10])
+
+
+def smoothing_note(steps: Sequence[int]) -> str:
+    """What a caption must say about `curve`, if anything."""
+    if len(steps) <= MARKED_STEPS:
+        return ""
+    return f" Faint: each step; bold: mean of the last {smoothing(steps)} steps."
+
+
+def legend_above(ax: Axes, columns: int = 4) -> None:
+    """A legend over the panel, where it hides no data."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        borderaxespad=0.2,
+        borderpad=0,
+        columnspacing=1.4,
+    )
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG with neither date nor outside reference, dark mode added."""
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", buffer.getvalue(), flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    dark = "".join(
+        f'[style*="{part}: {light}"]{{{part}:{shade}!important}}'
+        for light, shade in DARK.items()
+        for part in ("fill", "stroke")
+    )
+    rules = (
+        "<style>text{font-family:system-ui,sans-serif!important}"
+        f"@media (prefers-color-scheme:dark){{{dark}}}</style>"
+    )
+    return re.sub(r"(<svg\b[^>]*>)", lambda tag: tag[1] + rules, svg.strip(), count=1)

@@ -1,0 +1,100 @@
+"""Held-out accuracy: before, during and after training, and the change."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from areal_cppo.report.confidence import (
+    paired_difference_interval,
+    unpaired_difference_interval,
+    wilson_interval,
+)
+from areal_cppo.report.runs import Run, is_number
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One evaluation: `right` and `n` are `None` where only the share is known."""
+
+    step: int
+    accuracy: float
+    n: int | None = None
+    outcomes: str | None = None
+
+    @property
+    def right(self) -> int | None:
+        """How many of the `n` images were answered correctly."""
+        return None if self.n is None else round(self.accuracy * self.n)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % Wilson interval."""
+        return None if self.n is None else wilson_interval(self.right, self.n)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change between two evaluations, as a share, and how it was compared."""
+
+    before: HeldOut
+    after: HeldOut
+    interval: tuple[float, float] | None
+    paired: bool
+
+    @property
+    def points(self) -> float:
+        """The change in percentage points."""
+        return 100 * (self.after.accuracy - self.before.accuracy)
+
+
+def heldout_points(run: Run) -> list[HeldOut]:
+    """Every held-out evaluation in order of step, from whichever file has it."""
+    points: dict[int, HeldOut] = {}
+    for step, accuracy in zip(*run.series("heldout_accuracy"), strict=True):
+        if is_share(accuracy):
+            points[step] = HeldOut(step, accuracy)
+    summary = run.summary
+    for step, key in ((0, "accuracy_before"), (summary.get("steps"), "accuracy_after")):
+        if is_number(step) and is_share(summary.get(key)):
+            points[step] = HeldOut(step, summary[key], _count(summary, "accuracy_n"))
+    for record in run.evaluations:
+        if not is_share(record.get("accuracy")):
+            continue
+        outcomes = record.get("correct")
+        usable = isinstance(outcomes, str) and outcomes and set(outcomes) <= {"0", "1"}
+        points[record["step"]] = HeldOut(
+            record["step"],
+            record["accuracy"],
+            _count(record, "n") or (len(outcomes) if usable else None),
+            outcomes if usable else None,
+        )
+    return [points[step] for step in sorted(points)]
+
+
+def is_share(value: Any) -> bool:
+    """Whether a JSON value is a number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1
+
+
+def accuracy_change(points: list[HeldOut]) -> Change | None:
+    """From the first evaluation to the last; `None` with fewer than two."""
+    if len(points) < 2:
+        return None
+    before, after = points[0], points[-1]
+    if before.outcomes and after.outcomes:
+        if len(before.outcomes) == len(after.outcomes):
+            pairs = list(zip(before.outcomes, after.outcomes, strict=True))
+            interval = paired_difference_interval(
+                pairs.count(("0", "1")), pairs.count(("1", "0")), len(pairs)
+            )
+            return Change(before, after, interval, paired=True)
+    if before.n is None or after.n is None:
+        return Change(before, after, None, paired=False)
+    interval = unpaired_difference_interval(
+        before.right, before.n, after.right, after.n
+    )
+    return Change(before, after, interval, paired=False)
+
+
+def _count(record: dict, key: str) -> int | None:
+    value = record.get(key)
+    return int(value) if is_number(value) and value >= 1 else None

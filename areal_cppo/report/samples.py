@@ -1,0 +1,141 @@
+"""Sample responses for the report: the data, `samples.json` and its PNGs.
+
+Nothing is computed here: whoever holds a model fills in `SampleView`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from pathlib import Path
+
+from PIL import Image
+
+IMAGE_KINDS = ("anchor", "positive", "negative")
+POLICIES = ("before", "after")
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One response token: its text, its entropies in nats, whether selected.
+
+    `role` is what the token does where that is known (`R` reads a digit, see
+    `vocabulary.ROLES`), else the empty string.
+    """
+
+    text: str
+    gain: float
+    anchor_entropy: float
+    negative_entropy: float
+    selected: bool
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One response with the three images it was judged by.
+
+    `answer` is the answer the response gave, `correct` whether it is right,
+    `policy` which policy answered: before or after training. An image that there
+    is not (a run without views) is `None`.
+    """
+
+    title: str
+    prompt: str
+    anchor: Image.Image | None
+    positive: Image.Image | None
+    negative: Image.Image | None
+    tokens: list[TokenView]
+    correct: bool
+    answer: str
+    reward: float
+    policy: str
+
+
+def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:
+    """Write `samples.json` and `samples/N-KIND.png` into a run's folder."""
+    folder = Path(folder)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    records = []
+    for number, sample in enumerate(samples):
+        _check(number, sample)
+        record = {key: getattr(sample, key) for key in ("title", "prompt")}
+        for kind in IMAGE_KINDS:
+            image = getattr(sample, kind)
+            if image is not None:
+                record[kind] = f"samples/{number}-{kind}.png"
+                image.convert("RGB").save(folder / record[kind])
+        record["tokens"] = [asdict(token) for token in sample.tokens]
+        for key in ("correct", "answer", "reward", "policy"):
+            record[key] = getattr(sample, key)
+        records.append(record)
+    path = folder / "samples.json"
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(records, allow_nan=False, indent=1), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def read_samples(folder: Path | str) -> list[SampleView]:
+    """Read what `write_samples` wrote; unknown keys are ignored."""
+    folder = Path(folder)
+    records = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    if not isinstance(records, list):
+        raise ValueError(
+            f"expected a list of samples in samples.json, found "
+            f"{type(records).__name__}; write it with write_samples"
+        )
+    return [_sample(folder, number, record) for number, record in enumerate(records)]
+
+
+def _sample(folder: Path, number: int, record: dict) -> SampleView:
+    try:
+        tokens = [_token(token) for token in record["tokens"]]
+        images = {kind: _image(folder, record.get(kind)) for kind in IMAGE_KINDS}
+        rest = {
+            key: record[key]
+            for key in ("title", "prompt", "correct", "answer", "reward", "policy")
+        }
+        sample = SampleView(tokens=tokens, **images, **rest)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected sample {number} of samples.json with the keys of SampleView, "
+            f"found a mismatch: {error}; write it with write_samples"
+        ) from error
+    return sample
+
+
+def _token(record: dict) -> TokenView:
+    known = {field.name for field in fields(TokenView)}
+    return TokenView(**{key: record[key] for key in record if key in known})
+
+
+def _image(folder: Path, name: str | None) -> Image.Image | None:
+    """The PNG of that name inside the folder; never one from elsewhere."""
+    if not name:
+        return None
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"expected sample images inside the run's folder, found {name!r}; "
+            "keep them under samples/"
+        )
+    if not path.is_file():
+        return None
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.convert("RGB")
+
+
+def _check(number: int, sample: SampleView) -> None:
+    if sample.policy not in POLICIES:
+        raise ValueError(
+            f"expected policy 'before' or 'after', found {sample.policy!r} in "
+            f"sample {number}; say which policy answered"
+        )
+    for token in sample.tokens:
+        values = (token.gain, token.anchor_entropy, token.negative_entropy)
+        if not all(isfinite(value) for value in values):
+            raise ValueError(
+                f"expected finite gains and entropies, found {values} at token "
+                f"{token.text!r} of sample {number}; leave such tokens out"
+            )

@@ -1,0 +1,138 @@
+"""Finishes a run's folder: the time line, the summary and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from areal_cppo.report.html import write_report
+from areal_cppo.report.runs import Run, load_run
+from areal_cppo.report.timeline import overlap_share
+from areal_cppo.runs.folder import RunFolder
+
+# What the controller's trace calls the phases in which the trainer computes.
+TRAINING_PHASES = {
+    "train.recompute_logp": "log-probs",
+    "train.ref_logp": "reference log-probs",
+    "train.compute_advantage": "advantages",
+    "train.ppo_update": "update",
+}
+WEIGHTS_PHASE = "train.update_weights"
+CLOCK = "clock"  # the instant that says what the trace's clock showed at a unix time
+
+
+def finish_run(path: str | Path) -> Path:
+    """Write `timeline.json`, `summary.json` and `report.html`; returns the last.
+
+    Works on what there is: a run that was killed has fewer steps and a shorter line.
+    """
+    folder = RunFolder(path)
+    if not folder.timeline.is_file():
+        timeline = read_timeline(folder)
+        if timeline is not None:
+            folder.write(folder.timeline, timeline)
+    run = load_run(folder.path)
+    folder.write(folder.summary, summarize(run))
+    return write_report(folder.path)
+
+
+def read_timeline(folder: RunFolder) -> dict[str, list] | None:
+    """When was generated, trained, and weights were handed over.
+
+    Read from AReaL's own tracers: the controller's phases, and the sessions of the
+    rollout workers, whose clock is the wall clock. Seconds since training began, on
+    one clock; `None` where the run was not traced.
+    """
+    traces = list(folder.path.glob("areal/logs/**/traces*.jsonl"))
+    events = [event for file in traces if "master" in str(file) for event in _lines(file)]
+    clock = next((event for event in events if event.get("name") == CLOCK), None)
+    if clock is None:
+        return None
+    start, origin = clock["args"]["unix_seconds"], clock["ts"]
+    training, weights = [], []
+    for event in events:
+        if event.get("ph") != "X":
+            continue
+        begin = (event["ts"] - origin) / 1e6
+        span = [round(begin, 3), round(begin + event["dur"] / 1e6, 3)]
+        if event["name"] in TRAINING_PHASES:
+            training.append([*span, TRAINING_PHASES[event["name"]]])
+        elif event["name"] == WEIGHTS_PHASE:
+            weights.append(span)
+    generation = []
+    for file in folder.path.glob("areal/logs/**/sessions*.jsonl"):
+        for session in _lines(file):
+            for phase in session.get("phases", {}).get("generate", []):
+                if phase["start_ts"] is not None and phase["end_ts"] is not None:
+                    generation.append(
+                        [round(phase[k] - start, 3) for k in ("start_ts", "end_ts")]
+                    )
+    return {
+        "generation": sorted(generation),
+        "training": sorted(training),
+        "weights": sorted(weights),
+    }
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """`summary.json`: the run in one object; unknown values are null."""
+    config = yaml.safe_load(run.config_text or "") or {}
+    first, last = (run.evaluations or [{}])[0], (run.evaluations or [{}])[-1]
+    stale = _staleness(run)
+    seconds = run.metrics[-1]["seconds"] if run.metrics else 0.0
+    # While weights are handed over the servers stand still, though requests are open.
+    timeline = run.timeline
+    generating = _without(timeline.generation, timeline.weights)
+    overlap = None
+    if seconds and timeline:
+        overlap = overlap_share(generating, timeline.training, (0.0, seconds))
+    return {
+        "objective": config.get("actor", {}).get("objective"),
+        "seed": config.get("seed"),
+        "steps": len(run.metrics),
+        "seconds": seconds,
+        "accuracy_before": first.get("accuracy") if first.get("step") == 0 else None,
+        "accuracy_after": last.get("accuracy") if last.get("step") else None,
+        "accuracy_n": last.get("n"),
+        "overlap_share": overlap,
+        "max_staleness": max(stale, default=None),
+        "mean_staleness": (
+            sum(k * n for k, n in stale.items()) / sum(stale.values()) if stale else None
+        ),
+        "refused": run.last("refused") or {},
+    }
+
+
+def _staleness(run: Run) -> dict[int, int]:
+    """Response tokens trained on, by staleness."""
+    totals: dict[int, int] = {}
+    for record in run.metrics:
+        for key, count in record.get("staleness_histogram", {}).items():
+            totals[int(key)] = totals.get(int(key), 0) + count
+    return totals
+
+
+def _without(intervals, holes) -> list[tuple[float, float]]:
+    """The moments of `intervals` that lie in none of `holes`."""
+    rest = [(span[0], span[1]) for span in intervals]
+    for start, end in ((hole[0], hole[1]) for hole in holes):
+        rest = [
+            piece
+            for left, right in rest
+            for piece in ((left, min(right, start)), (max(left, end), right))
+            if piece[0] < piece[1]
+        ]
+    return rest
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a file, up to a line that a killed process left unfinished."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

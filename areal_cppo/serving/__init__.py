@@ -1,0 +1,1 @@
+"""The generation server: SGLang, with or without a GPU."""

@@ -1,0 +1,208 @@
+"""CPPO's experiment configuration: AReaL's dataclasses plus `actor.cpl`.
+
+Everything that AReaL's own YAML understands is understood here too; CPPO adds
+`actor.objective`, `actor.view_seed` and the block `actor.cpl`
+(`areal_cppo.core.CPLConfig`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from areal.api.alloc_mode import ModelAllocation
+from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from areal_cppo.core import CPLConfig
+from areal_cppo.errors import UserError
+
+OBJECTIVES = ("cppo", "grpo", "cpl")
+PACKED_ATTENTION = ("sdpa", "flash_attention_2")
+
+
+@dataclass
+class CPPOActorConfig(PPOActorConfig):
+    """AReaL's actor plus the Contrastive Perception Loss."""
+
+    objective: str = field(
+        default="cppo",
+        metadata={
+            "help": "cppo: policy loss + coef * CPL; grpo: the policy loss alone "
+            "(no view is ever computed); cpl: coef * CPL alone.",
+            "choices": list(OBJECTIVES),
+        },
+    )
+    view_seed: int = field(
+        default=1,
+        metadata={"help": "Seed of the views' random draws; usually ${seed}."},
+    )
+    correct_reward: float = field(
+        default=0.5,
+        metadata={
+            "help": "The metric `accuracy` counts a response as correct when its "
+            "reward exceeds this. With 0.9 for the answer and 0.1 for the format: 0.5."
+        },
+    )
+    cpl: CPLConfig = field(default_factory=CPLConfig)
+
+    @property
+    def uses_cpl(self) -> bool:
+        """Whether a train step computes views at all."""
+        return self.objective != "grpo" and self.cpl.coef > 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"actor.objective: expected one of {', '.join(OBJECTIVES)}, found "
+                f"{self.objective!r}"
+            )
+        if self.objective == "cpl" and self.cpl.coef == 0:
+            raise ValueError(
+                "actor.cpl.coef: expected a number > 0 with actor.objective=cpl, found "
+                "0, which leaves nothing to train on; set it to 0.01"
+            )
+        if self.attn_impl not in PACKED_ATTENTION:
+            raise ValueError(
+                f"actor.attn_impl: expected one of {', '.join(PACKED_ATTENTION)}, "
+                f"found {self.attn_impl!r}, with which packed sequences see each other"
+            )
+
+    def check_layout(self) -> None:
+        """Refuse the layouts in which CPL has not been shown to be right.
+
+        Not part of `__post_init__`: a structured config builds its defaults first,
+        and `backend` has none.
+        """
+        if not self.uses_cpl:
+            return
+        alloc = ModelAllocation.from_str(self.backend, name="actor")
+        if alloc.backend != "fsdp":
+            raise ValueError(
+                f"actor.backend: expected fsdp:..., found {self.backend!r}; CPL runs "
+                "on AReaL's FSDP engine only"
+            )
+        parallel = alloc.parallel
+        for letter, size in (
+            ("t", parallel.tp_size),
+            ("c", parallel.cp_size),
+            ("p", parallel.pp_size),
+        ):
+            if size != 1:
+                raise ValueError(
+                    f"actor.backend: expected data parallelism alone, found "
+                    f"{self.backend!r}; set {letter}1 (more of d instead)"
+                )
+        if self.enable_tree_training:
+            raise ValueError(
+                "actor.enable_tree_training: expected false, found true; AReaL's tree "
+                "packing carries no images"
+            )
+
+
+@dataclass
+class HeldoutConfig:
+    """Evaluation on held-out problems, in the controller's process."""
+
+    size: int = field(
+        default=0, metadata={"help": "Number of problems; 0 turns it off."}
+    )
+    every: int = field(
+        default=0,
+        metadata={"help": "Steps between evaluations; 0: before and after only."},
+    )
+
+    def __post_init__(self):
+        for name in ("size", "every"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"heldout.{name}: expected a number >= 0, found "
+                    f"{getattr(self, name)}"
+                )
+
+
+@dataclass
+class CPPOConfig(PPOConfig):
+    """A CPPO experiment: AReaL's PPO experiment with the CPPO actor."""
+
+    actor: CPPOActorConfig = field(default_factory=CPPOActorConfig)
+    ref: CPPOActorConfig | None = field(default=None)
+    heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
+    run_dir: str = field(
+        default="",
+        metadata={
+            "help": "Folder of config.yaml, metrics.jsonl, summary.json and report; "
+            "empty: <cluster.fileroot>/<experiment_name>/<trial_name>."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.actor.check_layout()
+        if not self.run_dir:
+            self.run_dir = str(
+                Path(self.cluster.fileroot) / self.experiment_name / self.trial_name
+            )
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOConfig:
+    """Read a YAML file, apply `key=value` overrides, resolve and check.
+
+    Raises
+    ------
+    UserError
+        The file is missing or isn't YAML, a key is unknown, a value is of the wrong
+        type or out of range: one line that says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"config: expected a YAML file, found none at {path}; "
+            "configs/ holds ready ones"
+        )
+    try:
+        config, _ = load_expr_config(
+            ["--config", str(path), *map(_forced, overrides or [])], CPPOConfig
+        )
+    except ConfigKeyError as error:
+        raise UserError(f"{path.name}: {_unknown_key(error)}") from error
+    except (ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        raise UserError(f"{path.name}: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path.name}: not YAML: {_one_line(error)}") from error
+    except Exception as error:  # hydra's own errors share no base class
+        if type(error).__module__.startswith("hydra"):
+            raise UserError(f"{path.name}: {_one_line(error)}") from error
+        raise
+    return config
+
+
+def _forced(override: str) -> str:
+    """Let `key=value` set any key of the configuration, also one the file lacks.
+
+    hydra would ask for a `+` there; unknown keys are refused later, by type.
+    """
+    return override if override[:1] in "+~" else f"++{override}"
+
+
+def _unknown_key(error: ConfigKeyError) -> str:
+    """Say which key is unknown, and which of its neighbours may have been meant."""
+    key, owner = str(error.key), error.object_type
+    if not is_dataclass(owner):
+        return _one_line(error)
+    known = [item.name for item in fields(owner)]
+    near = get_close_matches(key, known, n=3, cutoff=0.5) or known[:12]
+    return (
+        f"{error.full_key}: expected a key of {owner.__name__}, found {key!r}; "
+        f"did you mean {', '.join(near)}?"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """The part of a (possibly many-lined) error text that names key and cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    keys = [line for line in lines if line.startswith("full_key:")]
+    return " ".join(lines[:1] + [f"({key})" for key in keys[:1]])

@@ -1,0 +1,180 @@
+"""The process that runs one experiment: AReaL's single controller, with CPPO.
+
+Started by `areal_cppo.runs.supervisor`, which gives it a pipe. On the pipe it says, a
+JSON object a line, what the run does; what AReaL prints goes to the run's log. Exit
+status: 0 success, 2 a user's mistake, 1 anything else; before a non-zero exit it says
+`error` with one line of text.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import yaml
+
+from areal_cppo.errors import RunError, UserError
+from areal_cppo.runs.folder import RunFolder
+from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
+
+PIPE = "AREAL_CPPO_PIPE"  # number of the file descriptor to talk on
+Say = Callable[..., None]
+
+
+class Task(Protocol):
+    """What an experiment needs to know of its data."""
+
+    workflow_kwargs: dict[str, Any]
+
+    def train_dataset(self): ...
+
+    def evaluate(self, checkpoint: Path) -> dict[str, Any] | None:
+        """Held-out accuracy of a checkpoint, or `None` where the task has none."""
+
+    def write_samples(self, folder: RunFolder, checkpoints: dict[str, Path]) -> None:
+        """A few responses of each checkpoint, token by token."""
+
+
+class HeldOut:
+    """Observer that evaluates on held-out problems every so many steps."""
+
+    def __init__(self, task: Task, folder: RunFolder, say: Say, every: int):
+        self.task = task
+        self.folder = folder
+        self.say = say
+        self.every = every
+        self.evaluated: set[int] = set()
+        self.trainer = None  # set once it is there
+
+    def evaluate(self, step: int, checkpoint: Path) -> None:
+        result = self.task.evaluate(checkpoint)
+        self.evaluated.add(step)
+        if result is None:
+            return
+        self.folder.append(self.folder.evaluations, {"step": step, **result})
+        self.say("evaluation", step=step, accuracy=result["accuracy"], n=result["n"])
+
+    def checkpoint(self, step: int) -> Path:
+        folder = self.folder.checkpoints / f"step-{step:05d}"
+        return folder if folder.is_dir() else self.trainer.save_checkpoint(folder)
+
+    def step_done(self, step: int, stats: dict[str, float]) -> None:
+        if self.every and step % self.every == 0:
+            self.evaluate(step, self.checkpoint(step))
+
+
+def run(config_path: str, overrides: list[str], say: Say) -> None:
+    """Run the experiment to its end."""
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.tasks import load_task
+
+    config = load_config(config_path, overrides)
+    folder = RunFolder(config.run_dir).create()
+    for needed in (config.cluster.fileroot, config.cluster.name_resolve.nfs_record_root):
+        Path(needed).mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    say("run", folder=str(folder.path), steps=config.total_train_steps)
+
+    from areal.utils import perf_tracer
+
+    from areal_cppo.training.recorder import MetricsRecorder
+    from areal_cppo.training.trainer import CPPOTrainer
+
+    model = Path(config.actor.path)
+    if not (model / "config.json").is_file():
+        raise UserError(
+            f"actor.path: expected a model folder with config.json, found {model}"
+            f"{'' if model.is_dir() else ', which does not exist'}"
+        )
+    task = load_task(config)
+    heldout = HeldOut(task, folder, say, config.heldout.every)
+    if config.heldout.size:
+        say("note", text="measuring held-out accuracy before training")
+        heldout.evaluate(0, model)
+    say("note", text="starting trainer and generation server")
+    # Not as a context manager: after a failure it would first take everything down,
+    # which may hang, and tell the reason last. The supervisor cleans up.
+    trainer = CPPOTrainer(config, task.train_dataset())
+    heldout.trainer = trainer
+    recorder = MetricsRecorder(folder, say)
+    trainer.observers += [recorder]
+    if config.heldout.size:
+        trainer.observers += [heldout]
+    # Lets the tracer's clock be set beside everybody else's.
+    perf_tracer.instant("clock", args={"unix_seconds": time.time()})
+    say("training", servers=trainer.server_addresses(), start=recorder.start)
+    trainer.train(
+        workflow="areal_cppo.training.workflow.CPPOWorkflow",
+        workflow_kwargs=task.workflow_kwargs,
+    )
+    last = heldout.checkpoint(recorder.steps)
+    say("trained")
+    trainer.close()
+    say("stopped")
+    if config.heldout.size and recorder.steps not in heldout.evaluated:
+        say("note", text="measuring held-out accuracy after training")
+        heldout.evaluate(recorder.steps, last)
+    task.write_samples(folder, {"before": model, "after": last})
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as YAML can write it: enums and tuples become plain values."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """Exit status and the one line that tells a user what went wrong."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, RunError):
+        return 1, str(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if full or "No space left on device" in text:
+        return 1, (
+            "no space left on the disk of the run's folder: finished steps are kept; "
+            "free some space or choose another folder with run_dir=... (demo: --out)"
+        )
+    return 1, text[:400]
+
+
+def main(argv: list[str]) -> NoReturn:
+    pipe = os.fdopen(int(os.environ.pop(PIPE)), "w", encoding="utf-8", buffering=1)
+
+    def say(kind: str, **fields: Any) -> None:
+        try:
+            pipe.write(json.dumps({"kind": kind, **fields}) + "\n")
+        except BrokenPipeError:  # the supervisor is gone, and so is the run
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    os.environ.update(interpreter_environment(os.environ))
+    enable_in_this_process()
+    try:
+        run(argv[0], argv[1:], say)
+    except BaseException as error:
+        traceback.print_exc()
+        status, text = describe(error)
+        say("error", text=text, status=status)
+        sys.stderr.flush()
+        os._exit(status)  # the supervisor ends whatever is left
+    sys.stdout.flush()
+    os._exit(0)  # not through atexit handlers that may wait for a dead thread
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

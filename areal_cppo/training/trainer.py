@@ -1,0 +1,133 @@
+"""CPPO on AReaL's trainer: the CPPO actor, the counting rollout, and observers."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+from areal import PPOTrainer
+from areal.api.cli_args import (
+    SchedulingStrategy,
+    SchedulingStrategyType,
+    SGLangConfig,
+)
+from areal.api.io_struct import SaveLoadMeta
+from areal.utils.environ import is_single_controller
+
+from areal_cppo.errors import UserError
+from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.rollout import CPPORolloutEngine
+
+
+class Observer(Protocol):
+    """Told what happens in a run; called in the controller, between train steps."""
+
+    def step_done(self, step: int, stats: dict[str, float]) -> None:
+        """Step `step` (1-based) is finished; `stats` as AReaL logs them."""
+
+
+class CPPOTrainer(PPOTrainer):
+    """AReaL's `PPOTrainer` with `CPPOActor` as actor (and reference policy).
+
+    Parameters
+    ----------
+    config
+        The experiment.
+    train_dataset, valid_dataset
+        As `PPOTrainer` takes them.
+
+    Attributes
+    ----------
+    observers
+        Told after each step, in order.
+    """
+
+    def __init__(
+        self,
+        config: CPPOConfig,
+        train_dataset,
+        valid_dataset=None,
+    ):
+        if not is_single_controller():
+            raise UserError(
+                "expected AReaL's single controller, found a launcher that starts one "
+                "trainer per rank; start with `areal-cppo train --config FILE`"
+            )
+        self.observers: list[Observer] = []
+        super().__init__(config, train_dataset, valid_dataset)
+
+    def _create_train_engine(self, actor_config, alloc):
+        actor = CPPOActor.as_controller(actor_config, self.scheduler)
+        actor.create_process_group(parallel_strategy=alloc.parallel)
+        return actor
+
+    def _init_rollout(self, rollout_config, is_eval=False, lora_path=None):
+        if is_eval and self.valid_dataloader is None:
+            return None  # saves a worker that would have nothing to do
+        config = deepcopy(rollout_config)
+        sglang = self.config.sglang
+        if lora_path is not None:
+            sglang.lora_paths = [f"{self.config.gconfig.lora_name}-v0={lora_path}"]
+        parallel = self.rollout_alloc.parallel
+        start: dict[str, Any] = {
+            "role": "rollout",
+            "server_args": SGLangConfig.build_args(
+                sglang_config=sglang,
+                tp_size=parallel.tp_size,
+                pp_size=parallel.pp_size,
+                base_gpu_id=0,
+            ),
+        }
+        if is_eval:  # the same servers, no bound on staleness, no GPU of its own
+            start |= {"role": "eval-rollout", "server_infos": self.rollout.server_infos}
+            config.max_head_offpolicyness = int(1e12)
+            config.scheduling_strategy = SchedulingStrategy(
+                type=SchedulingStrategyType.colocation, target="rollout"
+            )
+            for spec in config.scheduling_spec:
+                spec.gpu = 0
+        controller = CPPORolloutEngine.as_controller(config, self.scheduler)
+        controller.initialize(**start)
+        return controller
+
+    def _export_and_commit_stats(self, epoch, epoch_step, global_step):
+        logger = self.stats_logger
+        commit = logger.commit
+        committed: dict[str, float] = {}
+
+        def tee(epoch, step, global_step, data):
+            committed.update(data)
+            commit(epoch, step, global_step, data)
+
+        logger.commit = tee
+        try:
+            super()._export_and_commit_stats(epoch, epoch_step, global_step)
+        finally:
+            logger.commit = commit
+        for observer in self.observers:
+            observer.step_done(global_step + 1, committed)
+
+    def server_addresses(self) -> list[str]:
+        """`host:port` of each generation server."""
+        return [f"{server.host}:{server.port}" for server in self.rollout.server_infos]
+
+    def save_checkpoint(self, folder: Path) -> Path:
+        """Write the actor's weights, tokenizer and processor as a Hugging Face folder.
+
+        Written aside and renamed, so that `folder` is either whole or not there.
+        """
+        aside = folder.with_name(folder.name + ".part")
+        self.actor.save(
+            SaveLoadMeta(
+                path=str(aside),
+                weight_format="hf",
+                with_optim=False,
+                tokenizer=self.tokenizer,
+                processor=self.processor,
+                base_model_path=self.config.actor.path,
+            )
+        )
+        aside.rename(folder)
+        return folder

@@ -1,0 +1,13 @@
+"""The embedded task, reading a triangle's side lengths, and a model small enough.
+
+`task`, `reward` and `drawing` need neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def checkpoint_dir() -> Path:
+    """Folder of the model that comes with the package (see `warmup.make_model`)."""
+    return Path(__file__).parent / "checkpoint"

@@ -1,0 +1,71 @@
+"""Problems as AReaL's stock vision workflow takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from areal_cppo.triangles.task import QUESTION, SPLITS, make_problem
+
+
+class TriangleDataset:
+    """`size` problems of one stream, drawn when asked for (about 0.6 ms each).
+
+    An item is a dict: `images` (list of one PIL picture), `messages` (the prompt's
+    text, with one image placeholder that the processor will expand), `answer` (the
+    perimeter), `query_id`, and `sides` (list of three).
+
+    Parameters
+    ----------
+    processor
+        The model folder's; its chat template is used once, and it is not kept.
+    size
+        Number of problems.
+    seed
+        Of the stream.
+    split
+        One of `task.SPLITS`; no two share a problem, whatever their seeds.
+
+    Raises
+    ------
+    ValueError
+        If `size` is less than 1, or there is no such split.
+    """
+
+    def __init__(
+        self, processor: ProcessorMixin, size: int, seed: int, split: str = "train"
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"expected a dataset size of at least 1, got {size}")
+        if split not in SPLITS:
+            raise ValueError(f"expected a split out of {SPLITS}, got {split!r}")
+        self.size = size
+        self.seed = seed
+        self.split = split
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+        self.prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -self.size <= index < self.size:
+            raise IndexError(f"index {index} of a dataset of {self.size} problems")
+        index %= self.size
+        problem = make_problem(self.seed, index, self.split)
+        return {
+            "images": [problem.image],
+            "messages": self.prompt,
+            "answer": problem.answer,
+            "query_id": f"{self.split}-{self.seed}-{index}",
+            "sides": list(problem.sides),
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(self.size))

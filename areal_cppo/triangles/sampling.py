@@ -1,0 +1,284 @@
+"""Generates with, scores and looks into the model, many pictures at once.
+
+All problems share one prompt, so a batch needs no padding, and its rotary positions
+are those of one sequence. The vision tower and the language model are run as they are;
+only what `generate` of transformers does around them is left out.
+
+Letters: `B` responses, `T` response tokens, `V` vocabulary (29), `P` patches of one
+picture (36).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from areal_cppo.triangles import task
+from areal_cppo.triangles.pixels import (
+    N_PATCHES,
+    image_grid,
+    patch_pixels,
+    stack_images,
+)
+from areal_cppo.triangles.task import Problem, Score
+
+MAX_NEW_TOKENS = 40  # a right response has 32 to 36
+_IDS = {token: i for i, token in enumerate(task.VOCABULARY)}
+_PROMPT_TOKENS = (
+    task.VISION_START,
+    *[task.IMAGE] * task.N_IMAGE_TOKENS,
+    task.VISION_END,
+    *task.QUESTION,
+)
+PROMPT_IDS = tuple(_IDS[token] for token in _PROMPT_TOKENS)
+_PAD_ID, _EOS_ID, _IMAGE_ID = _IDS[task.PAD], _IDS[task.EOS], _IDS[task.IMAGE]
+
+
+def load(
+    folder: str | Path,
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Load a model folder for use: the model in evaluation mode, and its tokenizer."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def encode(texts: Iterable[str]) -> torch.Tensor:
+    """Response texts as token ids: int64 `[B, T]`, filled up with pad at the end."""
+    rows = [[_IDS[token] for token in task.split_tokens(text)] for text in texts]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [_PAD_ID] * (width - len(row)) for row in rows])
+
+
+def decode(response_ids: torch.Tensor) -> list[list[str]]:
+    """Token ids `[B, T]` as lists of token strings, without the pads after the end.
+
+    Joined, a list is what the tokenizer decodes; `task.token_roles` takes it as it is.
+    """
+    responses = []
+    for row in response_ids.tolist():
+        while row and row[-1] == _PAD_ID:
+            row.pop()
+        responses.append([task.VOCABULARY[i] for i in row])
+    return responses
+
+
+def problem_pixels(problems: Sequence[Problem]) -> torch.Tensor:
+    """The problems' pictures for the model: float32 `[B * P, 1176]`."""
+    return patch_pixels(stack_images([problem.image for problem in problems]))
+
+
+def embed_images(
+    model: Qwen2_5_VLForConditionalGeneration, pixel_values: torch.Tensor
+) -> torch.Tensor:
+    """Image tokens of pictures `[B * P, 1176]`: `[B, 9, hidden]`, with gradient."""
+    grid = image_grid(pixel_values.shape[0] // N_PATCHES)
+    features = model.model.visual(pixel_values, grid_thw=grid).pooler_output
+    return features.reshape(grid.shape[0], task.N_IMAGE_TOKENS, -1)
+
+
+def _positions(
+    model: Qwen2_5_VLForConditionalGeneration, length: int, batch: int
+) -> torch.Tensor:
+    """Rotary positions of prompt and response: int64 `[3, batch, length]`."""
+    row = torch.zeros(1, length, dtype=torch.long)
+    row[0, : len(PROMPT_IDS)] = torch.tensor(PROMPT_IDS)
+    kinds = (row == _IMAGE_ID).int()
+    positions, _ = model.model.get_rope_index(row, kinds, image_grid(1))
+    return positions.expand(3, batch, length)
+
+
+def _embed_prompt(
+    model: Qwen2_5_VLForConditionalGeneration, images: torch.Tensor
+) -> torch.Tensor:
+    """The prompt around image tokens `[B, 9, hidden]`: `[B, prompt, hidden]`."""
+    embed = model.get_input_embeddings()
+    prompt = embed(torch.tensor(PROMPT_IDS)).expand(images.shape[0], -1, -1)
+    return torch.cat([prompt[:, :1], images, prompt[:, 1 + images.shape[1] :]], dim=1)
+
+
+def logits_from_images(
+    model: Qwen2_5_VLForConditionalGeneration,
+    images: torch.Tensor,
+    response_ids: torch.Tensor,
+) -> torch.Tensor:
+    """Logits of each response token, given image tokens made before.
+
+    Parameters
+    ----------
+    images
+        `[B, 9, hidden]` of `embed_images`, repeated where responses share a picture.
+    response_ids
+        int64 `[B, T]`, without the prompt.
+
+    Returns
+    -------
+    Tensor
+        `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
+    """
+    prompt = _embed_prompt(model, images)
+    said = model.get_input_embeddings()(response_ids[:, :-1])
+    inputs = torch.cat([prompt, said], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=inputs,
+        position_ids=_positions(model, inputs.shape[1], inputs.shape[0]),
+        use_cache=False,
+    ).last_hidden_state
+    return model.lm_head(hidden[:, len(PROMPT_IDS) - 1 :])
+
+
+def response_logits(
+    model: Qwen2_5_VLForConditionalGeneration,
+    pixel_values: torch.Tensor,
+    response_ids: torch.Tensor,
+) -> torch.Tensor:
+    """Logits of each response token, given its picture.
+
+    Parameters
+    ----------
+    pixel_values
+        float32 `[B * P, 1176]`, one picture per response.
+    response_ids
+        int64 `[B, T]`, without the prompt.
+
+    Returns
+    -------
+    Tensor
+        `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
+    """
+    return logits_from_images(model, embed_images(model, pixel_values), response_ids)
+
+
+@torch.no_grad()
+def generate(
+    model: Qwen2_5_VLForConditionalGeneration,
+    pixel_values: torch.Tensor,
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> torch.Tensor:
+    """Generate responses to the task's prompt.
+
+    Parameters
+    ----------
+    pixel_values
+        float32 `[n_pictures * P, 1176]`.
+    samples
+        Responses per picture; those of one picture are neighbours in the result.
+    temperature
+        0 is greedy.
+    generator
+        Source of the draws; torch's global one if not given.
+    max_new_tokens
+        At which a response is cut off.
+
+    Returns
+    -------
+    Tensor
+        int64 `[n_pictures * samples, T]`, T <= max_new_tokens; pads after `<eos>`.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is negative.
+    """
+    if temperature < 0:
+        raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
+    images = embed_images(model, pixel_values).repeat_interleave(samples, dim=0)
+    inputs = _embed_prompt(model, images)
+    batch, start = inputs.shape[:2]
+    positions = _positions(model, start + max_new_tokens, batch)
+    cache = DynamicCache(config=model.config.text_config)
+    ended = torch.zeros(batch, dtype=torch.bool)
+    tokens, seen = [], 0
+    while len(tokens) < max_new_tokens and not ended.all():
+        hidden = model.model.language_model(
+            inputs_embeds=inputs,
+            position_ids=positions[:, :, seen : seen + inputs.shape[1]],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        seen += inputs.shape[1]
+        logits = model.lm_head(hidden)
+        if temperature == 0:
+            token = logits.argmax(-1)
+        else:
+            chances = (logits / temperature).softmax(-1)
+            token = torch.multinomial(chances, 1, generator=generator).squeeze(1)
+        tokens.append(token.masked_fill(ended, _PAD_ID))
+        ended = ended | (token == _EOS_ID)
+        inputs = model.get_input_embeddings()(tokens[-1])[:, None]
+    return torch.stack(tokens, dim=1)
+
+
+def score_responses(
+    response_ids: torch.Tensor, problems: Sequence[Problem]
+) -> list[Score]:
+    """Score responses `[B, T]` to as many problems."""
+    responses = decode(response_ids)
+    return [
+        task.score_response("".join(tokens), problem.sides)
+        for tokens, problem in zip(responses, problems, strict=True)
+    ]
+
+
+def evaluate(
+    model: Qwen2_5_VLForConditionalGeneration,
+    problems: Sequence[Problem],
+    *,
+    batch_size: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Accuracy on problems, one response each.
+
+    Parameters
+    ----------
+    temperature
+        0 is greedy.
+    seed
+        Of the draws, where the temperature is not 0.
+
+    Returns
+    -------
+    dict
+        `n` problems, and shares of them: `accuracy`, `format`, `sides_read` (of all
+        sides), `consistent`; see `task.Score`.
+
+    Raises
+    ------
+    ValueError
+        If there are no problems.
+    """
+    if not problems:
+        raise ValueError("expected at least one problem, got none")
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    scores: list[Score] = []
+    for i in range(0, len(problems), batch_size):
+        some = problems[i : i + batch_size]
+        ids = generate(
+            model, problem_pixels(some), temperature=temperature, generator=generator
+        )
+        scores += score_responses(ids, some)
+    model.train(was_training)
+    n = len(scores)
+    return {
+        "accuracy": sum(score.correct for score in scores) / n,
+        "format": sum(score.format_ok for score in scores) / n,
+        "sides_read": sum(score.sides_read for score in scores) / n,
+        "consistent": sum(score.consistent for score in scores) / n,
+        "n": n,
+    }

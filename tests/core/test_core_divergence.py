@@ -1,0 +1,228 @@
+"""Divergences of a view from the anchor: values, gradients, extreme logits.
+
+Covers kl and k1-k3 against closed forms, a Python loop and automatic differentiation
+in double precision. Does not cover sharded vocabularies (there are none in the core).
+"""
+
+import math
+
+import pytest
+import torch
+
+from areal_cppo.core import divergence as module
+from areal_cppo.core import token_divergence
+
+KINDS = ["kl", "k1", "k2", "k3"]
+
+
+def draw(rows=47, words=31, seed=0, scale=3.0):
+    """Two sets of logits and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    anchor = torch.randn(rows, words, generator=generator) * scale
+    view = torch.randn(rows, words, generator=generator) * scale
+    return anchor, view, torch.randint(words, (rows,), generator=generator)
+
+
+def naive(anchor, view, label, kind, temperature):
+    """Reference for one token: lists, Python floats."""
+    logs = []
+    for row in (anchor, view):
+        total = math.log(sum(math.exp(z / temperature) for z in row))
+        logs.append([z / temperature - total for z in row])
+    if kind == "kl":
+        return sum(math.exp(p) * (p - q) for p, q in zip(*logs))
+    r = logs[0][label] - logs[1][label]
+    return {"k1": r, "k2": r * r / 2, "k3": math.exp(-r) - 1 + r}[kind]
+
+
+def reference(anchor, view, labels, kind, temperature):
+    """Reference by automatic differentiation in the inputs' own precision."""
+    log_p = torch.log_softmax(anchor / temperature, -1)
+    log_q = torch.log_softmax(view / temperature, -1)
+    if kind == "kl":
+        return torch.nn.functional.kl_div(
+            log_q, log_p, reduction="none", log_target=True
+        ).sum(-1)
+    r = (log_p - log_q)[torch.arange(len(labels)), labels]
+    return {"k1": r, "k2": r**2 / 2, "k3": torch.exp(-r) - 1 + r}[kind]
+
+
+def test_worked_example():
+    # p = (3/4, 1/4), q = (1/2, 1/2), the label is the first word.
+    anchor = torch.tensor([[math.log(3.0), 0.0]])
+    view = torch.zeros(1, 2)
+    label = torch.tensor([0])
+    r = math.log(1.5)
+    expected = {
+        "kl": 0.75 * math.log(1.5) + 0.25 * math.log(0.5),
+        "k1": r,
+        "k2": r * r / 2,
+        "k3": 1 / 1.5 - 1 + r,
+    }
+    for kind in KINDS:
+        value = token_divergence(anchor, view, label, kind).item()
+        assert value == pytest.approx(expected[kind], rel=1e-5), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 2e-5), (torch.bfloat16, 2e-5), (torch.float16, 2e-5)],
+)
+def test_values_equal_the_naive_loop(kind, temperature, dtype, tolerance):
+    """The reduction is in fp32, so half precision costs nothing beyond its inputs."""
+    anchor, view, labels = draw(rows=7, scale=1.5)
+    anchor, view = anchor.to(dtype), view.to(dtype)
+    values = token_divergence(anchor, view, labels, kind, temperature)
+    assert values.dtype == torch.float32
+    for i, value in enumerate(values.tolist()):
+        expected = naive(
+            anchor[i].double().tolist(),
+            view[i].double().tolist(),
+            int(labels[i]),
+            kind,
+            temperature,
+        )
+        assert value == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_equal_automatic_differentiation(kind, monkeypatch):
+    monkeypatch.setattr(module, "_KL_CHUNK", 5)  # several chunks, the last one short
+    anchor, view, labels = draw(scale=1.0)
+    weights = torch.linspace(-1, 2, len(labels))
+    grads = []
+    for function, dtype in (
+        (token_divergence, torch.float32),
+        (reference, torch.float64),
+    ):
+        inputs = [x.clone().to(dtype).requires_grad_() for x in (anchor, view)]
+        value = function(*inputs, labels, kind, 0.7)
+        (value * weights).sum().backward()
+        grads.append([x.grad for x in inputs])
+    for mine, expected in zip(*grads):
+        torch.testing.assert_close(mine, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("branch", ["anchor", "view"])
+def test_detached_branch_gets_no_gradient_and_the_other_the_same(kind, branch):
+    anchor, view, labels = draw(rows=3)
+    both = [anchor.clone().requires_grad_(), view.clone().requires_grad_()]
+    token_divergence(*both, labels, kind).sum().backward()
+    index = 0 if branch == "anchor" else 1
+    one = [x.clone().requires_grad_() for x in (anchor, view)]
+    passed = list(one)
+    passed[1 - index] = one[1 - index].detach()
+    token_divergence(*passed, labels, kind).sum().backward()
+    assert one[1 - index].grad is None
+    assert both[index].grad.abs().max() > 0 and both[1 - index].grad.abs().max() > 0
+    torch.testing.assert_close(one[index].grad, both[index].grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradient_has_the_input_dtype(dtype):
+    anchor, view, labels = draw(rows=3)
+    anchor, view = (x.to(dtype).requires_grad_() for x in (anchor, view))
+    for kind in KINDS:
+        anchor.grad = view.grad = None
+        token_divergence(anchor, view, labels, kind).sum().backward()
+        assert anchor.grad.dtype == view.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1e4])
+def test_equal_logits_give_exactly_zero(scale):
+    logits, _, labels = draw(scale=scale)
+    anchor, view = (logits.clone().requires_grad_() for _ in range(2))
+    value = token_divergence(anchor, view, labels, "kl")
+    value.sum().backward()
+    assert (value == 0).all()
+    assert (anchor.grad == 0).all() and (view.grad == 0).all()
+    for kind in ("k1", "k2", "k3"):
+        assert (token_divergence(logits, logits, labels, kind) == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["kl", "k2", "k3"])
+def test_never_negative(kind):
+    anchor, view, labels = draw(rows=200, scale=0.01)
+    shifted = anchor + 5.0  # the same distribution up to rounding
+    assert (token_divergence(anchor, view, labels, kind) >= 0).all()
+    near = token_divergence(anchor, shifted, labels, kind)
+    assert (near >= 0).all() and near.max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_extreme_logits_stay_finite(kind, dtype):
+    rows = [[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [-1e4, -1e4, -1e4], [0.0, 0.0, 1e4]]
+    pairs = [(a, b) for a in rows for b in rows]
+    for label in range(3):
+        anchor = torch.tensor([a for a, _ in pairs], dtype=dtype, requires_grad=True)
+        view = torch.tensor([b for _, b in pairs], dtype=dtype, requires_grad=True)
+        labels = torch.full((len(pairs),), label)
+        value = token_divergence(anchor, view, labels, kind)
+        # The mean, lest the sum of k3's gradients leave the range of fp16.
+        (value.clamp(max=1e4) if dtype == torch.float16 else value).mean().backward()
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(anchor.grad).all() and torch.isfinite(view.grad).all()
+
+
+def test_opposite_certainties_have_the_exact_kl():
+    anchor, view = torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])
+    assert token_divergence(anchor, view, torch.tensor([0])).item() == 2e4
+
+
+def test_words_that_cannot_occur_are_harmless():
+    masked = torch.tensor([[0.0, 1.0, -math.inf]], requires_grad=True)
+    view = torch.tensor([[1.0, 0.0, -math.inf]], requires_grad=True)
+    value = token_divergence(masked, view, torch.tensor([0]))
+    value.sum().backward()
+    short = token_divergence(
+        masked.detach()[:, :2], view.detach()[:, :2], torch.tensor([0])
+    )
+    torch.testing.assert_close(value.detach(), short)
+    assert torch.isfinite(masked.grad).all() and masked.grad[0, 2] == 0
+    assert torch.isfinite(view.grad).all() and view.grad[0, 2] == 0
+
+
+def test_k1_difference_cancels_the_anchor_and_kl_does_not():
+    """Defect 1 of the published fork: with k1 the anchor gets no gradient at all."""
+    anchor, view, labels = draw(rows=5)
+    other = view.flip(0)
+    for kind, cancels in (("k1", True), ("kl", False)):
+        inputs = anchor.clone().requires_grad_()
+        difference = token_divergence(inputs, view, labels, kind) - token_divergence(
+            inputs, other, labels, kind
+        )
+        difference.sum().backward()
+        assert (inputs.grad.abs().max() < 1e-6) == cancels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_selection_is_connected(kind):
+    anchor = torch.zeros(0, 5, requires_grad=True)
+    value = token_divergence(anchor, anchor, torch.zeros(0, dtype=torch.long), kind)
+    assert value.shape == (0,) and value.requires_grad
+    value.sum().backward()
+    assert anchor.grad.shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "k4"}, "kind: expected one of kl, k1, k2, k3, found 'k4'"),
+        ({"view_logits": torch.zeros(3, 5)}, "view_logits: expected the shape"),
+        ({"labels": torch.zeros(2, dtype=torch.long)}, "labels: expected shape"),
+        ({"temperature": 0.0}, "temperature: expected a number > 0"),
+        ({"temperature": -1.0, "kind": "k1"}, "temperature: expected a number > 0"),
+    ],
+)
+def test_refusals(change, message):
+    arguments = {
+        "anchor_logits": torch.zeros(3, 4),
+        "view_logits": torch.zeros(3, 4),
+        "labels": torch.zeros(3, dtype=torch.long),
+    }
+    with pytest.raises(ValueError, match=message):
+        token_divergence(**(arguments | change))

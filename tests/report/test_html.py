@@ -1,0 +1,221 @@
+"""The report page: well-formed, self-contained, escaped, and honest about gaps.
+
+Not covered: how it looks (judged by eye, in Chromium, light and dark).
+"""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from areal_cppo.report.html import write_report
+from areal_cppo.report.samples import TokenView, write_samples
+from areal_cppo.report.stylesheet import THEMES
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+SVG_CONTENT = {"path", "circle", "text"}  # written closed or self-closed
+
+
+class Page(HTMLParser):
+    """Checks that tags balance and collects what the tests ask about."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert tag in VOID | SVG_CONTENT
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def page(run_folder) -> Page:
+    return Page(write_report(run_folder.folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def full_page(full_folder) -> Page:
+    path = full_folder.folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def pictures(run_folder) -> set[str]:
+    return {path.stem for path in (run_folder.folder / "report_files").iterdir()}
+
+
+COMMON = {"learning", "staleness", "timeline", "step_time"}
+
+
+def test_full_run(full_folder, full_page):
+    seen = full_page
+    everything = COMMON | {"timeline_zoom", "cpl", "selection"}
+    assert pictures(full_folder) == everything
+    assert "CPPO: GRPO with the Contrastive Perception Loss" in seen.text
+    assert "Seed 1 · 12 training steps" in seen.text
+    assert "Paired: image by image" in seen.text
+    assert "What this report lacks" not in seen.text
+    assert "reads a digit off the image" in seen.text
+    assert len(seen.all("img")) == len(everything) + 4 * 3
+    assert [attrs.get("lang") for attrs in seen.all("html")] == ["en"]
+
+
+def test_grpo_run_has_no_cpl_plots_and_misses_nothing(run_folder):
+    seen = page(run_folder.full(steps=12, objective="grpo"))
+    assert pictures(run_folder) == COMMON | {"timeline_zoom"}
+    assert "GRPO, without the Contrastive Perception Loss" in seen.text
+    assert "What this report lacks" not in seen.text
+
+
+def test_interrupted_run_says_what_is_missing(run_folder):
+    seen = page(run_folder.metrics(2).timeline(2).config())
+    assert pictures(run_folder) == COMMON | {"cpl", "selection"}
+    for words in ("Not measured", "summary.json is missing", "samples.json is missing"):
+        assert words in seen.text
+
+
+def test_run_without_a_step(run_folder):
+    (run_folder.folder / "metrics.jsonl").write_text("")
+    seen = page(run_folder)
+    assert pictures(run_folder) == set()
+    assert "No training step is recorded yet" in seen.text
+
+
+def test_only_the_first_evaluation(run_folder):
+    seen = page(run_folder.evaluations([0]))
+    assert "Measured before training only" in seen.text
+
+
+def test_one_bare_step(run_folder):
+    run_folder.lines("metrics.jsonl", [{"step": 1, "seconds": 3.0, "cpl_loss": 0.7}])
+    assert "1 training step ·" in page(run_folder).text
+    assert pictures(run_folder) == {"cpl"}
+
+
+def test_long_run(run_folder):
+    run_folder.timeline(420, requests=9).config()
+    assert "the share of time spent so" in page(run_folder).text
+
+
+def test_unknown_metric_is_listed(run_folder):
+    run_folder.lines("metrics.jsonl", [{"step": 1, "seconds": 1, "moon_phase": 0.25}])
+    assert "moon_phase" in page(run_folder).text
+
+
+def test_nothing_comes_from_outside(full_folder, full_page):
+    html = (full_folder.folder / "report.html").read_text()
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", html)
+    for tag, attrs in full_page.tags:
+        assert tag not in ("link", "iframe", "object", "base")
+        for name in ("src", "href", "srcset"):
+            assert attrs.get(name, "data:").startswith("data:")
+    for path in (full_folder.folder / "report_files").iterdir():
+        svg = path.read_text()
+        outside = re.findall(r'(?:href|src)="(?!#)[^"]*"|<!DOCTYPE|<metadata', svg)
+        assert outside == []
+
+
+def test_pictures_are_embedded_as_they_are_written(full_folder, full_page):
+    embedded = {
+        base64.b64decode(attrs["src"].split(",")[1]).decode()
+        for attrs in full_page.all("img")
+        if attrs["src"].startswith("data:image/svg")
+    }
+    folder = full_folder.folder / "report_files"
+    assert embedded == {path.read_text() for path in folder.iterdir()}
+
+
+def test_every_picture_has_words(full_page):
+    for attrs in full_page.all("img"):
+        assert len(attrs["alt"]) > 20
+
+
+def test_tokens_are_reachable_by_keyboard(run_folder):
+    tokens = [
+        attrs
+        for attrs in page(run_folder.metrics(1).samples(1)).all("li")
+        if "token" in attrs.get("class", "").split()
+    ]
+    assert len(tokens) == 2 * len(run_folder.sample(0, "after").tokens)
+    assert all(attrs["tabindex"] == "0" for attrs in tokens)
+
+
+def test_hostile_text_stays_text(run_folder):
+    evil = "<script>alert('x')</script>\"'&<img src=x onerror=y>"
+    texts = (evil, "\x00\x1b[31m", "\u202e", "\n", "")
+    tokens = [TokenView(text, 0.5, 0.1, 0.2, True, evil) for text in texts]
+    sample = run_folder.sample(
+        0, "after", tokens=tokens, title=evil, prompt=evil, answer=evil
+    )
+    write_samples(run_folder.folder, [sample])
+    run_folder.lines("metrics.jsonl", [{"step": 1, "seconds": 1, evil: 1}])
+    run_folder.json(
+        "summary.json", {"objective": evil, "refused": {evil: 2}, "seed": evil}
+    )
+    run_folder.config(f"seed: 1\nnote: {evil}")
+    run_folder.json("timeline.json", {"training": [[0, 1, evil]]})
+    seen = page(run_folder)
+    html = (run_folder.folder / "report.html").read_text()
+    assert len(seen.all("script")) == 1
+    assert not any("onerror" in attrs for _, attrs in seen.tags)
+    assert seen.text.count("alert('x')") >= 8
+    assert "\x00" not in html and "\x1b" not in html
+
+
+def test_config_hides_secrets_and_places(run_folder):
+    text = (
+        f"fileroot: {run_folder.folder}/logs\nadmin_api_key: sk-123\n"
+        "max_tokens: 64\nwandb_api_key: ''\n"
+    )
+    seen = page(run_folder.metrics(1).config(text))
+    assert "sk-123" not in seen.text
+    assert "max_tokens: 64" in seen.text
+    assert "RUN/logs" in seen.text
+    assert str(run_folder.folder) not in seen.text
+
+
+def test_same_run_same_report(full_folder):
+    first = (full_folder.folder / "report.html").read_bytes()
+    assert write_report(full_folder.folder).read_bytes() == first
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_tokens_keep_their_contrast(theme):
+    """WCAG contrast of the ink on every blend of page and heat is at least 4.5."""
+
+    def luminance(rgb):
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+            for c in (value / 255 for value in rgb)
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    colors = THEMES[theme]
+    ink = luminance(colors["ink"])
+    for gain in range(101):
+        blend = [
+            (page * (100 - gain) + heat * gain) / 100
+            for page, heat in zip(colors["page"], colors["heat"], strict=True)
+        ]
+        bright, dim = sorted((ink, luminance(blend)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5

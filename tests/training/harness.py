@@ -1,0 +1,174 @@
+"""A real AReaL FSDP actor on a tiny random Qwen2.5-VL, and batches to feed it.
+
+Not a test itself. Used in this process (one rank) and in the ranks that
+`distributed.py` starts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from areal.api import FinetuneSpec
+from areal.api.cli_args import MicroBatchSpec, OptimizerConfig
+
+from areal_cppo.core import CPLConfig, PatchLayout, patchify
+from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.config import CPPOActorConfig
+from areal_cppo.triangles.model import build_model
+from areal_cppo.triangles.tokenizer import build_processor
+
+LAYOUT = PatchLayout(image_mean=(0.925,) * 3, image_std=(0.25,) * 3)
+VISION_START, VISION_END, IMAGE = 2, 3, 4  # ids of the triangle vocabulary
+FIRST_TEXT, VOCABULARY = 6, 29
+
+
+def make_model_folder(folder: Path) -> Path:
+    """A random tiny model whose weights are large enough for attention to matter."""
+    model = build_model(seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(3.0)
+    model.save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    return folder
+
+
+def actor_config(folder: Path, world: int = 1, **settings: Any) -> CPPOActorConfig:
+    defaults: dict[str, Any] = {
+        "backend": f"fsdp:d{world}",
+        "experiment_name": "test",
+        "trial_name": "test",
+        "path": str(folder),
+        "dtype": "float32",
+        "attn_impl": "sdpa",
+        "disable_dropout": True,
+        "gradient_checkpointing": False,
+        "mb_spec": MicroBatchSpec(n_mbs=1),
+        "optimizer": OptimizerConfig(
+            type="adam", lr=1e-3, lr_scheduler_type="constant", gradient_clipping=1e9
+        ),
+        "ppo_n_minibatches": 1,
+        "recompute_logprob": True,
+        "use_decoupled_loss": True,
+        "kl_ctl": 0.0,
+        "adv_norm": None,
+        "reward_norm": None,
+        "cpl": CPLConfig(coef=1.0),
+    }
+    return CPPOActorConfig(**(defaults | settings))
+
+
+def make_actor(config: CPPOActorConfig) -> CPPOActor:
+    """The actor, ready to train; one rank unless the environment says otherwise."""
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(free_port())
+    actor = CPPOActor(config)
+    actor.create_process_group()
+    actor.initialize(
+        None, FinetuneSpec(total_train_epochs=1, dataset_size=8, train_batch_size=8)
+    )
+    return actor
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def trajectory(
+    seed: int,
+    n_response: int,
+    reward: float,
+    grid: tuple[int, int] = (4, 4),
+    n_prompt: int = 3,
+    version: int = 0,
+) -> dict[str, Any]:
+    """One response as the rollout workflow returns it, with a random image."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (side * LAYOUT.patch_size for side in grid)
+    image = torch.randn(3, height, width, generator=generator)
+    n_image = grid[0] * grid[1] // LAYOUT.merge_size**2
+    text = torch.randint(
+        FIRST_TEXT, VOCABULARY, (n_prompt + n_response,), generator=generator
+    )
+    ids = [VISION_START, *[IMAGE] * n_image, VISION_END, *text.tolist()]
+    n, start = len(ids), len(ids) - n_response
+    logprobs = torch.zeros(1, n)
+    logprobs[0, start:] = -torch.rand(n_response, generator=generator) - 2.5
+    return {
+        "input_ids": torch.tensor([ids]),
+        "mm_token_type_ids": torch.tensor([[int(i == IMAGE) for i in ids]]),
+        "loss_mask": torch.tensor([[0] * start + [1] * n_response], dtype=torch.int32),
+        "logprobs": logprobs,
+        "multi_modal_input": [
+            {
+                "pixel_values": patchify([image], LAYOUT),
+                "image_grid_thw": torch.tensor([[1, *grid]]),
+            }
+        ],
+        "versions": torch.tensor(
+            [[-1] * start + [version] * n_response], dtype=torch.int32
+        ),
+        "attention_mask": torch.ones(1, n, dtype=torch.bool),
+        "rewards": torch.tensor([reward]),
+    }
+
+
+def uneven_batch() -> list[dict[str, Any]]:
+    """Five responses: other lengths, other image sizes, two without a positive
+    advantage."""
+    return [
+        trajectory(1, 12, 1.0, (4, 4)),
+        trajectory(2, 20, -1.0, (4, 6), n_prompt=9),
+        trajectory(3, 7, 1.0, (6, 4)),
+        trajectory(4, 3, -1.0, (4, 4), n_prompt=1),
+        trajectory(5, 31, 1.0, (2, 4), n_prompt=5),
+    ]
+
+
+def prepared(actor: CPPOActor, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The batch with proximal log-probs and advantages, as AReaL's trainer makes it."""
+    batch = [dict(item) for item in batch]
+    for item, logprobs in zip(batch, actor.compute_logp(batch), strict=True):
+        item["prox_logp"] = logprobs
+    return actor.compute_advantages(batch)
+
+
+def update_gradient(
+    actor: CPPOActor, batch: list[dict[str, Any]]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Gradient of one update as one vector, and its statistics; weights unchanged."""
+    gradients: list[torch.Tensor] = []
+    step = actor.optimizer_step
+
+    def keep_gradient() -> dict[str, float]:
+        for parameter in actor.model.parameters():
+            gradient = parameter.grad
+            if gradient is None:
+                gradient = torch.zeros_like(parameter)
+            if hasattr(gradient, "full_tensor"):
+                gradient = gradient.full_tensor()
+            gradients.append(gradient.detach().flatten().clone())
+        return {}
+
+    actor.optimizer_step = keep_gradient
+    try:
+        actor.ppo_update([dict(item) for item in batch])
+    finally:
+        actor.optimizer_step = step
+    actor.optimizer_zero_grad()
+    return torch.cat(gradients), actor.export_stats()
+
+
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
