@@ -14,12 +14,15 @@ from matplotlib.ticker import MaxNLocator
 # Okabe and Ito's colours, told apart with any colour vision.
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 VERMILLION, PURPLE, SKY = "#d55e00", "#cc79a7", "#56b4e9"
+GREY = "#b4bcc6"  # waiting
 INK, MUTED, RULE = "#24292f", "#57606a", "#d8dee4"
 
 # Phases of a training step, coloured alike wherever they are drawn.
 PHASE_COLORS = {
-    "rollout wait": SKY,
-    "log-probabilities": PURPLE,
+    "rollout wait": GREY,
+    "log-probs": PURPLE,
+    "reference log-probs": VERMILLION,
+    "advantages": GREEN,
     "update": BLUE,
     "weights": ORANGE,
 }
@@ -29,7 +32,8 @@ DARK = {
     INK: "#e6e9ee",
     MUTED: "#a3adba",
     RULE: "#39414d",
-    BLUE: "#4ba3dc",
+    GREY: "#6b7480",
+    BLUE: "#3d96d4",
     VERMILLION: "#f07f35",
 }
 

@@ -52,7 +52,7 @@ def heldout_points(run: Run) -> list[HeldOut]:
     for step, accuracy in zip(*run.series("heldout_accuracy"), strict=True):
         if is_share(accuracy):
             points[step] = HeldOut(step, accuracy)
-    summary = run.summary
+    summary = {} if run.evaluations else run.summary
     for step, key in ((0, "accuracy_before"), (summary.get("steps"), "accuracy_after")):
         if is_number(step) and is_share(summary.get(key)):
             points[step] = HeldOut(step, summary[key], _count(summary, "accuracy_n"))

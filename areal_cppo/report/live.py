@@ -83,9 +83,12 @@ class Display(Protocol):
 
 @contextmanager
 def live_display(
-    total_steps: int, objective: str, stream: TextIO | None = None
+    total_steps: int | None, objective: str, stream: TextIO | None = None
 ) -> Iterator[Display]:
-    """The display that suits the stream (standard output unless given)."""
+    """The display that suits the stream (standard output unless given).
+
+    `total_steps` is `None` where it is not known beforehand.
+    """
     stream = sys.stdout if stream is None else stream
     if is_plain(stream):
         yield PlainLines(total_steps, objective, stream)
@@ -136,12 +139,14 @@ def printable(text: str) -> str:
 class PlainLines:
     """One line a step, for files, pipes and terminals without control characters."""
 
-    def __init__(self, total_steps: int, objective: str, stream: TextIO):
+    def __init__(self, total_steps: int | None, objective: str, stream: TextIO):
         self._total = total_steps
         self._stream = stream
         self._lines = 0
-        self._step_width = max(4, 2 * len(str(total_steps)) + 1)
-        self._write(f"{objective}: {total_steps} training steps")
+        self._step_width = 6 if total_steps is None else 2 * len(str(total_steps)) + 1
+        self._step_width = max(4, self._step_width)
+        planned = "" if total_steps is None else f"{total_steps} "
+        self._write(f"{objective}: {planned}training steps")
 
     def note(self, text: str) -> None:
         """Print a line of its own."""
@@ -157,7 +162,8 @@ class PlainLines:
             titles = (f"{column.title:>{column.width}}" for column in COLUMNS)
             self._write("  ".join([f"{'step':>{self._step_width}}", *titles]))
         self._lines += 1
-        step = f"{metrics['step']}/{self._total}"
+        of = "" if self._total is None else f"/{self._total}"
+        step = f"{metrics['step']}{of}"
         cells = (f"{column.value(metrics):>{column.width}}" for column in COLUMNS)
         self._write("  ".join([f"{step:>{self._step_width}}", *cells]))
 
@@ -171,7 +177,7 @@ class LiveTable:
     `render` may run in rich's refresh thread, so state is replaced, never mutated.
     """
 
-    def __init__(self, total_steps: int, objective: str, console: Console):
+    def __init__(self, total_steps: int | None, objective: str, console: Console):
         self._total = total_steps
         self._objective = objective
         self._console = console
@@ -196,7 +202,7 @@ class LiveTable:
 
     def remaining(self) -> float | None:
         """Seconds still to go at the pace since the first step, if known."""
-        if not self._recent or self._first is None:
+        if not self._recent or self._first is None or self._total is None:
             return None
         last = self._recent[-1]
         steps = last["step"] - self._first["step"]
@@ -217,14 +223,20 @@ class LiveTable:
         done = recent[-1]["step"] if recent else 0
         left = self.remaining()
         when = f"{clock(monotonic() - self._began)} so far"
-        if left is not None and done < self._total:
+        if left:
             when += f", about {clock(left)} to go"
         line = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self._total, completed=done, width=24)
+        bar = ProgressBar(
+            total=self._total,  # without one the bar pulses
+            completed=done,
+            width=24,
+            complete_style="cyan",
+            pulse_style="cyan",
+        )
         line.add_row(
             Text(self._objective, style="bold"),
             bar,
-            f"step {done} of {self._total}",
+            f"step {done}" if self._total is None else f"step {done} of {self._total}",
             Text(when, style="dim"),
         )
         return line

@@ -18,7 +18,7 @@ MOST_BARS = 120  # more steps than this are averaged in blocks
 
 PHASES = (
     ("seconds_rollout", "rollout wait"),
-    ("seconds_logprobs", "log-probabilities"),
+    ("seconds_logprobs", "log-probs"),
     ("seconds_update", "update"),
     ("seconds_weights", "weights"),
 )

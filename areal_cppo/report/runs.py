@@ -61,7 +61,8 @@ class Run:
     @property
     def seed(self) -> int | None:
         """The run's seed, if known."""
-        return self.summary.get("seed", self.config.get("seed"))
+        seed = self.summary.get("seed")
+        return self.config.get("seed") if seed is None else seed
 
     @property
     def has_cpl(self) -> bool:
@@ -72,7 +73,7 @@ class Run:
     def seconds(self) -> float:
         """How long training took, as far as is known."""
         known = self.figure("seconds")
-        return float(known) if is_number(known) else self.timeline.end
+        return float(known) if is_number(known) and known > 0 else self.timeline.end
 
 
 def is_number(value: Any) -> bool:

@@ -26,12 +26,12 @@ MOST_POINTS = 1500  # a curve with more changes than this is averaged in bins
 FINEST = 1 / 1500  # share of the window below which a bar could not be seen
 
 Lanes = dict[str, list]  # spans by phase
-OTHER_COLORS = (fs.GREEN, fs.VERMILLION, fs.ORANGE, fs.MUTED)
+OTHER_COLORS = (fs.ORANGE, fs.SKY, fs.MUTED)
 
 
 def timeline_plot(run: Run) -> Plot | None:
     """The whole run."""
-    end = max(run.timeline.end, run.seconds)
+    end = run.seconds  # as for the summary's overlap share
     if not run.timeline or end <= 0:
         return None
     return _plot(

@@ -143,7 +143,7 @@ METRICS = {
         "Time of the step that the trainer waited for responses.",
     ),
     "seconds_logprobs": (
-        "Log-probabilities",
+        "Log-probs",
         "s",
         "Time of the step for the proximal policy's log-probabilities.",
     ),

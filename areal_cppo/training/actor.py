@@ -9,6 +9,7 @@ attention mask (`_prepare_mb_inputs`), gated responses get micro-batches of thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from areal_cppo.core import PatchLayout
 from areal_cppo.errors import UserError
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.config import CPPOActorConfig
+from areal_cppo.training.groups import normalize_groups
 from areal_cppo.training.packing import (
     GATED,
+    IMAGES,
     block_diagonal_causal_mask,
     fill_rows,
     gate_tokens,
@@ -75,6 +78,28 @@ class CPPOActor(FSDPPPOActor):
             temperature=self.config.temperature,
         )
 
+    def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """AReaL's advantages; `data` has an item per group, of whatever size.
+
+        The images are kept out: AReaL would copy those of the whole batch into every
+        item that it returns.
+        """
+        data = [dict(item) for item in data]
+        sizes = [item["rewards"].shape[0] for item in data]
+        for name, config in (
+            ("reward_norm", self.config.reward_norm),
+            ("adv_norm", self.config.adv_norm),
+        ):
+            if config is not None:
+                norm = partial(normalize_groups, sizes=sizes, config=config)
+                setattr(self.actor, name, norm)
+        images = [item.pop(IMAGES, None) for item in data]
+        results = super().compute_advantages(data)
+        for item, own in zip(results, images, strict=True):
+            if own is not None:
+                item[IMAGES] = own
+        return results
+
     def ppo_update(self, data: list[dict[str, Any]]) -> None:
         """AReaL's update of one batch of trajectories, with its statistics recorded."""
         record_batch(data, self.get_version(), self.config.correct_reward)
@@ -88,7 +113,7 @@ class CPPOActor(FSDPPPOActor):
         batch, _ = self._normalize_batch_input(input_)
         if self.config.uses_cpl:
             n_rows = batch["input_ids"].shape[0]
-            batch.setdefault("multi_modal_input", [{} for _ in range(n_rows)])
+            batch.setdefault(IMAGES, [{} for _ in range(n_rows)])
             gated = self._apply_gate(batch)
             self._gated = gated if gated.normalizer else None
         try:
@@ -117,9 +142,16 @@ class CPPOActor(FSDPPPOActor):
             (~gated.rows, gated.other_rows),
         ):
             if count:
+                count = self._packable(count)
                 part = fill_rows(select_rows(input_, rows), count, self.model_config)
                 parts.append(super()._prepare_mb_list(pad_for_positions(part)))
         return join_micro_batches(parts[0], parts[1] if len(parts) > 1 else None)
+
+    def _packable(self, count: int) -> int:
+        """The least number of rows, `count` or more, that AReaL can cut as asked."""
+        spec = self.config.mb_spec
+        count = max(count, spec.n_mbs or 1, spec.n_mbs_divisor)
+        return -(-count // spec.granularity) * spec.granularity
 
     def _prepare_mb_inputs(self, mb_item):
         inputs, ctx = super()._prepare_mb_inputs(mb_item)

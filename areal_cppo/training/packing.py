@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from areal.utils.data import MicroBatchList, concat_padded_tensors
 
+IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per sequence
 GATED = "cpl_gated"  # marks a micro-batch that takes part in the view passes
 
 
@@ -80,7 +81,7 @@ def gate_tokens(batch: dict[str, Any], gate: str) -> torch.Tensor:
 def has_image(batch: dict[str, Any]) -> torch.Tensor:
     """Which rows of a padded batch carry an image: bool `[B]`."""
     n_rows = batch["input_ids"].shape[0]
-    items = batch.get("multi_modal_input") or [{}] * n_rows
+    items = batch.get(IMAGES) or [{}] * n_rows
     return torch.tensor(
         ["image_grid_thw" in item for item in items],
         device=batch["input_ids"].device,
@@ -126,12 +127,12 @@ def filler_row(batch: dict[str, Any], model_config) -> dict[str, Any]:
                 dtype=value.dtype,
                 device=device,
             )
-        elif key != "multi_modal_input":
+        elif key != IMAGES:
             row[key] = value
     row["input_ids"][0] = torch.tensor(ids, device=device)
     row["attention_mask"][:] = True
     row["mm_token_type_ids"][0, 1] = 1
-    row["multi_modal_input"] = [
+    row[IMAGES] = [
         {
             "pixel_values": torch.zeros(merge * merge, width, device=device),
             "image_grid_thw": torch.tensor([[1, merge, merge]], device=device),
@@ -161,7 +162,7 @@ def pad_for_positions(batch: dict[str, Any]) -> dict[str, Any]:
     n_rows, length = batch["input_ids"].shape
     grids = [
         item["image_grid_thw"].shape[0]
-        for item in batch.get("multi_modal_input", [])
+        for item in batch.get(IMAGES, [])
         if "image_grid_thw" in item
     ]
     missing = sum(grids) - length

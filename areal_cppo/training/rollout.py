@@ -1,18 +1,45 @@
-"""AReaL's SGLang rollout with what CPPO's metrics need from it.
+"""AReaL's SGLang rollout, with unusable responses refused early and counted.
 
-The stock controller averages its workers' statistics and drops the counts. Refused
-responses have to be counted, so this one keeps the totals of the counters.
+A response that contains a vision token can't be used: whoever reads it looks for one
+more image. If generation is interrupted by a weight update, AReaL sends prompt and
+partial response again; SGLang would answer 500 to such a one, AReaL would retry, print
+the request with its images and lose the whole group. So it is refused before it is sent.
+
+The stock controller averages its workers' statistics and drops the counts; this one
+keeps the totals of the counters.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import groupby
 
 from areal.api.cli_args import InferenceEngineConfig
-from areal.engine.sglang_remote import RemoteSGLangEngine
+from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
+from areal.infra import RemoteInfEngine
 from areal.infra.controller import RolloutController
 
 REFUSED = "refused/"  # 0 or 1 per response, recorded by the workflow
+
+IMAGE_TOKENS = ("<|image_pad|>", "<|video_pad|>")
+
+
+class VisionTokenSampled(Exception):
+    """A partial response holds an image token and can't be continued."""
+
+
+class CPPOBackend(SGLangBackend):
+    """AReaL's SGLang requests, but none that SGLang would fail on."""
+
+    def build_generation_request(self, req, with_lora, version):
+        """AReaL's request; raises `VisionTokenSampled` if there are more images in the
+        tokens than there are images."""
+        vocabulary = req.tokenizer.get_vocab()
+        ids = {vocabulary[token] for token in IMAGE_TOKENS if token in vocabulary}
+        runs = sum(is_image for is_image, _ in groupby(i in ids for i in req.input_ids))
+        if runs > len(req.image_data or []):
+            raise VisionTokenSampled
+        return super().build_generation_request(req, with_lora, version)
 
 
 class CPPORolloutController(RolloutController):
@@ -45,6 +72,10 @@ class CPPORolloutEngine(RemoteSGLangEngine):
 
     Workers import it by name: it has to live at module level.
     """
+
+    def __init__(self, config: InferenceEngineConfig):
+        self.config = config
+        self._engine = RemoteInfEngine(config, CPPOBackend())
 
     @classmethod
     def as_controller(cls, config: InferenceEngineConfig, scheduler):

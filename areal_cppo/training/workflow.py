@@ -10,7 +10,7 @@ from areal.utils import stats_tracker
 from areal.utils.hf_utils import load_hf_processor_and_tokenizer
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 
-from areal_cppo.training.rollout import REFUSED
+from areal_cppo.training.rollout import REFUSED, VisionTokenSampled
 
 VISION_TOKENS = (
     "<|vision_start|>",
@@ -41,9 +41,12 @@ class CPPOWorkflow(VisionRLVRWorkflow):
 
     async def arun_episode(self, engine, data: dict[str, Any]):
         """One response: AReaL's trajectory dict with batch size 1, or `None`."""
-        trajectory = await super().arun_episode(engine, data)
-        response = trajectory["input_ids"][trajectory["loss_mask"] > 0]
-        refused = bool(torch.isin(response, self._vision_ids).any())
+        try:
+            trajectory = await super().arun_episode(engine, data)
+            response = trajectory["input_ids"][trajectory["loss_mask"] > 0]
+            refused = bool(torch.isin(response, self._vision_ids).any())
+        except VisionTokenSampled:  # at an interruption, see rollout.py
+            refused = True
         stats = stats_tracker.get(workflow_context.stat_scope())
         stats.scalar(**{f"{REFUSED}vision_token": float(refused)})
         return None if refused else trajectory

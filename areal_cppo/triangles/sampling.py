@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -240,7 +241,7 @@ def evaluate(
     batch_size: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Accuracy on problems, one response each.
 
     Parameters
@@ -254,7 +255,8 @@ def evaluate(
     -------
     dict
         `n` problems, and shares of them: `accuracy`, `format`, `sides_read` (of all
-        sides), `consistent`; see `task.Score`.
+        sides), `consistent`; see `task.Score`. And `correct`, a character per problem,
+        `1` where its answer is right, so that two models can be compared in pairs.
 
     Raises
     ------
@@ -281,4 +283,5 @@ def evaluate(
         "sides_read": sum(score.sides_read for score in scores) / n,
         "consistent": sum(score.consistent for score in scores) / n,
         "n": n,
+        "correct": "".join("1" if score.correct else "0" for score in scores),
     }

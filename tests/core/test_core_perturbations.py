@@ -188,6 +188,12 @@ def test_one_noise_patch_is_one_rectangle_inside_the_image():
         assert 10 <= rows <= 30 and 8 <= columns <= 24
 
 
+def test_noise_patches_reach_every_border():
+    image = torch.full((3, 20, 20), 2 / 3)
+    view = perturb(image, "noise_patches", count=2000)
+    assert (view != image).any(dim=0).all()
+
+
 def test_a_noise_patch_of_the_whole_side_covers_everything():
     view = perturb(torch.full(SHAPE, 0.5), "noise_patches", count=1, side=[1, 1])
     assert (view != 0.5).any(dim=0).all()

@@ -127,6 +127,11 @@ def test_ties_go_to_the_earlier_token():
     assert select([0.5] * 3, [False, True, True], [1] * 3, 0.5) == [False, True, False]
 
 
+def test_ties_of_a_long_response_go_to_the_earlier_tokens():
+    chosen = select([0.5] * 5000, [True] * 5000, [1] * 5000, 0.5)
+    assert chosen == [True] * 2500 + [False] * 2500
+
+
 def test_adjacent_sequences_and_last_tokens_are_kept_apart():
     """A one-token response and each response's last token can be selected."""
     assert select([0.1, 0.2, 0.9], [True] * 3, [4, 4, 5], 0.5) == [False, True, True]

@@ -98,7 +98,7 @@ class RunFolder:
             for _ in range(requests):
                 start = at + self.random.uniform(0, 5.5)
                 generation.append([start, start + self.random.uniform(0.5, 1.8)])
-            training.append([at + 0.9, at + 2.1, "log-probabilities"])
+            training.append([at + 0.9, at + 2.1, "log-probs"])
             training.append([at + 2.1, at + 6.4, "update"])
             training.append([at + 6.4, at + 6.6, "save"])
             weights.append([at + 6.6, at + 6.8])

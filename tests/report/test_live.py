@@ -41,7 +41,7 @@ def metrics(step: int) -> dict:
     }
 
 
-def plain(total: int, steps: int) -> list[str]:
+def plain(total: int | None, steps: int) -> list[str]:
     stream = io.StringIO()
     with live_display(total, "cppo", stream) as live:
         for step in range(1, steps + 1):
@@ -67,6 +67,20 @@ def test_plain_lines_are_aligned_narrow_and_free_of_control_characters():
     assert {len(line) for line in lines[1:]} == {len(lines[1])}
     assert len(lines[1]) <= 100
     assert all(line.isprintable() for line in lines)
+
+
+def test_unknown_number_of_steps():
+    lines = plain(None, 2)
+    assert lines[0] == "cppo: training steps"
+    assert lines[3].startswith("     2   0.612")
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=True)
+    table = LiveTable(None, "cppo", console)
+    table.step(metrics(1))
+    table.step(metrics(2))
+    console.print(table.render())
+    assert "step 2 " in stream.getvalue()
+    assert table.remaining() is None
 
 
 def test_plain_evaluation_and_note():

@@ -126,3 +126,9 @@ def test_heldout_points_from_metrics_and_summary(run_folder):
         (5, 0.4, None),
         (10, 0.58, 300),
     ]
+
+
+def test_last_evaluation_keeps_its_step_in_an_interrupted_run(run_folder):
+    run_folder.evaluations([0, 20]).summary(27)
+    points = heldout_points(load_run(run_folder.folder))
+    assert [point.step for point in points] == [0, 20]

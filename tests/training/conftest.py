@@ -1,0 +1,53 @@
+"""Fixtures of the actor tests: a tiny model folder and one actor for this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from areal.api.cli_args import MicroBatchSpec
+
+from areal_cppo.core import CPLConfig
+
+sys.path.insert(0, str(Path(__file__).parent))  # harness and naive are no packages
+
+import harness  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    return harness.make_model_folder(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def session_actor(model_folder):
+    return harness.make_actor(harness.actor_config(model_folder))
+
+
+@pytest.fixture
+def actor(session_actor):
+    """The session's actor with default settings, whatever the last test left."""
+    config = session_actor.config
+    config.objective = "cppo"
+    config.mb_spec = MicroBatchSpec(n_mbs=1)
+    config.reward_norm = None
+    set_cpl(session_actor, CPLConfig(coef=1.0))
+    session_actor.set_version(0)
+    session_actor.export_stats()
+    return session_actor
+
+
+def set_cpl(actor, cpl: CPLConfig) -> None:
+    actor.config.cpl = cpl
+    actor._perception.config = cpl
+
+
+@pytest.fixture
+def configure(actor):
+    """Change `actor.cpl` of the fixture `actor`."""
+
+    def change(**settings) -> None:
+        set_cpl(actor, CPLConfig(**({"coef": 1.0} | settings)))
+
+    return change
