@@ -82,6 +82,22 @@ def post(address: str, payload: dict) -> dict:
         return json.load(answer)
 
 
+def position_ids(ids: torch.Tensor, image_token_id: int, side: int) -> torch.Tensor:
+    """Qwen2.5-VL's positions for one square image of `side` x `side` tokens: [3, 1, T].
+
+    Written out, because `get_rope_index` of transformers 5.3.0 to 5.5.3 multiplies the
+    temporal position of a still image by `tokens_per_second` (its issue 45325), which
+    moves the log-probabilities by up to half a nat. SGLang does not.
+    """
+    first = ids.tolist().index(image_token_id)
+    n_image, n_after = side * side, len(ids) - first - side * side
+    grid = torch.arange(n_image)
+    image = first + torch.stack([torch.zeros_like(grid), grid // side, grid % side])
+    before = torch.arange(first).expand(3, -1)
+    after = (first + side + torch.arange(n_after)).expand(3, -1)
+    return torch.cat([before, image, after], dim=1)[:, None]
+
+
 def as_base64(image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -124,6 +140,9 @@ def test_sampled_logprobs_are_those_of_transformers(server):
         inputs["mm_token_type_ids"] = (
             inputs["input_ids"] == model.config.image_token_id
         ).int()
+        inputs["position_ids"] = position_ids(
+            inputs["input_ids"][0], model.config.image_token_id, side=3
+        )
         with torch.no_grad():
             logits = model(**inputs).logits[:, prompt.shape[1] - 1 : -1]
         logprobs = logits.log_softmax(-1).gather(2, response[..., None])[0, :, 0]
