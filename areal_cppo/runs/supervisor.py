@@ -25,7 +25,8 @@ from typing import Any
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.serving.processes import end_processes, end_run, run_environment
 
-PIPE = "AREAL_CPPO_PIPE"
+CONTROLLER = "areal_cppo.training.controller"  # the module to run
+PIPE = "AREAL_CPPO_PIPE"  # number of the file descriptor that it talks on
 Listener = Callable[[dict[str, Any]], None]
 
 _POLL_SECONDS = 2.0
@@ -119,7 +120,7 @@ def supervise(
     run_id = uuid.uuid4().hex
     read, write = os.pipe()
     environment = os.environ | run_environment(run_id) | {PIPE: str(write)}
-    command = [sys.executable, "-u", "-m", "areal_cppo.training.controller"]
+    command = [sys.executable, "-u", "-m", CONTROLLER]
     with log.open("ab") as stream:
         controller = subprocess.Popen(
             [*command, str(config), *overrides],

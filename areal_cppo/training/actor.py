@@ -20,6 +20,7 @@ from areal.utils import stats_tracker
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.errors import UserError
+from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.config import CPPOActorConfig
 from areal_cppo.training.groups import normalize_groups
@@ -31,7 +32,6 @@ from areal_cppo.training.packing import (
     gate_tokens,
     has_image,
     join_micro_batches,
-    pad_for_positions,
     select_rows,
 )
 from areal_cppo.training.perception import PackedRow, PerceptionLoss
@@ -56,6 +56,7 @@ class CPPOActor(FSDPPPOActor):
 
     def __init__(self, config: CPPOActorConfig):
         config.check_layout()
+        correct_image_positions()
         super().__init__(config)
         self._gated: GatedBatch | None = None  # set while train_batch runs with CPL
         self._perception: PerceptionLoss | None = None
@@ -134,7 +135,7 @@ class CPPOActor(FSDPPPOActor):
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
         if self._gated is None:
-            return super()._prepare_mb_list(pad_for_positions(input_))
+            return super()._prepare_mb_list(input_)
         gated = self._gated
         parts = []
         for rows, count in (
@@ -144,7 +145,7 @@ class CPPOActor(FSDPPPOActor):
             if count:
                 count = self._packable(count)
                 part = fill_rows(select_rows(input_, rows), count, self.model_config)
-                parts.append(super()._prepare_mb_list(pad_for_positions(part)))
+                parts.append(super()._prepare_mb_list(part))
         return join_micro_batches(parts[0], parts[1] if len(parts) > 1 else None)
 
     def _packable(self, count: int) -> int:

@@ -7,6 +7,7 @@ Everything that AReaL's own YAML understands is understood here too; CPPO adds
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.core import CPLConfig
 from areal_cppo.errors import UserError
+from areal_cppo.serving.config import GenerationServerConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
 PACKED_ATTENTION = ("sdpa", "flash_attention_2")
@@ -130,6 +132,7 @@ class CPPOConfig(PPOConfig):
 
     actor: CPPOActorConfig = field(default_factory=CPPOActorConfig)
     ref: CPPOActorConfig | None = field(default=None)
+    sglang: GenerationServerConfig = field(default_factory=GenerationServerConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     run_dir: str = field(
         default="",
@@ -142,6 +145,13 @@ class CPPOConfig(PPOConfig):
     def __post_init__(self):
         super().__post_init__()
         self.actor.check_layout()
+        fileroot = self.cluster.fileroot
+        if shlex.quote(fileroot) != fileroot:
+            raise ValueError(
+                f"cluster.fileroot: expected a path without spaces or other characters "
+                f"that a shell reads, found {fileroot!r}; AReaL's schedulers pass it "
+                "through one"
+            )
         if not self.run_dir:
             self.run_dir = str(
                 Path(self.cluster.fileroot) / self.experiment_name / self.trial_name

@@ -24,9 +24,9 @@ import yaml
 
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.runs.folder import RunFolder
+from areal_cppo.runs.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
 
-PIPE = "AREAL_CPPO_PIPE"  # number of the file descriptor to talk on
 Say = Callable[..., None]
 
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from areal.utils.data import MicroBatchList, concat_padded_tensors
 
 IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per sequence
@@ -142,38 +141,18 @@ def filler_row(batch: dict[str, Any], model_config) -> dict[str, Any]:
 
 
 def fill_rows(batch: dict[str, Any], count: int, model_config) -> dict[str, Any]:
-    """`batch` with filler rows appended until it has `count` rows."""
-    missing = count - batch["input_ids"].shape[0]
+    """`batch` with filler rows appended until it has `count` rows, and an image.
+
+    Without an image AReaL could not compute the positions of a Qwen-VL batch.
+    """
+    n_rows = batch["input_ids"].shape[0]
+    missing = max(count - n_rows, 0 if has_image(batch).any() else 1)
     if missing <= 0:
         return batch
     fillers = [filler_row(batch, model_config)] * missing
-    if batch["input_ids"].shape[0] == 0:
+    if n_rows == 0:
         return concat_padded_tensors(fillers)
     return concat_padded_tensors([batch, *fillers])
-
-
-def pad_for_positions(batch: dict[str, Any]) -> dict[str, Any]:
-    """A padded batch at least as long as it has images.
-
-    transformers (5.3) computes the rotary positions of a batch with one time step per
-    column, and runs out of them when a batch has more images than columns: many short
-    responses in one batch. Columns of padding change nothing else.
-    """
-    n_rows, length = batch["input_ids"].shape
-    grids = [
-        item["image_grid_thw"].shape[0]
-        for item in batch.get(IMAGES, [])
-        if "image_grid_thw" in item
-    ]
-    missing = sum(grids) - length
-    if missing <= 0:
-        return batch
-    return {
-        key: F.pad(value, (0, missing))
-        if torch.is_tensor(value) and value.shape == (n_rows, length)
-        else value
-        for key, value in batch.items()
-    }
 
 
 def join_micro_batches(gated: MicroBatchList, rest: MicroBatchList | None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +57,9 @@ class CPPOTrainer(PPOTrainer):
                 "trainer per rank; start with `areal-cppo train --config FILE`"
             )
         self.observers: list[Observer] = []
+        if config.stats_logger.wandb.mode == "offline":
+            # AReaL logs in whatever the mode; wandb then asks for no key.
+            os.environ["WANDB_MODE"] = "offline"
         super().__init__(config, train_dataset, valid_dataset)
 
     def _create_train_engine(self, actor_config, alloc):

@@ -130,17 +130,25 @@ def test_views_change_with_the_policy_version(actor, batch):
     assert harness.relative_difference(later, first) > 1e-3
 
 
-def test_text_only_response_is_trained_on_but_has_no_views(actor, monkeypatch):
+@pytest.mark.parametrize("others", [5, 1])
+def test_text_only_response_is_trained_on_but_has_no_views(
+    actor, monkeypatch, others
+):
+    """With one other, the text-only response is alone among the ungated ones."""
     text = harness.trajectory(7, 10, 1.0)
     keep = text["mm_token_type_ids"][0] == 0
     for key, value in text.items():
         if torch.is_tensor(value) and value.ndim == 2:
             text[key] = value[:, keep]
     text["multi_modal_input"] = [{}]
-    batch = harness.prepared(actor, [*harness.uneven_batch(), text])
+    images = harness.uneven_batch()[:others]
+    batch = harness.prepared(actor, [*images, text])
     counted = Counted(monkeypatch)
-    harness.update_gradient(actor, batch)
-    assert counted.images == {"positive": [3], "negative": [3]}
+    with_text, _ = harness.update_gradient(actor, batch)
+    gated = 3 if others == 5 else 1
+    assert counted.images == {"positive": [gated], "negative": [gated]}
+    without, _ = harness.update_gradient(actor, batch[:-1])
+    assert harness.relative_difference(with_text, without) > 1e-3
 
 
 def test_staleness_is_recorded(actor):

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from areal_cppo.training.packing import (
     block_diagonal_causal_mask,
-    pad_for_positions,
     select_rows,
     sequence_ids,
 )
@@ -80,20 +79,6 @@ def test_more_images_than_columns(actor):
         torch.testing.assert_close(
             response_part(item, logprobs), response_part(item, alone), rtol=0, atol=1e-5
         )
-
-
-def test_padding_for_positions_only_adds_columns():
-    batch = {
-        "input_ids": torch.arange(6).view(3, 2),
-        "rewards": torch.ones(3),
-        "multi_modal_input": [{"image_grid_thw": torch.ones(2, 3)}] * 3,
-    }
-    padded = pad_for_positions(batch)
-    assert padded["input_ids"].shape == (3, 6)
-    assert torch.equal(padded["input_ids"][:, :2], batch["input_ids"])
-    assert padded["rewards"] is batch["rewards"]
-    batch["multi_modal_input"] = [{}] * 3
-    assert pad_for_positions(batch) is batch
 
 
 def test_select_rows_takes_tensors_and_lists():

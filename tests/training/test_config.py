@@ -51,6 +51,7 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
         ("actor.backend=megatron:d1", ["actor.backend", "fsdp"]),
         ("heldout.size=-1", ["heldout.size", ">= 0"]),
         ("nonsense=1", ["nonsense"]),
+        ("cluster.fileroot='a b'", ["cluster.fileroot", "spaces"]),
         ("total_train_epochs=0", ["total_train_epochs"]),
     ],
 )

@@ -26,7 +26,7 @@ from areal_cppo.triangles.sampling import (
 N_PARAMETERS = 948_000
 MAX_BYTES = 4_000_000
 MAX_BANNED_CHANCE = 1e-6  # of a token that breaks a request, on average
-ACCURACY_BAND = (0.27, 0.47)  # greedy, 300 held-out problems
+ACCURACY_BAND = (0.36, 0.56)  # greedy, 300 held-out problems
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ def short_runs():
     return [warmup.warm_up(0, max_steps=N_STEPS) for _ in range(2)]
 
 
-def test_loss_falls():
-    _, history = warmup.warm_up(0, max_steps=1)
-    first = history[0].loss
-    _, history = warmup.warm_up(0, max_steps=25)
-    assert history[-1].loss < 0.9 * first  # the mean over all 25
+def test_loss_falls(short_runs):
+    _, first = warmup.warm_up(0, max_steps=1)
+    _, history = short_runs[0]
+    assert first[0].loss > 3.3  # about log(29) nats: nothing is known yet
+    assert history[-1].loss < 0.95 * first[0].loss  # the mean over all steps
 
 
 def test_two_runs_give_the_same_weights(short_runs):

@@ -1,0 +1,140 @@
+"""The demo with real AReaL and real SGLang, a few steps long, and three ways to end it.
+
+Each run takes a minute or so to start. What it learns is not looked at here: a few steps
+teach nothing (see README for the figures of whole runs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("sglang", reason="needs SGLang: make setup")
+pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
+
+START_SECONDS = 400  # generous: the machine may be busy
+END_SECONDS = 60  # the promise
+
+
+def start(out: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "areal_cppo", "demo", "--out", str(out), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_since(before: set[int]) -> list[psutil.Process]:
+    """Living Python and SGLang processes that were not there before."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            name = process.name()
+            ours = name.startswith(("python", "sglang"))
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if process.pid not in before and ours and alive:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def wait_for_step(out: Path, demo: subprocess.Popen) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (out / "metrics.jsonl").is_file():
+        assert demo.poll() is None, demo.stdout.read()
+        assert time.monotonic() < deadline, "no step was finished"
+        time.sleep(0.5)
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_few_steps(tmp_path):
+    """Stock SGLang and AReaL, asynchronously, with every logger on."""
+    out = tmp_path / "run=1"
+    demo = start(
+        out,
+        *("--steps", "4", "--seed", "3", "heldout.size=16"),
+        "stats_logger.wandb.mode=offline",
+        f"stats_logger.tensorboard.path='{tmp_path / 'tensorboard'}'",
+    )
+    output, _ = demo.communicate(timeout=START_SECONDS + 300)
+    assert demo.returncode == 0, output[-3000:]
+    assert "report.html" in output.splitlines()[-1]
+    assert "\x1b" not in output  # piped: no control characters
+
+    steps = records(out / "metrics.jsonl")
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    # Asynchronous: samples of an earlier version are trained on, within the bound.
+    later = [r for r in steps if r["staleness_max"] > 0]
+    assert later and all(r["staleness_max"] <= r["version"] for r in steps)
+    for record in steps:
+        assert record["samples"] <= 64 * record["step"]
+        assert 0 < record["cpl_gated_share"] < 1
+        gated = record["stats"]["ppo_actor/update/cpl/gated_responses"]
+        assert record["cpl_view_sequences"] == gated
+        assert record["cpl_loss"] > 0 and record["cpl_selected_per_response"] > 0
+        # Behaviour (SGLang) and proximal (trainer) log-probs are of the same policy.
+        if record["staleness_max"] == 0:
+            assert record["behaviour_importance_weight"] == pytest.approx(1, abs=0.01)
+    versions = [r["version"] for r in steps]
+    assert versions == [0, 1, 2, 3]
+
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["seed"] == 3
+    assert summary["objective"] == "cppo" and summary["accuracy_n"] == 16
+    assert summary["accuracy_before"] is not None
+    assert summary["accuracy_after"] is not None
+    assert summary["overlap_share"] > 0 and summary["max_staleness"] >= 1
+    assert set(summary["refused"]) <= {"vision_token"}
+
+    assert list(tmp_path.glob("tensorboard/events.*"))
+    (offline,) = out.glob("areal/logs/**/run-*.wandb")
+    assert b"cpl/negative_divergence" in offline.read_bytes()
+    samples = json.loads((out / "samples.json").read_text())
+    assert {sample["policy"] for sample in samples} == {"before", "after"}
+    assert (out / "checkpoints" / "step-00004" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("end", ["kill the server", "kill the scheduler", "Ctrl-C"])
+def test_ends(tmp_path, end):
+    out = tmp_path / "run"
+    before = {process.pid for process in psutil.process_iter()}
+    demo = start(out, "--steps", "500", "--objective", "grpo", "heldout.size=0")
+    try:
+        wait_for_step(out, demo)
+        begin = time.monotonic()
+        if end == "Ctrl-C":
+            os.kill(demo.pid, signal.SIGINT)
+        else:
+            wanted = "launch_server" if end == "kill the server" else "scheduler"
+            for process in processes_since(before):
+                if wanted in " ".join(process.cmdline()):
+                    process.kill()
+        output, _ = demo.communicate(timeout=END_SECONDS)
+        seconds = time.monotonic() - begin
+    finally:
+        os.killpg(demo.pid, signal.SIGKILL) if demo.poll() is None else None
+    assert demo.returncode == (130 if end == "Ctrl-C" else 1), output
+    assert seconds < END_SECONDS
+    last = output.strip().splitlines()[-1]
+    assert re.search("interrupted|generation server", last), output
+    assert "Traceback" not in output
+    assert not processes_since(before), "an orphan is left"
+    kept = records(out / "metrics.jsonl")  # finished steps are kept
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == len(kept) >= 1
+    assert (out / "report.html").is_file()
