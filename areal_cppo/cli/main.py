@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
         return report(args.run)
     if args.command == "tiny-model":
+        from areal_cppo.serving.cpu import enable_in_this_process
+
+        enable_in_this_process()
         from areal_cppo.triangles.warmup import make_model
 
         make_model(args.out, args.seed)

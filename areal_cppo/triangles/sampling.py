@@ -22,6 +22,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.triangles import task
 from areal_cppo.triangles.pixels import (
     N_PATCHES,
@@ -30,6 +31,8 @@ from areal_cppo.triangles.pixels import (
     stack_images,
 )
 from areal_cppo.triangles.task import Problem, Score
+
+correct_image_positions()  # so that this process sees pictures as the server does
 
 MAX_NEW_TOKENS = 40  # a right response has 32 to 36
 _IDS = {token: i for i, token in enumerate(task.VOCABULARY)}
