@@ -1,7 +1,7 @@
 """The demo with real AReaL and real SGLang, a few steps long, and three ways to end it.
 
-Each run takes a minute or so to start. What it learns is not looked at here: a few steps
-teach nothing (see README for the figures of whole runs).
+Each run takes a minute or so to start. What it learns is not looked at here: a few
+steps teach nothing (see README for the figures of whole runs).
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def demo(
         "heldout.every": -(-steps // _EVALUATIONS),
     }
     own = [f"{key}={quoted(value)}" for key, value in settings.items()]
-    print(f"Asynchronous {objective.upper()} on CPU, {steps} steps; run folder: {folder}")
+    print(
+        f"Asynchronous {objective.upper()} on CPU, {steps} steps; run folder: {folder}"
+    )
     return run_with_display(config, own + overrides, f"demo {objective}", steps)
 
 

@@ -48,7 +48,9 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     one clock; `None` where the run was not traced.
     """
     traces = list(folder.path.glob("areal/logs/**/traces*.jsonl"))
-    events = [event for file in traces if "master" in str(file) for event in _lines(file)]
+    events = [
+        event for file in traces if "master" in str(file) for event in _lines(file)
+    ]
     clock = next((event for event in events if event.get("name") == CLOCK), None)
     if clock is None:
         return None
@@ -101,7 +103,9 @@ def summarize(run: Run) -> dict[str, Any]:
         "overlap_share": overlap,
         "max_staleness": max(stale, default=None),
         "mean_staleness": (
-            sum(k * n for k, n in stale.items()) / sum(stale.values()) if stale else None
+            sum(k * n for k, n in stale.items()) / sum(stale.values())
+            if stale
+            else None
         ),
         "refused": run.last("refused") or {},
     }

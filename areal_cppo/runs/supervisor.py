@@ -140,9 +140,7 @@ def supervise(
     except KeyboardInterrupt:
         watch.outcome = Outcome(130, "interrupted", watch.outcome.folder, True)
     except (RunError, UserError) as error:
-        watch.outcome = Outcome(
-            error.exit_status, str(error), watch.outcome.folder
-        )
+        watch.outcome = Outcome(error.exit_status, str(error), watch.outcome.folder)
     except subprocess.TimeoutExpired:
         pass  # it said all it had to say, and end_run ends it
     finally:

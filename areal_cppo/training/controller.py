@@ -79,7 +79,10 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
 
     config = load_config(config_path, overrides)
     folder = RunFolder(config.run_dir).create()
-    for needed in (config.cluster.fileroot, config.cluster.name_resolve.nfs_record_root):
+    for needed in (
+        config.cluster.fileroot,
+        config.cluster.name_resolve.nfs_record_root,
+    ):
         Path(needed).mkdir(parents=True, exist_ok=True)
     folder.config.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
     say("run", folder=str(folder.path), steps=config.total_train_steps)

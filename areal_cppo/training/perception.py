@@ -35,6 +35,11 @@ from areal_cppo.core import (
     token_entropy,
 )
 from areal_cppo.training.packing import gate_tokens, sequence_ids
+from areal_cppo.training.perception_stats import (
+    record_loss,
+    record_scores,
+    record_views,
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,9 @@ class PerceptionLoss:
             negative_entropy = token_entropy(negative, self.temperature)
             gain = entropy_gain(anchor_entropy, negative_entropy)
             selected = self._selection(gain, row.sequences[gated], version)
-        self._record_scores(row, gated, anchor_entropy, negative_entropy, gain)
+        record_scores(
+            row.gate, row.responses, gated, anchor_entropy, negative_entropy, gain
+        )
         return gated[selected], negative[selected]
 
     def __call__(
@@ -172,9 +179,12 @@ class PerceptionLoss:
         )
         token_loss = contrastive_perception_loss(to_positive, to_negative, config.tau)
         weights = self._staleness_weights(anchor, row, selected, version)
-        self._record_loss(row, selected, token_loss, to_positive, to_negative, weights)
+        record_loss(row.gate, selected, token_loss, to_positive, to_negative, weights)
         loss = aggregate_token_loss(
-            token_loss * weights, row.sequences[selected], config.aggregation, normalizer
+            token_loss * weights,
+            row.sequences[selected],
+            config.aggregation,
+            normalizer,
         )
         # An empty selection must still lead back through every pass that has a graph.
         return loss + sum(x[:0].sum() for x in (anchor_logits, negative, positive))
@@ -202,7 +212,7 @@ class PerceptionLoss:
                     **{**inputs, "pixel_values": view.pixel_values},
                     logits_to_keep=keep,
                 )
-        self._record_views(kind, view.unchanged)
+        record_views(kind, view.unchanged)
         return output.logits.squeeze(0)[: positions.numel()]
 
     def _branch(self, name: str, logits: torch.Tensor) -> torch.Tensor:
@@ -246,51 +256,3 @@ class PerceptionLoss:
             decay=staleness.decay,
             max_staleness=staleness.max_staleness,
         )
-
-    @staticmethod
-    def _record_views(kind: str, unchanged: torch.Tensor) -> None:
-        stats_tracker.denominator(**{f"cpl/{kind}_views": torch.ones_like(unchanged)})
-        stats_tracker.stat(
-            **{f"cpl/{kind}_views_unchanged": unchanged.float()},
-            denominator=f"cpl/{kind}_views",
-            reduce_type=stats_tracker.ReduceType.SUM,
-        )
-
-    @staticmethod
-    def _record_scores(row, gated, anchor_entropy, negative_entropy, gain) -> None:
-        stats_tracker.denominator(
-            **{"cpl/gated_tokens": row.gate, "cpl/view_sequences": row.responses}
-        )
-        stats_tracker.stat(
-            **{
-                "cpl/anchor_entropy": _spread(row.gate, gated, anchor_entropy),
-                "cpl/negative_entropy": _spread(row.gate, gated, negative_entropy),
-                "cpl/entropy_gain": _spread(row.gate, gated, gain),
-            },
-            denominator="cpl/gated_tokens",
-            reduce_type=stats_tracker.ReduceType.AVG,
-        )
-
-    @staticmethod
-    def _record_loss(row, selected, token_loss, to_positive, to_negative, weights):
-        mask = torch.zeros_like(row.gate)
-        mask[selected] = True
-        stats_tracker.denominator(**{"cpl/perception_tokens": mask})
-        stats_tracker.stat(
-            **{
-                "cpl/loss": _spread(mask, selected, token_loss),
-                "cpl/positive_divergence": _spread(mask, selected, to_positive),
-                "cpl/negative_divergence": _spread(mask, selected, to_negative),
-                "cpl/margin": _spread(mask, selected, to_negative - to_positive),
-                "cpl/staleness_weight": _spread(mask, selected, weights),
-            },
-            denominator="cpl/perception_tokens",
-            reduce_type=stats_tracker.ReduceType.AVG,
-        )
-
-
-def _spread(like: torch.Tensor, index: torch.Tensor, values: torch.Tensor):
-    """Values put at their positions of a row of zeros: fp32 `[T]`."""
-    row = torch.zeros(like.shape, dtype=torch.float32, device=values.device)
-    row[index] = values.detach().float()
-    return row

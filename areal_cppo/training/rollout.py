@@ -3,7 +3,7 @@
 A response that contains a vision token can't be used: whoever reads it looks for one
 more image. If generation is interrupted by a weight update, AReaL sends prompt and
 partial response again; SGLang would answer 500 to such a one, AReaL would retry, print
-the request with its images and lose the whole group. So it is refused before it is sent.
+the request with its images and lose the whole group. So it is refused before that.
 
 The stock controller averages its workers' statistics and drops the counts; this one
 keeps the totals of the counters.

@@ -41,9 +41,7 @@ def n_response(item: dict[str, Any]) -> int:
 
 def logprobs(model, item: dict[str, Any]) -> torch.Tensor:
     """Log-probability of each response token, [n_response]."""
-    logits = response_logits(
-        model, item, item["multi_modal_input"][0]["pixel_values"]
-    )
+    logits = response_logits(model, item, item["multi_modal_input"][0]["pixel_values"])
     labels = item["input_ids"][0, -n_response(item) :]
     return torch.log_softmax(logits, -1)[range(len(labels)), labels]
 

@@ -131,9 +131,7 @@ def test_views_change_with_the_policy_version(actor, batch):
 
 
 @pytest.mark.parametrize("others", [5, 1])
-def test_text_only_response_is_trained_on_but_has_no_views(
-    actor, monkeypatch, others
-):
+def test_text_only_response_is_trained_on_but_has_no_views(actor, monkeypatch, others):
     """With one other, the text-only response is alone among the ungated ones."""
     text = harness.trajectory(7, 10, 1.0)
     keep = text["mm_token_type_ids"][0] == 0

@@ -1,6 +1,6 @@
 """CPPO on two data-parallel ranks over gloo: the same gradient as one rank, no hang.
 
-Every case runs in the same pair of processes (see ranks.py), the same cases on one rank.
+Every case runs in the same pair of processes (see ranks.py), and on one rank.
 """
 
 from __future__ import annotations

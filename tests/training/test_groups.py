@@ -21,7 +21,7 @@ LEVELS = ("group", "batch", None)
 
 
 def test_by_hand():
-    """Groups (1, 0, 0) and (1): mean 1/3, unbiased deviation 1/sqrt(3); one alone: 0."""
+    """Groups (1, 0, 0) and (1): mean 1/3, deviation 1/sqrt(3); one alone: 0."""
     config = NormConfig(mean_level="group", std_level="group", eps=0.0, group_size=8)
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
     got = normalize_groups(rewards, sizes=[3, 1], config=config)
