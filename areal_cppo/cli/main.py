@@ -31,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train with the configuration of a file")
     train.add_argument("--config", required=True, metavar="FILE")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything, start nothing"
+    )
     train.add_argument("overrides", nargs="*", metavar="key=value")
 
     serve = commands.add_parser("serve", help="start a generation server alone")
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "train":
         from areal_cppo.cli.train import train
 
-        return train(args.config, args.overrides)
+        return train(args.config, args.overrides, args.dry_run)
     if args.command == "serve":
         from areal_cppo.serving.server import serve
 

@@ -12,9 +12,13 @@ from areal_cppo.runs.finish import finish_run
 from areal_cppo.runs.supervisor import Outcome, supervise
 
 
-def train(config: str, overrides: list[str]) -> int:
-    """Train with a YAML file and its overrides; returns the exit status."""
-    return run_with_display(Path(config), overrides, name=Path(config).stem)
+def train(config: str, overrides: list[str], dry_run: bool = False) -> int:
+    """Train with a YAML file and its overrides; returns the exit status.
+
+    A dry run checks them and says what would be started.
+    """
+    flags = ["--dry-run"] if dry_run else []
+    return run_with_display(Path(config), flags + overrides, name=Path(config).stem)
 
 
 def run_with_display(

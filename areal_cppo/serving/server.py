@@ -27,17 +27,20 @@ _LOG_LINES_SHOWN = 15
 _PR_SET_PDEATHSIG = 1  # Linux: the signal to get when the parent dies
 
 
-def check_model(model_dir: str | Path) -> Path:
-    """The model's folder as a Path; a UserError unless it holds a config.json."""
+def check_model(model_dir: str | Path, name: str = "--model") -> Path:
+    """The model's folder as a Path; a UserError unless it holds a config.json.
+
+    `name` is what the user calls it.
+    """
     folder = Path(model_dir).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"--model: expected a model folder, found nothing at {folder}; give the "
+            f"{name}: expected a model folder, found nothing at {folder}; give the "
             "folder that holds config.json"
         )
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"--model: expected config.json in {folder}, found none; give a folder "
+            f"{name}: expected config.json in {folder}, found none; give a folder "
             "written by save_pretrained or by training"
         )
     return folder

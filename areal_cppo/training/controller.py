@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -26,8 +27,10 @@ from areal_cppo.errors import RunError, UserError
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.runs.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
+from areal_cppo.serving.server import check_model
 
 Say = Callable[..., None]
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/model
 
 
 class Task(Protocol):
@@ -92,12 +95,7 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.training.recorder import MetricsRecorder
     from areal_cppo.training.trainer import CPPOTrainer
 
-    model = Path(config.actor.path)
-    if not (model / "config.json").is_file():
-        raise UserError(
-            f"actor.path: expected a model folder with config.json, found {model}"
-            f"{'' if model.is_dir() else ', which does not exist'}"
-        )
+    model = _model(config.actor.path)
     task = load_task(config)
     heldout = HeldOut(task, folder, say, config.heldout.every)
     if config.heldout.size:
@@ -127,6 +125,38 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
         say("note", text="measuring held-out accuracy after training")
         heldout.evaluate(recorder.steps, last)
     task.write_samples(folder, {"before": model, "after": last})
+
+
+def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
+    """Check what can be checked without starting anything, and say what would be."""
+    from areal.api.alloc_mode import ModelAllocation
+
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.tasks import load_task
+
+    config = load_config(config_path, overrides)
+    _model(config.actor.path)
+    dataset = load_task(config).train_dataset()
+    fields = ", ".join(dataset[0])
+    say("note", text=f"data: {len(dataset)} problems, each with {fields}")
+    for role, backend in (
+        ("trainer", config.actor.backend),
+        ("generation", config.rollout.backend),
+    ):
+        processes = ModelAllocation.from_str(backend, name=role).parallel.world_size
+        say("note", text=f"{role}: {backend}, {processes} process(es)")
+    arguments = config.sglang.build_args(config.sglang, tp_size=1, base_gpu_id=0)
+    command = config.sglang.build_cmd_from_args(arguments)
+    say("note", text=f"server: {' '.join(command)}")
+    say("note", text="nothing was started")
+
+
+def _model(path: str) -> Path:
+    """The model to start from: a folder, or the name of one on the hub."""
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    if _HUB_NAME.fullmatch(path) and not offline and not Path(path).exists():
+        return Path(path)
+    return check_model(path, "actor.path")
 
 
 def _plain(value: Any) -> Any:
@@ -168,7 +198,9 @@ def main(argv: list[str]) -> NoReturn:
     os.environ.update(interpreter_environment(os.environ))
     enable_in_this_process()
     try:
-        run(argv[0], argv[1:], say)
+        dry = "--dry-run" in argv
+        config, *overrides = [word for word in argv if word != "--dry-run"]
+        (dry_run if dry else run)(config, overrides, say)
     except BaseException as error:
         traceback.print_exc()
         status, text = describe(error)

@@ -13,7 +13,7 @@ from areal_cppo.training.rollout import REFUSED
 _UPDATE = "ppo_actor/update"
 _CPL = f"{_UPDATE}/cpl"
 
-# Name in metrics.jsonl -> AReaL's name. docs/metrics explains each.
+# Name in metrics.jsonl -> AReaL's name. report/vocabulary.py explains each.
 PLAIN = {
     "reward": "cppo/reward",
     "accuracy": "cppo/correct",

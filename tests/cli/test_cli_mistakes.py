@@ -36,7 +36,7 @@ def run(*arguments: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("actor.path=/no/such/model", "a model folder with config.json"),
+        ("actor.path=/no/such/model", "actor.path: expected a model folder"),
         ("actor.cpl.taau=1", "did you mean tau?"),
         ("actor.cpl.tau=0", "cpl.tau"),
         ("train_dataset.path=squares", "triangles, found 'squares'"),
@@ -50,6 +50,24 @@ def test_a_wrong_setting(tmp_path, override, words):
     )
     assert status == 2
     assert len(lines) == 1 and words in lines[0]
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_would_be_started(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "areal_cppo", "train", "--dry-run"),
+            *("--config", str(CONFIG), f"run_dir={tmp_path}/run"),
+            "actor.path=areal_cppo/triangles/checkpoint",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("data: ", "fsdp:d1p1t1", "launch_server", "--sleep-on-idle"):
+        assert words in done.stdout
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.slow
