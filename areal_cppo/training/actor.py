@@ -19,7 +19,6 @@ from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
 
 from areal_cppo.core import PatchLayout
-from areal_cppo.errors import UserError
 from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.config import CPPOActorConfig
@@ -35,8 +34,6 @@ from areal_cppo.training.packing import (
     select_rows,
 )
 from areal_cppo.training.perception import PackedRow, PerceptionLoss
-
-SUPPORTED_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass
@@ -65,12 +62,7 @@ class CPPOActor(FSDPPPOActor):
         super().initialize(*args, **kwargs)
         if not self.config.uses_cpl:
             return
-        model_type = self.model_config.model_type
-        if model_type not in SUPPORTED_MODELS:
-            raise UserError(
-                f"actor.path: expected a model of type {', '.join(SUPPORTED_MODELS)}, "
-                f"found {model_type!r}; use one of these, or actor.objective=grpo"
-            )
+        self.config.check_model_type(self.model_config.model_type)
         self._perception = PerceptionLoss(
             self.model,
             self.config.cpl,
@@ -205,11 +197,9 @@ class CPPOActor(FSDPPPOActor):
         loss = super()._compute_logprobs_and_loss(
             logits, ctx, loss_fn, loss_weight_fn, total_loss_weight, loss_multiplier
         )
-        if self._gated is None:
-            return loss
         if self.config.objective == "cpl":
             loss = loss * 0.0
-        if not ctx.mb_input[GATED]:
+        if self._gated is None or not ctx.mb_input[GATED]:
             return loss
         row = PackedRow.from_micro_batch(ctx.mb_input, self.config.cpl.gate)
         perception_loss = self._perception(

@@ -23,6 +23,8 @@ from areal_cppo.serving.config import GenerationServerConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
 PACKED_ATTENTION = ("sdpa", "flash_attention_2")
+# Those whose patch layout `areal_cppo.core.patches` knows.
+VISION_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass
@@ -102,6 +104,14 @@ class CPPOActorConfig(PPOActorConfig):
             raise ValueError(
                 "actor.enable_tree_training: expected false, found true; AReaL's tree "
                 "packing carries no images"
+            )
+
+    def check_model_type(self, model_type: str) -> None:
+        """Refuse models whose images could not be perturbed."""
+        if self.uses_cpl and model_type not in VISION_MODELS:
+            raise UserError(
+                f"actor.path: expected a model of type {', '.join(VISION_MODELS)}, "
+                f"found {model_type!r}; use one of these, or actor.objective=grpo"
             )
 
 

@@ -95,7 +95,7 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.training.recorder import MetricsRecorder
     from areal_cppo.training.trainer import CPPOTrainer
 
-    model = _model(config.actor.path)
+    model = _check_model(config.actor)
     task = load_task(config)
     heldout = HeldOut(task, folder, say, config.heldout.every)
     if config.heldout.size:
@@ -135,7 +135,7 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.training.tasks import load_task
 
     config = load_config(config_path, overrides)
-    _model(config.actor.path)
+    _check_model(config.actor)
     dataset = load_task(config).train_dataset()
     fields = ", ".join(dataset[0])
     say("note", text=f"data: {len(dataset)} problems, each with {fields}")
@@ -151,12 +151,16 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     say("note", text="nothing was started")
 
 
-def _model(path: str) -> Path:
-    """The model to start from: a folder, or the name of one on the hub."""
+def _check_model(actor) -> Path:
+    """The model to start from, a folder or a name on the hub, of a supported type."""
+    from transformers import AutoConfig
+
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    if _HUB_NAME.fullmatch(path) and not offline and not Path(path).exists():
-        return Path(path)
-    return check_model(path, "actor.path")
+    on_hub = _HUB_NAME.fullmatch(actor.path) and not Path(actor.path).exists()
+    if offline or not on_hub:
+        check_model(actor.path, "actor.path")
+    actor.check_model_type(AutoConfig.from_pretrained(actor.path).model_type)
+    return Path(actor.path)
 
 
 def _plain(value: Any) -> Any:

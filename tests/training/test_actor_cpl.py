@@ -114,6 +114,12 @@ def test_nothing_gated_computes_no_view(actor, monkeypatch):
     assert gradient.norm() > 0
 
 
+def test_nothing_gated_leaves_cpl_alone_nothing_to_learn(actor):
+    losers = [harness.trajectory(i, 9, -1.0) for i in range(3)]
+    gradient, _ = cpl_gradient(actor, harness.prepared(actor, losers))
+    assert gradient.abs().max() == 0
+
+
 def test_gate_none_lets_all_through(actor, configure, batch, monkeypatch):
     configure(gate="none")
     counted = Counted(monkeypatch)

@@ -69,6 +69,12 @@ def test_cpl_alone_needs_a_coefficient(load):
         load("actor.objective=cpl", "actor.cpl.coef=0")
 
 
+def test_other_models_are_refused_by_name(load):
+    with pytest.raises(UserError, match="qwen2_5_vl, qwen3_vl, found 'llava'"):
+        load().actor.check_model_type("llava")
+    load("actor.objective=grpo").actor.check_model_type("llava")
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(UserError, match="expected a YAML file, found none"):
         load_config(tmp_path / "none.yaml")
