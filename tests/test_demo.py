@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from areal_cppo.triangles import checkpoint_dir
+
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -138,3 +140,34 @@ def test_ends(tmp_path, end):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == len(kept) >= 1
     assert (out / "report.html").is_file()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk with room for the logs of a run, but not for its weights (3.8 MB)."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk):
+    before = {process.pid for process in psutil.process_iter()}
+    config = Path(__file__).parents[1] / "configs" / "triangles.yaml"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "areal_cppo", "train", "--config", str(config)),
+            *(f"run_dir={small_disk}/run", f"actor.path={checkpoint_dir()}"),
+            *("heldout.size=0", "actor.objective=grpo"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "no space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not processes_since(before), "an orphan is left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -28,20 +29,30 @@ def run_with_display(
 
     `steps` is the number of train steps, where it is known beforehand.
     """
-    with tempfile.TemporaryDirectory(prefix="areal-cppo-") as scratch:
-        log = Path(scratch) / "controller.log"
-        with live_display(steps, name, stream=sys.stdout) as live:
-            outcome = supervise(config, overrides, log, Display(live))
-        if outcome.folder is not None and log.is_file():
-            (outcome.folder / "logs" / "controller.log").write_bytes(log.read_bytes())
-    return conclude(outcome)
+    log = Path(tempfile.mkdtemp(prefix="areal-cppo-")) / "controller.log"
+    with live_display(steps, name, stream=sys.stdout) as live:
+        outcome = supervise(config, overrides, log, Display(live))
+    return conclude(outcome, log)
 
 
-def conclude(outcome: Outcome) -> int:
-    """Write what can be written of the run's folder, and say how it ended."""
+def conclude(outcome: Outcome, log: Path) -> int:
+    """Write what can be written of the run's folder, and say how it ended.
+
+    The log moves into the folder; if that can't be, it stays where it is.
+    """
     folder = outcome.folder
-    if folder is not None and (folder / "config.yaml").is_file():
-        print(f"report: {finish_run(folder)}")
+    keep_log = folder is None and outcome.status == 1
+    if folder is not None:
+        try:
+            shutil.copyfile(log, folder / "logs" / log.name)
+            print(f"report: {finish_run(folder)}")
+        except OSError as error:
+            print(f"the report was not finished: {error}", file=sys.stderr)
+            keep_log = True
+    if keep_log:
+        print(f"the run's log: {log}", file=sys.stderr)
+    else:
+        shutil.rmtree(log.parent)
     if outcome.error:
         print(f"areal-cppo: {outcome.error}", file=sys.stderr)
     return outcome.status

@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import re
-import signal
 import sys
 import time
 import traceback
@@ -27,6 +26,7 @@ from areal_cppo.errors import RunError, UserError
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.runs.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
+from areal_cppo.serving.processes import RUN_ID_VARIABLE, end_run
 from areal_cppo.serving.server import check_model
 
 Say = Callable[..., None]
@@ -81,6 +81,8 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.training.tasks import load_task
 
     config = load_config(config_path, overrides)
+    model = _check_model(config.actor)
+    task = load_task(config)
     folder = RunFolder(config.run_dir).create()
     for needed in (
         config.cluster.fileroot,
@@ -95,8 +97,6 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.training.recorder import MetricsRecorder
     from areal_cppo.training.trainer import CPPOTrainer
 
-    model = _check_model(config.actor)
-    task = load_task(config)
     heldout = HeldOut(task, folder, say, config.heldout.every)
     if config.heldout.size:
         say("note", text="measuring held-out accuracy before training")
@@ -196,8 +196,9 @@ def main(argv: list[str]) -> NoReturn:
     def say(kind: str, **fields: Any) -> None:
         try:
             pipe.write(json.dumps({"kind": kind, **fields}) + "\n")
-        except BrokenPipeError:  # the supervisor is gone, and so is the run
-            os.kill(os.getpid(), signal.SIGTERM)
+        except BrokenPipeError:  # the supervisor was killed: end the run in its place
+            end_run(os.environ[RUN_ID_VARIABLE], grace_seconds=0.0)
+            os._exit(1)
 
     os.environ.update(interpreter_environment(os.environ))
     enable_in_this_process()
