@@ -83,7 +83,13 @@ def run(config_path: str, overrides: list[str], say: Say) -> None:
     config = load_config(config_path, overrides)
     model = _check_model(config.actor)
     task = load_task(config)
-    folder = RunFolder(config.run_dir).create()
+    folder = RunFolder(config.run_dir)
+    if folder.metrics.exists():
+        raise UserError(
+            f"run_dir: expected a new folder, found a run's metrics.jsonl in "
+            f"{folder.path}; set another run_dir, so that nothing is lost"
+        )
+    folder.create()
     for needed in (
         config.cluster.fileroot,
         config.cluster.name_resolve.nfs_record_root,

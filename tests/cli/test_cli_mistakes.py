@@ -40,10 +40,15 @@ def run(*arguments: str) -> tuple[int, list[str]]:
         ("actor.cpl.taau=1", "did you mean tau?"),
         ("actor.cpl.tau=0", "cpl.tau"),
         ("train_dataset.path=squares", "triangles, found 'squares'"),
+        ("seed=1", "run_dir: expected a new folder"),
     ],
 )
 @pytest.mark.slow
 def test_a_wrong_setting(tmp_path, override, words):
+    """The last one is none: there the folder holds a run."""
+    if override == "seed=1":
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     status, lines = run(
         *("train", "--config", str(CONFIG), f"run_dir={tmp_path}/run"),
         *("actor.path=areal_cppo/triangles/checkpoint", override),
