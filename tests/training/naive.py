@@ -69,6 +69,12 @@ def kl(p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum()
 
 
+def k3(p_logits: torch.Tensor, q_logits: torch.Tensor, token: int) -> torch.Tensor:
+    p, q = torch.log_softmax(p_logits, -1), torch.log_softmax(q_logits, -1)
+    r = p[token] - q[token]
+    return torch.exp(-r) - 1 + r
+
+
 def select(anchor: torch.Tensor, negative: torch.Tensor, top: float) -> list[int]:
     """Indices of the perception tokens of one response."""
     gains = {}
@@ -87,6 +93,7 @@ def cpl(
     top: float = 0.5,
     grad: tuple[str, ...] = ("anchor", "positive", "negative"),
     aggregation: str = "sequence",
+    divergence: str = "kl",
     version: int = 0,
 ) -> tuple[torch.Tensor, list[int]]:
     """CPL of a prepared batch (weights included), and selected tokens per response."""
@@ -107,8 +114,13 @@ def cpl(
         logits = {k: v if k in grad else v.detach() for k, v in logits.items()}
         terms = []
         for t in chosen:
-            near = kl(logits["anchor"][t], logits["positive"][t])
-            far = kl(logits["anchor"][t], logits["negative"][t])
+            token = int(item["input_ids"][0, -n + t])
+            near, far = (
+                kl(logits["anchor"][t], logits[view][t])
+                if divergence == "kl"
+                else k3(logits["anchor"][t], logits[view][t], token)
+                for view in ("positive", "negative")
+            )
             # Of the shifted tensors of a prepared batch, entry -n - 1 + t predicts t.
             prox = item["prox_logp"][0, -n - 1 + t]
             behave = item["logprobs"][0, -n - 1 + t]

@@ -42,6 +42,18 @@ def test_gradient_equals_naive(
     assert harness.relative_difference(gradient, reference) < 1e-4
 
 
+def test_sampled_divergence_is_of_the_token_that_was_sampled(
+    actor, configure, batch, model_folder
+):
+    """The full KL needs no label; k3 does, and it has to be the right one."""
+    configure(divergence="k3")
+    gradient, _ = cpl_gradient(actor, batch)
+    model = naive.load(model_folder)
+    loss, _ = naive.cpl(model, batch, divergence="k3")
+    reference = naive.gradient(model, loss)
+    assert harness.relative_difference(gradient, reference) < 1e-4
+
+
 def test_objectives_add_up(actor, batch):
     gradients = {}
     for objective in ("cppo", "grpo", "cpl"):
