@@ -47,7 +47,7 @@ class GenerationServerConfig(SGLangConfig):
             )
 
 
-# Measured with the tiny model on two cores; see docs for the numbers.
+# What served the tiny model fastest on two cores that the trainer shares.
 CPU_SETTINGS: dict[str, object] = {
     "device": "cpu",
     "dtype": "float32",

@@ -75,12 +75,21 @@ class HeldOut:
             self.evaluate(step, self.checkpoint(step))
 
 
-def run(config_path: str, overrides: list[str], say: Say) -> None:
-    """Run the experiment to its end."""
+def run(
+    config_path: str, overrides: list[str], say: Say, inherited: dict[str, str]
+) -> None:
+    """Run the experiment to its end.
+
+    `inherited` is the environment this process was started with.
+    """
     from areal_cppo.training.config import load_config
     from areal_cppo.training.tasks import load_task
 
     config = load_config(config_path, overrides)
+    if config.cluster.n_gpus_per_node:
+        # This process may have no GPU, but the workers it starts have one.
+        os.environ.clear()
+        os.environ.update(inherited)
     model = _check_model(config.actor)
     task = load_task(config)
     folder = RunFolder(config.run_dir)
@@ -207,11 +216,15 @@ def main(argv: list[str]) -> NoReturn:
             os._exit(1)
 
     os.environ.update(interpreter_environment(os.environ))
+    inherited = dict(os.environ)
     enable_in_this_process()
     try:
         dry = "--dry-run" in argv
         config, *overrides = [word for word in argv if word != "--dry-run"]
-        (dry_run if dry else run)(config, overrides, say)
+        if dry:
+            dry_run(config, overrides, say)
+        else:
+            run(config, overrides, say, inherited)
     except BaseException as error:
         traceback.print_exc()
         status, text = describe(error)
