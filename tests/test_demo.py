@@ -142,6 +142,21 @@ def test_ends(tmp_path, end):
     assert (out / "report.html").is_file()
 
 
+def test_a_killed_supervisor_leaves_nothing_behind(tmp_path):
+    """The controller notices when it next says something, and ends the run."""
+    before = {process.pid for process in psutil.process_iter()}
+    demo = start(tmp_path / "run", "--steps", "500", "heldout.size=0")
+    try:
+        wait_for_step(tmp_path / "run", demo)
+    finally:
+        demo.kill()
+        demo.wait()
+    deadline = time.monotonic() + END_SECONDS
+    while processes_since(before) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not processes_since(before), "an orphan is left"
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk with room for the logs of a run, but not for its weights (3.8 MB)."""
