@@ -16,7 +16,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 CPU_LOCK := requirements/cpu.txt
 TORCH := $(shell grep '^torch==' $(CPU_LOCK))
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 # The first interpreter that runs and is suitable: a name on PATH may be a dead link.
