@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -44,6 +45,8 @@ def demo(
     print(
         f"Asynchronous {objective.upper()} on CPU, {steps} steps; run folder: {folder}"
     )
+    # Where a GPU is, trainer and server would each find it and go their own way.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return run_with_display(config, own + overrides, f"demo {objective}", steps)
 
 

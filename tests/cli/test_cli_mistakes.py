@@ -6,6 +6,7 @@ Covers demo, train and report in processes of their own. `serve` is in tests/ser
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def test_too_little_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     with pytest.raises(UserError, match="300 MiB of free disk, found 5 MiB"):
         demo(1, str(tmp_path / "run"), 1, "cppo", [])
+
+
+def test_the_demo_hides_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    seen = []
+
+    def run(config, overrides, name, steps):
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return 0
+
+    monkeypatch.setattr("areal_cppo.cli.demo.run_with_display", run)
+    assert demo(1, str(tmp_path / "run"), 1, "grpo", []) == 0
+    assert seen == [""]
 
 
 def test_not_a_run(tmp_path, capsys):
