@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
 
 START_SECONDS = 400  # generous: the machine may be busy
 END_SECONDS = 60  # the promise
+SERVER, SCHEDULER = "launch_server", "sglang::scheduler"  # in their command lines
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen:
@@ -122,7 +123,7 @@ def test_ends(tmp_path, end):
         if end == "Ctrl-C":
             os.kill(demo.pid, signal.SIGINT)
         else:
-            wanted = "launch_server" if end == "kill the server" else "scheduler"
+            wanted = SERVER if end == "kill the server" else SCHEDULER
             for process in processes_since(before):
                 if wanted in " ".join(process.cmdline()):
                     process.kill()
@@ -133,7 +134,7 @@ def test_ends(tmp_path, end):
     assert demo.returncode == (130 if end == "Ctrl-C" else 1), output
     assert seconds < END_SECONDS
     last = output.strip().splitlines()[-1]
-    assert re.search("interrupted|generation server", last), output
+    assert re.search("interrupted|generation server at .* died", last), output
     assert "Traceback" not in output
     assert not processes_since(before), "an orphan is left"
     kept = records(out / "metrics.jsonl")  # finished steps are kept

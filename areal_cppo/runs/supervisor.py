@@ -76,6 +76,10 @@ class _Watch:
         elif kind == "error":
             self.outcome.status = event["status"]
             self.outcome.error = event["text"]
+            # Who talks to a dead server fails first, with a text that doesn't say so.
+            dead = [address for address in self.servers if not _listens(address)]
+            if dead and event["status"] == 1:
+                self.outcome.error = _obituary(dead[0])
 
     def check(self, limits: Limits) -> None:
         """Raise `RunError` if a server is gone or the run stands still."""
@@ -83,11 +87,7 @@ class _Watch:
             alive = _listens(address)
             self.strikes[address] = 0 if alive else self.strikes.get(address, 0) + 1
             if self.strikes[address] >= _STRIKES:
-                raise RunError(
-                    f"the generation server at {address} died: expected it to listen, "
-                    "found its port closed; finished steps are kept, its last words "
-                    "are in logs/ of the run's folder"
-                )
+                raise RunError(_obituary(address))
         silence, limit = time.monotonic() - self.heard, getattr(limits, self.stage)
         if silence > limit:
             raise RunError(
@@ -170,6 +170,14 @@ def _listen(pipe: int, watch: _Watch, listener: Listener, limits: Limits) -> Non
             if time.monotonic() >= next_check:
                 watch.check(limits)
                 next_check = time.monotonic() + _POLL_SECONDS
+
+
+def _obituary(address: str) -> str:
+    return (
+        f"the generation server at {address} died: expected it to listen, found its "
+        "port closed; finished steps are kept, its last words are in logs/ of the "
+        "run's folder"
+    )
 
 
 def _listens(address: str) -> bool:

@@ -37,8 +37,11 @@ def main(scenario: str, folder: str) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     host, port = listener.getsockname()
     say("training", servers=[f"{host}:{port}"], start=time.time())
-    if scenario == "server dies":
+    if scenario.startswith("server dies"):
         listener.close()
+    if scenario == "server dies, controller fails":
+        say("error", text="500 Server Error", status=1)
+        os._exit(1)
     time.sleep(600)
 
 

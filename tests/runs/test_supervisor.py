@@ -71,8 +71,10 @@ def test_a_crash_is_told_with_the_last_line_of_the_log(run):
     assert "the last line of the log" in outcome.error
 
 
-def test_a_dead_server_ends_the_run(run):
-    outcome, _, seconds = run("server dies")
+@pytest.mark.parametrize("scenario", ["server dies", "server dies, controller fails"])
+def test_a_dead_server_ends_the_run(run, scenario):
+    """Whoever notices first, the line names the server."""
+    outcome, _, seconds = run(scenario)
     assert outcome.status == 1
     assert "generation server" in outcome.error and "\n" not in outcome.error
     assert seconds < 30
