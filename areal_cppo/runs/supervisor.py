@@ -37,11 +37,14 @@ _GRACE_SECONDS = 5.0
 
 @dataclass
 class Limits:
-    """How long a run may go without saying anything, in seconds."""
+    """How long a run may go without saying anything, in seconds.
 
-    start: float = 600.0  # until training begins
-    step: float = 300.0  # between two steps
-    end: float = 300.0  # from the last step to the end
+    The defaults are for large models on a cluster.
+    """
+
+    start: float = 3600.0  # until training begins
+    step: float = 7200.0  # between two steps
+    end: float = 3600.0  # from the last step to the end
 
 
 @dataclass
@@ -51,7 +54,6 @@ class Outcome:
     status: int
     error: str | None = None
     folder: Path | None = None
-    interrupted: bool = False
 
 
 @dataclass
@@ -138,7 +140,7 @@ def supervise(
             _listen(read, watch, listener, limits or Limits())
             watch.outcome.status = controller.wait(timeout=_GRACE_SECONDS)
     except KeyboardInterrupt:
-        watch.outcome = Outcome(130, "interrupted", watch.outcome.folder, True)
+        watch.outcome = Outcome(130, "interrupted", watch.outcome.folder)
     except (RunError, UserError) as error:
         watch.outcome = Outcome(error.exit_status, str(error), watch.outcome.folder)
     except subprocess.TimeoutExpired:
