@@ -2,9 +2,9 @@
 
 transformers 5.3.0 to 5.5.3 (AReaL 1.0.4 pins 5.3.0) multiplies the temporal position of
 a still image by `tokens_per_second`, as if it were a video (its issue 45325). SGLang
-does not, so trainer and server would be two different policies: log-probs of the tiny
-model differ by up to 8 nats. The same versions run out of time steps when a batch holds
-more images than columns. Both are mended here, and left alone where they are right.
+does not, so trainer and server would be two different policies. The same versions run
+out of time steps when a batch holds more images than columns. Both are mended here, and
+left alone where they are right.
 """
 
 from __future__ import annotations

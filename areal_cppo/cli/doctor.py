@@ -16,7 +16,7 @@ _DEMO_DISK_GIB = 1
 _DEMO_CORES = 2
 
 _HOW_TO_INSTALL = "make setup"
-_HOW_TO_INSTALL_CUDA = "pip install 'areal-cppo[cuda]'"
+_HOW_TO_INSTALL_CUDA = "pip install '.[cuda]' in a clone"
 
 
 @dataclass(frozen=True)

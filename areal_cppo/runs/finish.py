@@ -11,8 +11,8 @@ import yaml
 
 from areal_cppo.report.html import write_report
 from areal_cppo.report.runs import Run, load_run
-from areal_cppo.report.timeline import overlap_share
-from areal_cppo.runs.folder import RunFolder
+from areal_cppo.report.timeline import overlap_share, union
+from areal_cppo.runs.folder import CLOCK, RunFolder
 
 # What the controller's trace calls the phases in which the trainer computes.
 TRAINING_PHASES = {
@@ -22,7 +22,6 @@ TRAINING_PHASES = {
     "train.ppo_update": "update",
 }
 WEIGHTS_PHASE = "train.update_weights"
-CLOCK = "clock"  # the instant that says what the trace's clock showed at a unix time
 
 
 def finish_run(path: str | Path) -> Path:
@@ -47,9 +46,13 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     rollout workers, whose clock is the wall clock. Seconds since training began, on
     one clock; `None` where the run was not traced.
     """
-    traces = list(folder.path.glob("areal/logs/**/traces*.jsonl"))
+    traces = _trace_folder(folder)
+    if traces is None:
+        return None
     events = [
-        event for file in traces if "master" in str(file) for event in _lines(file)
+        event
+        for file in traces.glob("**/master/traces*.jsonl")
+        for event in _lines(file)
     ]
     clock = next((event for event in events if event.get("name") == CLOCK), None)
     if clock is None:
@@ -66,7 +69,7 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
         elif event["name"] == WEIGHTS_PHASE:
             weights.append(span)
     generation = []
-    for file in folder.path.glob("areal/logs/**/sessions*.jsonl"):
+    for file in traces.glob("**/sessions*.jsonl"):
         for session in _lines(file):
             for phase in session.get("phases", {}).get("generate", []):
                 if phase["start_ts"] is not None and phase["end_ts"] is not None:
@@ -80,6 +83,17 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     }
 
 
+def _trace_folder(folder: RunFolder) -> Path | None:
+    """Where AReaL's tracers wrote, by the run's configuration; `None` if nowhere."""
+    if not folder.config.is_file():
+        return None
+    tracer = (yaml.safe_load(folder.config.read_text()) or {}).get("perf_tracer")
+    if not tracer:
+        return None
+    name = f"logs/*/{tracer['experiment_name']}/{tracer['trial_name']}"
+    return next(Path(tracer["fileroot"]).glob(name), None)
+
+
 def summarize(run: Run) -> dict[str, Any]:
     """`summary.json`: the run in one object; unknown values are null."""
     config = yaml.safe_load(run.config_text or "") or {}
@@ -88,7 +102,7 @@ def summarize(run: Run) -> dict[str, Any]:
     seconds = run.metrics[-1]["seconds"] if run.metrics else 0.0
     # While weights are handed over the servers stand still, though requests are open.
     timeline = run.timeline
-    generating = _without(timeline.generation, timeline.weights)
+    generating = _without(union(timeline.generation), timeline.weights)
     overlap = None
     if seconds and timeline:
         overlap = overlap_share(generating, timeline.training, (0.0, seconds))

@@ -20,6 +20,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# The instant in AReaL's trace that says which unix time the trace's clock shows.
+CLOCK = "clock"
+
 
 class RunFolder:
     """Paths and writers of one run's folder."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.errors import RunError, UserError
+from areal_cppo.errors import RunError
 from areal_cppo.serving.processes import end_processes, end_run, run_environment
 
 CONTROLLER = "areal_cppo.training.controller"  # the module to run
@@ -141,7 +141,7 @@ def supervise(
             watch.outcome.status = controller.wait(timeout=_GRACE_SECONDS)
     except KeyboardInterrupt:
         watch.outcome = Outcome(130, "interrupted", watch.outcome.folder)
-    except (RunError, UserError) as error:
+    except RunError as error:
         watch.outcome = Outcome(error.exit_status, str(error), watch.outcome.folder)
     except subprocess.TimeoutExpired:
         pass  # it said all it had to say, and end_run ends it

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, Protocol
 import yaml
 
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.runs.folder import RunFolder
+from areal_cppo.runs.folder import CLOCK, RunFolder
 from areal_cppo.runs.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
 from areal_cppo.serving.processes import RUN_ID_VARIABLE, end_run
@@ -104,7 +104,8 @@ def run(
         config.cluster.name_resolve.nfs_record_root,
     ):
         Path(needed).mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    plain = json.loads(json.dumps(asdict(config), default=str))  # no enums, no tuples
+    folder.config.write_text(yaml.safe_dump(plain, sort_keys=False))
     say("run", folder=str(folder.path), steps=config.total_train_steps)
 
     from areal.utils import perf_tracer
@@ -126,7 +127,7 @@ def run(
     if config.heldout.size:
         trainer.observers += [heldout]
     # Lets the tracer's clock be set beside everybody else's.
-    perf_tracer.instant("clock", args={"unix_seconds": time.time()})
+    perf_tracer.instant(CLOCK, args={"unix_seconds": time.time()})
     say("training", servers=trainer.server_addresses(), start=recorder.start)
     trainer.train(
         workflow="areal_cppo.training.workflow.CPPOWorkflow",
@@ -158,9 +159,11 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
         ("trainer", config.actor.backend),
         ("generation", config.rollout.backend),
     ):
-        processes = ModelAllocation.from_str(backend, name=role).parallel.world_size
-        say("note", text=f"{role}: {backend}, {processes} process(es)")
-    arguments = config.sglang.build_args(config.sglang, tp_size=1, base_gpu_id=0)
+        parallel = ModelAllocation.from_str(backend, name=role).parallel
+        say("note", text=f"{role}: {backend}, {parallel.world_size} process(es)")
+    arguments = config.sglang.build_args(
+        config.sglang, tp_size=parallel.tp_size, base_gpu_id=0, pp_size=parallel.pp_size
+    )
     command = config.sglang.build_cmd_from_args(arguments)
     say("note", text=f"server: {' '.join(command)}")
     say("note", text="nothing was started")
@@ -176,17 +179,6 @@ def _check_model(actor) -> Path:
         check_model(actor.path, "actor.path")
     actor.check_model_type(AutoConfig.from_pretrained(actor.path).model_type)
     return Path(actor.path)
-
-
-def _plain(value: Any) -> Any:
-    """A configuration as YAML can write it: enums and tuples become plain values."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
 
 
 def describe(error: BaseException) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 AReaL cuts a batch into slices of `group_size`. When a response was refused its group is
 smaller: every later slice then mixes two groups, and the rows left over at the end are
-divided by a standard deviation of zero (advantages of 1e5 were seen). Here the groups
+divided by a standard deviation of zero (plus 1e-5: advantages of 1e5). Here the groups
 are given, and AReaL's own normalisation is applied to each.
 """
 

@@ -95,7 +95,7 @@ class MetricsRecorder:
             "refused": dict(self._refused),
             "staleness_histogram": histogram,
         }
-        gated = stats.get(f"{_UPDATE}/cpl/gated_responses")
+        gated = stats.get(f"{_CPL}/gated_responses")
         if gated is None:
             return record
         selected = stats.get(f"{_CPL}/perception_tokens", 0.0)

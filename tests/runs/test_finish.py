@@ -14,7 +14,11 @@ from areal_cppo.runs.folder import RunFolder
 def folder(tmp_path):
     """Two steps; training 1-3 s and 4-5 s, weights 3-3.5 s, one request 0-4.5 s."""
     folder = RunFolder(tmp_path).create()
-    folder.config.write_text("seed: 7\nactor: {objective: cppo}\n")
+    areal = tmp_path / "elsewhere"
+    tracer = f"{{fileroot: {areal}, experiment_name: e, trial_name: t}}"
+    folder.config.write_text(
+        f"seed: 7\nactor: {{objective: cppo}}\nperf_tracer: {tracer}\n"
+    )
     for step, seconds in ((1, 4.0), (2, 5.0)):
         folder.append(
             folder.metrics,
@@ -28,7 +32,7 @@ def folder(tmp_path):
     for step, accuracy in ((0, 0.25), (2, 0.5)):
         record = {"step": step, "accuracy": accuracy, "n": 4}
         folder.append(folder.evaluations, record)
-    logs = tmp_path / "areal/logs/user/e/t"
+    logs = areal / "logs/user/e/t"
 
     def phase(name, start, end):
         span = {"ts": (100 + start) * 1e6, "dur": (end - start) * 1e6}
