@@ -16,12 +16,15 @@ from areal_cppo.core.patches import (
 )
 from areal_cppo.core.perturbation import Perturbation
 from areal_cppo.core.perturbations import PERTURBATIONS, parse_perturbations
-from areal_cppo.core.selection import (
+from areal_cppo.core.rows import tap_rows
+from areal_cppo.core.scores import (
+    TokenScores,
     entropy_gain,
-    select_perception_tokens,
-    select_random_tokens,
+    rise_eligible,
+    score_tokens,
     token_entropy,
 )
+from areal_cppo.core.selection import select_perception_tokens, select_random_tokens
 from areal_cppo.core.staleness import staleness_weights
 from areal_cppo.core.views import (
     ViewBatch,
@@ -37,6 +40,7 @@ __all__ = [
     "PatchLayout",
     "Perturbation",
     "StalenessConfig",
+    "TokenScores",
     "ViewBatch",
     "ViewsConfig",
     "aggregate_token_loss",
@@ -49,9 +53,12 @@ __all__ = [
     "parse_perturbations",
     "patchify",
     "perturb_pixel_values",
+    "rise_eligible",
+    "score_tokens",
     "select_perception_tokens",
     "select_random_tokens",
     "staleness_weights",
+    "tap_rows",
     "token_divergence",
     "token_entropy",
     "unpatchify",

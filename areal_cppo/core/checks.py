@@ -105,6 +105,23 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Bool:
+    """True or false, and nothing that merely counts as one of them."""
+
+    def describe(self) -> str:
+        """Name the accepted values."""
+        return "true or false"
+
+    def accepts(self, value: Any) -> bool:
+        """Say whether ``value`` is a bool."""
+        return isinstance(value, bool)
+
+    def normalise(self, value: bool) -> bool:
+        """Return the value as it is."""
+        return value
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few names."""
 
@@ -164,7 +181,7 @@ class Instance:
         return value
 
 
-Check = Number | Range | Choice | Subset | Instance
+Check = Number | Range | Bool | Choice | Subset | Instance
 
 
 def setting(default: Any, check: Check, help: str) -> Any:

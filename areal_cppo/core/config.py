@@ -9,25 +9,30 @@ published ones (arXiv 2601.00501 and its code); the numbered deviations are
    each micro-batch.
 3. ``staleness`` weights the loss for asynchronous training; the published code does
    not. With every token on-policy the weight is exactly 1.
+
+``configs/triangles_published.yaml`` sets these back to the published verl recipe.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from areal_cppo.core.checks import (
+    Bool,
     Choice,
     Instance,
     Number,
     Subset,
     check_fields,
+    refusal,
     setting,
 )
+from areal_cppo.core.divergence import KINDS
 from areal_cppo.core.perturbations import parse_perturbations
 
-DIVERGENCES = ("kl", "k1", "k2", "k3")
 GATES = ("positive_advantage", "none")
 AGGREGATIONS = ("sequence", "token")
 SELECTIONS = ("entropy_gain", "random", "all")
+QUOTAS = ("ceil", "floor")
 BRANCHES = ("anchor", "positive", "negative")
 
 
@@ -78,6 +83,11 @@ class StalenessConfig:
         Number(low=0, integer=True, optional=True),
         "tokens staler than this many policy versions count 0; null: no limit",
     )
+    importance_weight: bool = setting(
+        True,
+        Bool(),
+        "whether tokens get an importance weight; false: stale ones count as fresh",
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, "cpl.staleness.")
@@ -91,7 +101,8 @@ class ViewsConfig:
     :mod:`areal_cppo.core.perturbations`.
 
     Raises:
-        ValueError: an unknown perturbation or parameter, or a value out of range.
+        ValueError: an unknown perturbation or parameter, a value out of range, or
+            negatives of which none is ever applied.
     """
 
     positive: list[dict[str, Any]] = field(
@@ -105,7 +116,15 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         parse_perturbations(self.positive, "cpl.views.positive")
-        parse_perturbations(self.negative, "cpl.views.negative")
+        negative = parse_perturbations(self.negative, "cpl.views.negative")
+        # Every negative view would equal its anchor: no token could be selected.
+        if all(perturbation.probability == 0 for perturbation in negative):
+            raise refusal(
+                "cpl.views.negative",
+                "at least one perturbation of probability > 0",
+                0.0,
+                "give one a probability of up to 1, the default",
+            )
 
 
 @dataclass
@@ -131,9 +150,19 @@ class CPLConfig:
         Number(low=0, high=1, low_open=True),
         "share of a response's positive-gain tokens that is selected",
     )
+    quota: str = setting(
+        "ceil",
+        Choice(QUOTAS),
+        "how that share is rounded; floor, as in the published verl code, takes >= 1",
+    )
+    min_gain: float = setting(
+        0.0,
+        Number(low=0, high=1),
+        "least rise of a selected token's entropy, in units of log(vocabulary size)",
+    )
     divergence: str = setting(
         "kl",
-        Choice(DIVERGENCES),
+        Choice(KINDS),
         "kl: over the full vocabulary; k1, k2, k3: its sampled-token estimators",
     )
     gate: str = setting(

@@ -3,7 +3,8 @@
 arXiv 2601.00501 speaks of a divergence between token distributions: ``kl`` is that.
 Its published code estimates it from the sampled token: ``k3`` in verl, ``k1`` in the
 AReaL fork, where the anchor cancels out of the difference of two divergences. The
-estimators are those of http://joschu.net/blog/kl-approx.html.
+estimators are those of http://joschu.net/blog/kl-approx.html. Deviation: verl cuts k3
+off at 10, with no gradient beyond; here only its exponent is bounded.
 
 Letters: ``N`` selected tokens, ``V`` vocabulary.
 """
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+KINDS = ("kl", "k1", "k2", "k3")
+
 # Stands for log 0, the log-probability of a word whose logit is -inf. Far below any of
 # finite half-precision logits, and its square is still finite in fp32.
 _MIN_LOG_PROB = -1e9
 # exp() cannot overflow: exp(20) is 5e8, whose square summed over a million tokens (a
 # gradient norm) is still finite in fp32. Beyond it the gradient is 0.
 _MAX_LOG_RATIO = 20.0
-_KL_CHUNK = 256  # rows in fp32 at a time: 160 MB each with a vocabulary of 150k
+_MAX_FP16 = torch.finfo(torch.float16).max
+_CHUNK = 128  # rows in fp32 at a time: 80 MB each with a vocabulary of 150k
 
 
 def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -45,55 +49,163 @@ def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return log_p.clamp(min=_MIN_LOG_PROB)
 
 
-class _FullKL(torch.autograd.Function):
-    """KL(anchor || view) per row, with its closed-form gradient.
+def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Compute KL(p || q) per row from log-probabilities ``[n, V]``: ``[n]``, >= 0."""
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return kl.clamp(min=0)  # rounding may leave it just below
 
-    With p, q the two distributions and d = log p - log q: dKL/d(anchor logit) is
-    p (d - KL) / temperature, dKL/d(view logit) is (q - p) / temperature. Both are
-    exactly 0 where the logits are equal, which automatic differentiation misses by
-    rounding. Only the inputs are kept for the backward pass and only a chunk of rows
-    is in fp32 at a time; automatic differentiation would keep about five [N, V] fp32.
+
+class _Divergence(torch.autograd.Function):
+    """A divergence per row, with its closed-form gradient.
+
+    With p, q the two distributions, d = log p - log q and e the label's unit vector:
+
+    - KL(anchor || view) has the gradient p (d - KL) in the anchor's logits and q - p in
+      the view's;
+    - an estimator f(r), r = d(label), has f'(r) (e - p) and f'(r) (q - e);
+
+    all divided by the temperature. Those of KL, k2 and k3 are exactly 0 where the
+    logits are equal, which automatic differentiation misses by rounding. Only the
+    inputs are kept for the backward pass, and only a chunk of rows is in fp32 at a
+    time; automatic differentiation would keep about five [N, V] in fp32.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, anchor_logits: Tensor, view_logits: Tensor, temperature: float
+        ctx: Any,
+        anchor_logits: Tensor,
+        view_logits: Tensor,
+        labels: Tensor,
+        kind: str,
+        temperature: float,
     ) -> Tensor:
         """Return ``[N]`` fp32 from two ``[N, V]``."""
-        rows = []
-        for anchor, view in zip(
-            anchor_logits.split(_KL_CHUNK), view_logits.split(_KL_CHUNK)
+        measured = []  # KL, or the log-ratio of the label
+        inside = []  # for either branch: the label's log-probability was not clamped
+        for anchor, view, label in zip(
+            anchor_logits.split(_CHUNK), view_logits.split(_CHUNK), labels.split(_CHUNK)
         ):
             log_p, log_q = log_probs(anchor, temperature), log_probs(view, temperature)
-            rows.append((log_p.exp() * (log_p - log_q)).sum(dim=-1))
-        kl = torch.cat(rows).clamp(min=0)  # rounding may leave it just below
-        ctx.save_for_backward(anchor_logits, view_logits, kl)
-        ctx.temperature = temperature
-        return kl
+            if kind == "kl":
+                measured.append(row_kl(log_p, log_q))
+                continue
+            of_label = torch.cat(
+                [log.gather(1, label.unsqueeze(1)) for log in (log_p, log_q)], dim=1
+            )
+            measured.append(of_label[:, 0] - of_label[:, 1])
+            inside.append(of_label > _MIN_LOG_PROB)
+        value = torch.cat(measured)
+        if kind == "kl":
+            ctx.save_for_backward(anchor_logits, view_logits, value)
+        else:
+            value, slope = _estimate(value, kind)
+            slopes = slope.unsqueeze(1) * torch.cat(inside)
+            ctx.save_for_backward(anchor_logits, view_logits, labels, slopes)
+        ctx.kind, ctx.temperature = kind, temperature
+        return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients, ``[N, V]`` in the logits' dtypes."""
-        anchor_logits, view_logits, kl = ctx.saved_tensors
+        anchor_logits, view_logits, *kept = ctx.saved_tensors
         to_anchor, to_view = (
             torch.empty_like(logits) if needed else None
             for logits, needed in zip(
                 (anchor_logits, view_logits), ctx.needs_input_grad
             )
         )
-        for start in range(0, len(kl), _KL_CHUNK):
-            rows = slice(start, start + _KL_CHUNK)
-            log_p = log_probs(anchor_logits[rows], ctx.temperature)
-            log_q = log_probs(view_logits[rows], ctx.temperature)
-            scale = (grad[rows] / ctx.temperature).unsqueeze(1)
-            p = log_p.exp()
-            if to_view is not None:
-                to_view[rows] = (scale * (log_q.exp() - p)).to(to_view.dtype)
-            if to_anchor is not None:
-                excess = log_p - log_q - kl[rows].unsqueeze(1)
-                to_anchor[rows] = (scale * p * excess).to(to_anchor.dtype)
-        return to_anchor, to_view, None
+        of_chunk = _kl_gradients if ctx.kind == "kl" else _estimator_gradients
+        for start in range(0, len(grad), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            of_chunk(
+                anchor_logits[rows],
+                view_logits[rows],
+                *(tensor[rows] for tensor in kept),
+                (grad[rows] / ctx.temperature).unsqueeze(1),
+                ctx.temperature,
+                None if to_anchor is None else to_anchor[rows],
+                None if to_view is None else to_view[rows],
+            )
+        return to_anchor, to_view, None, None, None
+
+
+def _kl_gradients(
+    anchor_logits: Tensor,
+    view_logits: Tensor,
+    kl: Tensor,
+    scale: Tensor,
+    temperature: float,
+    to_anchor: Tensor | None,
+    to_view: Tensor | None,
+) -> None:
+    """Write KL's gradients of a chunk of n rows.
+
+    Args:
+        anchor_logits, view_logits: ``[n, V]``.
+        kl: ``[n]`` fp32, the divergence.
+        scale: ``[n, 1]`` fp32, the incoming gradient over the temperature.
+        temperature: what logits are divided by.
+        to_anchor, to_view: ``[n, V]``, written; ``None`` where nobody asks.
+    """
+    log_p = log_probs(anchor_logits, temperature)
+    log_q = log_probs(view_logits, temperature)
+    p = log_p.exp()
+    if to_view is not None:
+        _store(to_view, log_q.exp().sub_(p).mul_(scale))
+    if to_anchor is not None:
+        _store(to_anchor, log_p.sub_(log_q).sub_(kl.unsqueeze(1)).mul_(p).mul_(scale))
+
+
+def _estimator_gradients(
+    anchor_logits: Tensor,
+    view_logits: Tensor,
+    labels: Tensor,
+    slopes: Tensor,
+    scale: Tensor,
+    temperature: float,
+    to_anchor: Tensor | None,
+    to_view: Tensor | None,
+) -> None:
+    """Write k1's, k2's or k3's gradients of a chunk of n rows.
+
+    Args:
+        anchor_logits, view_logits: ``[n, V]``.
+        labels: ``[n]`` int64.
+        slopes: ``[n, 2]`` fp32, f'(r) for the anchor and for the view.
+        scale, temperature, to_anchor, to_view: as of :func:`_kl_gradients`.
+    """
+    for branch, (logits, target) in enumerate(
+        ((anchor_logits, to_anchor), (view_logits, to_view))
+    ):
+        if target is None:
+            continue
+        unit = torch.ones_like(labels, dtype=torch.float32).unsqueeze(1)
+        towards = log_probs(logits, temperature).exp_().neg_()
+        towards.scatter_add_(1, labels.unsqueeze(1), unit)  # e - p
+        sign = 1.0 if branch == 0 else -1.0
+        _store(target, towards.mul_(sign * slopes[:, branch : branch + 1] * scale))
+
+
+def _store(target: Tensor, gradient: Tensor) -> None:
+    """Copy fp32 into ``target``'s dtype; beyond fp16's range, its largest value.
+
+    A slope of k2 or k3 may exceed 65,504; an infinity would spoil the whole update.
+    """
+    if target.dtype == torch.float16:
+        gradient.clamp_(-_MAX_FP16, _MAX_FP16)
+    target.copy_(gradient)
+
+
+def _estimate(ratio: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return an estimator of KL and its derivative, both ``[N]``, at log-ratios."""
+    if kind == "k1":
+        return ratio, torch.ones_like(ratio)
+    if kind == "k2":
+        return ratio.square() / 2, ratio
+    held = ratio.clamp(min=-_MAX_LOG_RATIO)
+    slope = -torch.expm1(-held)
+    return torch.expm1(-held) + held, slope * (ratio >= -_MAX_LOG_RATIO)
 
 
 def token_divergence(
@@ -124,22 +236,13 @@ def token_divergence(
         ValueError: an unknown kind, shapes that do not agree, temperature <= 0.
     """
     _check_shapes(anchor_logits, view_logits, labels)
-    if kind == "kl":
-        return _FullKL.apply(anchor_logits, view_logits, temperature)
-    chosen = labels.long().unsqueeze(1)
-    anchor = log_probs(anchor_logits, temperature).gather(1, chosen).squeeze(1)
-    view = log_probs(view_logits, temperature).gather(1, chosen).squeeze(1)
-    ratio = anchor - view
-    if kind == "k1":
-        return ratio
-    if kind == "k2":
-        return ratio.square() / 2
-    if kind == "k3":
-        ratio = ratio.clamp(min=-_MAX_LOG_RATIO)
-        return torch.expm1(-ratio) + ratio
-    raise ValueError(
-        f"kind: expected one of kl, k1, k2, k3, found {kind!r}; "
-        "set cpl.divergence to one of them"
+    if kind not in KINDS:
+        raise ValueError(
+            f"kind: expected one of {', '.join(KINDS)}, found {kind!r}; "
+            "set cpl.divergence to one of them"
+        )
+    return _Divergence.apply(
+        anchor_logits, view_logits, labels.long(), kind, temperature
     )
 
 

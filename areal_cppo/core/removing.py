@@ -107,21 +107,31 @@ class BlackSquares(Perturbation):
 
 @dataclass(frozen=True, kw_only=True)
 class Blank(Perturbation):
-    """Fill the image with its own mean colour."""
+    """Fill the image with its own mean colour, or fade it towards that."""
 
     name: ClassVar[str] = "blank"
 
+    strength: float = setting(
+        1.0, POSITIVE_FRACTION, "share of the mean colour in the view; 1: nothing else"
+    )
+
     def apply(self, image: Tensor, generator: Generator) -> Tensor:
         """Average each channel; nothing is random."""
-        return image.mean(dim=(1, 2), keepdim=True).expand_as(image)
+        mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image)
+        return (1 - self.strength) * image + self.strength * mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Perturbation):
-    """Replace the image by uniform noise."""
+    """Replace the image by uniform noise, or mix that into it."""
 
     name: ClassVar[str] = "noise"
 
+    strength: float = setting(
+        1.0, POSITIVE_FRACTION, "share of the noise in the view; 1: nothing else"
+    )
+
     def apply(self, image: Tensor, generator: Generator) -> Tensor:
         """Draw every pixel and channel."""
-        return torch.rand(image.shape, generator=generator).to(image)
+        noise = torch.rand(image.shape, generator=generator).to(image)
+        return (1 - self.strength) * image + self.strength * noise

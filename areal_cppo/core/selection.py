@@ -1,154 +1,143 @@
-"""Which response tokens are perception tokens: scores and per-sequence selection.
+"""Which response tokens are perception tokens: the selection, sequence by sequence.
 
-Score and selection follow arXiv 2601.00501. Deviations from the published code:
+It follows arXiv 2601.00501. Deviations from the published code:
 
-1. The quota is ``ceil(top_fraction * candidates)``; verl's floors, with a minimum of 1.
+1. The quota is ``ceil(top_fraction * candidates)``, as in the AReaL fork; verl's
+   floors, with a minimum of 1, which ``quota="floor"`` does.
 2. A response's last token and one-token responses can be selected.
 3. Sequences are told apart by id, so adjacent or interleaved ones never merge.
+4. Exactly the quota is selected; verl takes all tokens that tie with its last one.
+5. Only eligible tokens are ranked; verl ranks the whole response and applies the gate
+   afterwards, which is the same where advantages are one number per response.
 
-Letters: ``T`` packed response positions, ``V`` vocabulary, ``S`` distinct sequences.
+Letters: ``T`` packed response positions, ``S`` distinct sequences.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from areal_cppo.core.divergence import log_probs
-
-_GAIN_EPSILON = 1e-6  # of the published score; keeps 0 / 0 out of it
-_ENTROPY_CHUNK = 256  # rows in fp32 at a time: 160 MB with 150k words, not 0.6 MB * T
-# A product such as 0.07 * 100 = 7.000000000000001 must not round up to 8. Float error
-# is relative, a few 1e-16; a fraction that someone typed is far coarser.
-_CEIL_TOLERANCE = 1e-12
-
-
-def token_entropy(
-    logits: Tensor, temperature: float = 1.0, chunk_size: int = _ENTROPY_CHUNK
-) -> Tensor:
-    """Compute the entropy of each position's next-token distribution.
-
-    Differentiable; under ``torch.no_grad`` it holds ``chunk_size`` rows in fp32.
-
-    Args:
-        logits: ``[T, V]``, any float dtype; -inf marks a word that cannot occur.
-        temperature: what logits are divided by, > 0.
-        chunk_size: rows reduced at a time, >= 1; no effect on the result.
-
-    Returns:
-        ``[T]`` fp32, in nats, in ``[0, log V]``.
-
-    Raises:
-        ValueError: ``logits`` is not 2-dimensional, or an argument is out of range.
-    """
-    if logits.dim() != 2:
-        raise ValueError(
-            f"logits: expected shape [T, V], found {list(logits.shape)}; "
-            "flatten batch and time into T"
-        )
-    if chunk_size < 1:
-        raise ValueError(
-            f"chunk_size: expected an integer >= 1, found {chunk_size}; pass 1 or more"
-        )
-    chunks = []
-    for rows in logits.split(chunk_size):
-        log_p = log_probs(rows, temperature)
-        chunks.append(-(log_p.exp() * log_p).sum(dim=-1))
-    return torch.cat(chunks)
-
-
-def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
-    """Score how much each token depends on the image (arXiv 2601.00501).
-
-    ``relu(H_negative - H_anchor) / (H_negative + 1e-6)``: the share of the entropy
-    under the negative view that seeing the image removes.
-
-    Args:
-        anchor_entropy: ``[T]``, nats, >= 0, given the original image.
-        negative_entropy: ``[T]``, nats, >= 0, given the negative view.
-
-    Returns:
-        ``[T]``, no unit, in ``[0, 1]``, 0 where entropy does not rise. Not a number
-        where an entropy is not; such tokens are never selected.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if anchor_entropy.shape != negative_entropy.shape:
-        raise ValueError(
-            f"negative_entropy: expected shape {list(anchor_entropy.shape)} as of "
-            f"anchor_entropy, found {list(negative_entropy.shape)}; "
-            "compute both at the same positions"
-        )
-    rise = torch.relu(negative_entropy - anchor_entropy)
-    return rise / (negative_entropy + _GAIN_EPSILON)
+# A product such as 0.07 * 100 = 7.000000000000001 must not round up to 8, nor one such
+# as 0.29 * 100 = 28.999999999999996 down to 28. Float error is relative, a few 1e-16; a
+# fraction that someone typed is far coarser.
+_QUOTA_TOLERANCE = 1e-12
 
 
 @torch.no_grad()
 def select_perception_tokens(
-    gain: Tensor, eligible: Tensor, sequence_ids: Tensor, top_fraction: float
+    gain: Tensor,
+    eligible: Tensor,
+    sequence_ids: Tensor,
+    top_fraction: float,
+    quota: str = "ceil",
 ) -> Tensor:
     """Mark each sequence's tokens of highest entropy gain.
 
     Per sequence, of its eligible tokens with finite gain > 0, the
-    ``ceil(top_fraction * their number)`` of highest gain; ties go to the earlier token.
+    ``ceil(top_fraction * their number)`` of highest gain (``floor``, but at least 1, of
+    any, with ``quota="floor"``); ties go to the earlier token.
 
     Args:
         gain: ``[T]`` float, from :func:`entropy_gain`.
         eligible: ``[T]`` bool, True where a token may be selected.
         sequence_ids: ``[T]`` ints of any value and order; equal ids, one sequence.
         top_fraction: in (0, 1].
+        quota: ``ceil`` or ``floor``.
 
     Returns:
         ``[T]`` bool, without gradient.
 
     Raises:
         ValueError: shapes differ, ``eligible`` is not bool, ``top_fraction`` is out
-            of range.
+            of range, an unknown quota.
     """
-    _check_selection(eligible, sequence_ids, top_fraction)
+    _check_masks(eligible, sequence_ids)
+    if not 0 < top_fraction <= 1:
+        raise ValueError(
+            f"top_fraction: expected a number in (0, 1], found {top_fraction}; "
+            "the published value is 0.5"
+        )
+    if quota not in ("ceil", "floor"):
+        raise ValueError(
+            f"quota: expected one of ceil, floor, found {quota!r}; "
+            "set cpl.quota to one of them"
+        )
     if gain.shape != eligible.shape:
         raise ValueError(
             f"gain: expected shape {list(eligible.shape)} as of eligible, "
             f"found {list(gain.shape)}; score every packed position"
         )
     candidates = eligible & (gain > 0) & torch.isfinite(gain)
-    return _top_per_sequence(gain, candidates, sequence_ids, top_fraction)
+    ids, sequence = torch.unique(sequence_ids, return_inverse=True)
+    counts = torch.bincount(sequence[candidates], minlength=len(ids))
+    quotas = _quotas(counts, top_fraction, quota)
+    return _best_per_sequence(gain, candidates, sequence, quotas)
 
 
 @torch.no_grad()
 def select_random_tokens(
-    eligible: Tensor,
-    sequence_ids: Tensor,
-    top_fraction: float,
-    generator: torch.Generator,
+    eligible: Tensor, sequence_ids: Tensor, like: Tensor, seeds: Sequence[int]
 ) -> Tensor:
     """Mark random tokens of each sequence: a control for the choice by entropy gain.
 
-    Not of the paper. Per sequence ``ceil(top_fraction * its eligible tokens)``, drawn
-    without replacement; what is drawn depends on the generator and the packing.
+    Not of the paper. As many in each sequence as ``like`` marks, so that the control
+    differs in which tokens are chosen and in nothing else. Each sequence draws from a
+    generator of its own, on the CPU, over its own positions in order: what is drawn
+    depends on its seed and its length, neither on the packing nor on the device.
 
     Args:
         eligible: ``[T]`` bool, True where a token may be selected.
         sequence_ids: ``[T]`` ints; equal ids, one sequence.
-        top_fraction: in (0, 1].
-        generator: source of all randomness, on any device.
+        like: ``[T]`` bool, another selection among the eligible tokens.
+        seeds: one for each of the S distinct values of ``sequence_ids``, in ascending
+            order of id, sequences without an eligible token included.
 
     Returns:
         ``[T]`` bool.
 
     Raises:
-        ValueError: as :func:`select_perception_tokens`.
+        ValueError: shapes differ, a mask is not bool, ``like`` marks a token that is
+            not eligible, or not S seeds.
     """
-    _check_selection(eligible, sequence_ids, top_fraction)
-    score = torch.rand(eligible.shape, generator=generator, device=generator.device)
-    return _top_per_sequence(
-        score.to(eligible.device), eligible, sequence_ids, top_fraction
+    _check_masks(eligible, sequence_ids)
+    if like.dtype != torch.bool or like.shape != eligible.shape:
+        raise ValueError(
+            f"like: expected a bool tensor {list(eligible.shape)} as eligible, found "
+            f"{like.dtype} {list(like.shape)}; pass another selection of these tokens"
+        )
+    if (like & ~eligible).any():
+        raise ValueError(
+            "like: expected eligible tokens only, found "
+            f"{int((like & ~eligible).sum())} others; select both among the same tokens"
+        )
+    ids, sequence, lengths = torch.unique(
+        sequence_ids, return_inverse=True, return_counts=True
     )
+    if len(seeds) != len(ids):
+        raise ValueError(
+            f"seeds: expected {len(ids)}, one per distinct sequence id, found "
+            f"{len(seeds)}; derive each with view_seed, in ascending order of id"
+        )
+    draws = [
+        # Doubles: equal scores would favour earlier tokens.
+        torch.rand(
+            length,
+            generator=torch.Generator(device="cpu").manual_seed(seed),
+            dtype=torch.float64,
+        )
+        for seed, length in zip(seeds, lengths.tolist())
+    ]
+    score = torch.zeros(len(eligible), dtype=torch.float64, device=eligible.device)
+    if draws:  # sorted by sequence, positions keep their order
+        by_sequence = torch.sort(sequence, stable=True).indices
+        score[by_sequence] = torch.cat(draws).to(eligible.device)
+    quotas = torch.bincount(sequence[like], minlength=len(ids))
+    return _best_per_sequence(score, eligible, sequence, quotas)
 
 
-def _check_selection(
-    eligible: Tensor, sequence_ids: Tensor, top_fraction: float
-) -> None:
-    """Refuse arguments that the two selections cannot work with."""
+def _check_masks(eligible: Tensor, sequence_ids: Tensor) -> None:
+    """Refuse masks and ids that do not belong together."""
     if eligible.dtype != torch.bool or eligible.dim() != 1:
         raise ValueError(
             f"eligible: expected a bool tensor [T], found {eligible.dtype} "
@@ -159,45 +148,42 @@ def _check_selection(
             f"sequence_ids: expected shape {list(eligible.shape)} as of eligible, "
             f"found {list(sequence_ids.shape)}; give every packed position an id"
         )
-    if not 0 < top_fraction <= 1:
-        raise ValueError(
-            f"top_fraction: expected a number in (0, 1], found {top_fraction}; "
-            "the published value is 0.5"
-        )
 
 
-def _top_per_sequence(
-    score: Tensor, candidates: Tensor, sequence_ids: Tensor, top_fraction: float
+def _best_per_sequence(
+    score: Tensor, candidates: Tensor, sequence: Tensor, quotas: Tensor
 ) -> Tensor:
-    """Mark each sequence's best candidates, ``ceil(top_fraction * number)`` of them.
+    """Mark each sequence's candidates of highest score, as many as its quota.
 
     Args:
         score: ``[T]`` float, finite at candidates.
         candidates: ``[T]`` bool.
-        sequence_ids: ``[T]`` ints.
-        top_fraction: in (0, 1].
+        sequence: ``[T]`` int64 in [0, S).
+        quotas: ``[S]`` int64.
 
     Returns:
         ``[T]`` bool.
     """
     selected = torch.zeros_like(candidates)
     positions = candidates.nonzero().squeeze(1)
-    _, sequence, counts = torch.unique(
-        sequence_ids[positions], return_inverse=True, return_counts=True
-    )  # sequence: [candidates] in [0, S); counts: [S]
     # Two stable sorts: by score, then by sequence; ties keep the packed order.
     by_score = torch.sort(score[positions], descending=True, stable=True).indices
-    by_sequence = torch.sort(sequence[by_score], stable=True).indices
-    order = by_score[by_sequence]
+    by_sequence = torch.sort(sequence[positions][by_score], stable=True).indices
+    order = positions[by_score[by_sequence]]
     sequence = sequence[order]
+    counts = torch.bincount(sequence, minlength=len(quotas))
     first = counts.cumsum(0) - counts  # where each sequence starts in `order`
     rank = torch.arange(len(order), device=order.device) - first[sequence]
-    quota = _robust_ceil(counts, top_fraction)
-    selected[positions[order[rank < quota[sequence]]]] = True
+    selected[order[rank < quotas[sequence]]] = True
     return selected
 
 
-def _robust_ceil(counts: Tensor, fraction: float) -> Tensor:
-    """Compute ``ceil(fraction * counts)`` free of float error; int64, shape kept."""
+def _quotas(counts: Tensor, fraction: float, quota: str) -> Tensor:
+    """Round ``fraction * counts`` free of float error; ``[S]`` int64.
+
+    Rounded down, it is at least 1 (of no candidates at all there is none to take).
+    """
     exact = counts.double() * fraction
-    return torch.ceil(exact * (1 - _CEIL_TOLERANCE)).long()
+    if quota == "floor":
+        return torch.floor(exact * (1 + _QUOTA_TOLERANCE)).long().clamp(min=1)
+    return torch.ceil(exact * (1 - _QUOTA_TOLERANCE)).long()

@@ -29,7 +29,7 @@ from areal_cppo.core.patches import (
 )
 from areal_cppo.core.perturbation import Perturbation
 
-_KINDS = ("positive", "negative")
+_KINDS = ("positive", "negative", "tokens")
 _DIGEST_BYTES = 16
 # Half of the smallest step of an 8-bit image: below it nothing was changed.
 _UNCHANGED_BELOW = 1 / 255 / 2
@@ -65,13 +65,14 @@ def image_digest(image: Tensor) -> bytes:
 
 
 def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> int:
-    """Derive the seed of one image's view.
+    """Derive the seed of one image's view, or of one response's random selection.
 
     Args:
         run_seed: the run's seed.
         policy_version: the policy version that the view is drawn for.
-        digest: of the image, from :func:`image_digest`.
-        kind: ``positive`` or ``negative``.
+        digest: of the image, or of the sequence's token ids, from
+            :func:`image_digest`.
+        kind: ``positive`` or ``negative`` view, or ``tokens`` for the selection.
 
     Returns:
         An int in [0, 2^63). All of its bits are mixed: torch's CPU generator uses the
@@ -82,8 +83,8 @@ def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> i
     """
     if kind not in _KINDS:
         raise ValueError(
-            f"kind: expected one of positive, negative, found {kind!r}; "
-            "pass the kind of view that the perturbations make"
+            f"kind: expected one of {', '.join(_KINDS)}, found {kind!r}; "
+            "pass what the seed is for"
         )
     text = f"{int(run_seed)} {int(policy_version)} {kind} ".encode()
     mixed = hashlib.blake2b(text + digest, digest_size=8).digest()

@@ -22,7 +22,8 @@ def test_defaults_are_the_published_settings():
     assert config.aggregation == "sequence"
     assert config.selection == "entropy_gain"
     assert config.grad == ["anchor", "positive", "negative"]
-    assert config.staleness == StalenessConfig(5.0, 1.0, None)
+    assert (config.quota, config.min_gain) == ("ceil", 0.0)
+    assert config.staleness == StalenessConfig(5.0, 1.0, None, True)
     assert [view["name"] for view in config.views.positive] == [
         "color_jitter",
         "perspective",
@@ -54,6 +55,9 @@ LEGAL = [
     {"coef": 0.0},
     {"tau": 1e-6},
     {"top_fraction": 1},
+    {"min_gain": 0},
+    {"min_gain": 1},
+    {"quota": "floor"},
     {"divergence": "k3"},
     {"gate": "none"},
     {"aggregation": "token"},
@@ -63,7 +67,10 @@ LEGAL = [
     {"staleness": StalenessConfig(importance_cap=None)},
     {"staleness": StalenessConfig(importance_cap=1)},
     {"staleness": StalenessConfig(decay=0, max_staleness=0)},
+    {"staleness": StalenessConfig(importance_weight=False)},
     {"views": ViewsConfig(negative=[{"name": "blank"}])},
+    # A positive view may be its anchor: the published perspective is, every other time.
+    {"views": ViewsConfig(positive=[{"name": "blank", "probability": 0}])},
 ]
 
 
@@ -88,6 +95,12 @@ REFUSED = [
     ("top_fraction", 0.0, "a number in (0, 1]"),
     ("top_fraction", 1.5, "a number in (0, 1]"),
     ("top_fraction", True, "a number in (0, 1]"),
+    ("min_gain", -0.01, "a number in [0, 1]"),
+    ("min_gain", 1.01, "a number in [0, 1]"),
+    ("min_gain", float("nan"), "a number in [0, 1]"),
+    ("min_gain", None, "a number in [0, 1]"),
+    ("quota", "round", "one of ceil, floor"),
+    ("quota", None, "one of ceil, floor"),
     ("divergence", "KL", "one of kl, k1, k2, k3"),
     ("divergence", 1, "one of kl, k1, k2, k3"),
     ("gate", "positive", "one of positive_advantage, none"),
@@ -125,6 +138,14 @@ def test_refusals_say_field_expected_found_and_fix(name, value, expected):
         ({"max_staleness": -1}, "cpl.staleness.max_staleness: expected an integer"),
         ({"max_staleness": 1.5}, "cpl.staleness.max_staleness: expected an integer"),
         ({"max_staleness": False}, "cpl.staleness.max_staleness: expected an integer"),
+        (
+            {"importance_weight": 1},
+            "cpl.staleness.importance_weight: expected true or false, found 1 .int.; ",
+        ),
+        (
+            {"importance_weight": None},
+            "cpl.staleness.importance_weight: expected true or false",
+        ),
     ],
 )
 def test_staleness_refusals(values, message):
@@ -166,6 +187,18 @@ VIEW_REFUSALS = [
         "cpl.views.negative[0] blank.probability: expected a number in [0, 1]",
     ),
     (
+        [{"name": "blank", "strength": 0}],
+        "cpl.views.negative[0] blank.strength: expected a number in (0, 1]",
+    ),
+    (
+        [{"name": "noise", "strength": 1.5}],
+        "cpl.views.negative[0] noise.strength: expected a number in (0, 1]",
+    ),
+    (
+        [{"name": "blank", "probability": 0}, {"name": "noise", "probability": 0.0}],
+        "cpl.views.negative: expected at least one perturbation of probability > 0",
+    ),
+    (
         [{"name": "gaussian_blur", "kernel_size": 4}],
         "cpl.views.negative[0] gaussian_blur.kernel_size: expected an odd integer",
     ),
@@ -180,25 +213,34 @@ def test_views_refusals(negative, expected):
     assert "; " in str(error.value) and "\n" not in str(error.value)
 
 
+def test_one_negative_that_is_sometimes_applied_is_enough():
+    views = [{"name": "blank", "probability": 0}, {"name": "noise", "probability": 0.1}]
+    assert ViewsConfig(negative=views).negative == views
+
+
 def test_yaml_round_trip_through_omegaconf():
     schema = OmegaConf.structured(CPLConfig)
     overrides = OmegaConf.create(
         """
         top_fraction: 0.25
+        min_gain: 0.01
+        quota: floor
         grad: [anchor]
         views:
           negative:
             - {name: zoom_crop, scale: [0.3, 0.4]}
-        staleness: {importance_cap: null, max_staleness: 2}
+        staleness: {importance_cap: null, max_staleness: 2, importance_weight: no}
         """
     )
     config = OmegaConf.to_object(OmegaConf.merge(schema, overrides))
     assert isinstance(config, CPLConfig)
     assert config == CPLConfig(
         top_fraction=0.25,
+        min_gain=0.01,
+        quota="floor",
         grad=["anchor"],
         views=ViewsConfig(negative=[{"name": "zoom_crop", "scale": [0.3, 0.4]}]),
-        staleness=StalenessConfig(importance_cap=None, max_staleness=2),
+        staleness=StalenessConfig(None, max_staleness=2, importance_weight=False),
     )
     again = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     assert OmegaConf.to_object(OmegaConf.merge(schema, again)) == config

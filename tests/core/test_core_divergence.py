@@ -1,7 +1,8 @@
 """Divergences of a view from the anchor: values, gradients, extreme logits.
 
 Covers kl and k1-k3 against closed forms, a Python loop and automatic differentiation
-in double precision. Does not cover sharded vocabularies (there are none in the core).
+in double precision, and what is kept for the backward pass. Peak memory is in
+test_core_memory.py. Does not cover sharded vocabularies (there are none in the core).
 """
 
 import math
@@ -89,7 +90,7 @@ def test_values_equal_the_naive_loop(kind, temperature, dtype, tolerance):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_equal_automatic_differentiation(kind, monkeypatch):
-    monkeypatch.setattr(module, "_KL_CHUNK", 5)  # several chunks, the last one short
+    monkeypatch.setattr(module, "_CHUNK", 5)  # several chunks, the last one short
     anchor, view, labels = draw(scale=1.0)
     weights = torch.linspace(-1, 2, len(labels))
     grads = []
@@ -103,6 +104,41 @@ def test_gradients_equal_automatic_differentiation(kind, monkeypatch):
         grads.append([x.grad for x in inputs])
     for mine, expected in zip(*grads):
         torch.testing.assert_close(mine, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+def test_chunks_change_neither_value_nor_gradient(kind, chunk, monkeypatch):
+    anchor, view, labels = draw(rows=13)
+    results = []
+    for size in (13, chunk):
+        monkeypatch.setattr(module, "_CHUNK", size)
+        inputs = [x.clone().requires_grad_() for x in (anchor, view)]
+        value = token_divergence(*inputs, labels, kind)
+        (value * torch.arange(13)).sum().backward()
+        results.append([value.detach(), *(x.grad for x in inputs)])
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_chunk_is_in_fp32_and_only_the_inputs_are_kept(kind, monkeypatch):
+    """The scale promise: no [N, V] beyond the logits and their gradients."""
+    monkeypatch.setattr(module, "_CHUNK", 4)
+    reduced, kept = [], []
+    log_probs = module.log_probs
+    monkeypatch.setattr(
+        module, "log_probs", lambda x, t: reduced.append(len(x)) or log_probs(x, t)
+    )
+    anchor, view, labels = draw(rows=13)
+    anchor, view = (x.bfloat16().requires_grad_() for x in (anchor, view))
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x) or x, lambda x: x
+    ):
+        value = token_divergence(anchor, view, labels, kind)
+    value.sum().backward()
+    assert max(reduced) <= 4 and len(reduced) == 2 * 2 * 4  # branches, passes, chunks
+    wide = [x.data_ptr() for x in kept if x.numel() > 2 * len(labels)]
+    assert sorted(wide) == sorted([anchor.data_ptr(), view.data_ptr()])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,16 +167,23 @@ def test_gradient_has_the_input_dtype(dtype):
         assert anchor.grad.dtype == view.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1e4])
-def test_equal_logits_give_exactly_zero(scale):
+def test_equal_logits_give_exactly_zero(scale, dtype):
     logits, _, labels = draw(scale=scale)
-    anchor, view = (logits.clone().requires_grad_() for _ in range(2))
-    value = token_divergence(anchor, view, labels, "kl")
-    value.sum().backward()
-    assert (value == 0).all()
-    assert (anchor.grad == 0).all() and (view.grad == 0).all()
-    for kind in ("k1", "k2", "k3"):
-        assert (token_divergence(logits, logits, labels, kind) == 0).all()
+    logits[:5, 3] = -math.inf  # a word that cannot occur, among them a label
+    labels[0] = 3
+    logits = logits.clamp(max=6e4).to(dtype)
+    for kind in KINDS:
+        anchor, view = (logits.clone().requires_grad_() for _ in range(2))
+        value = token_divergence(anchor, view, labels, kind)
+        value.sum().backward()
+        assert (value == 0).all()
+        if kind == "k1":  # its slope is 1 everywhere
+            torch.testing.assert_close(anchor.grad, -view.grad)
+            assert anchor.grad.abs().max() > 0 or scale == 1e4
+        else:
+            assert (anchor.grad == 0).all() and (view.grad == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["kl", "k2", "k3"])
@@ -153,19 +196,62 @@ def test_never_negative(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_extreme_logits_stay_finite(kind, dtype):
-    rows = [[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [-1e4, -1e4, -1e4], [0.0, 0.0, 1e4]]
+    """Every pair of certain, impossible and uniform distributions, every label."""
+    never = -math.inf
+    rows = [
+        [1e4, -1e4, 0.0],
+        [-1e4, 1e4, 0.0],
+        [-1e4, -1e4, -1e4],
+        [0.0, 0.0, 1e4],
+        [0.0, never, never],
+        [never, 0.0, 1.0],
+        [never, never, 1e4],
+    ]
     pairs = [(a, b) for a in rows for b in rows]
     for label in range(3):
         anchor = torch.tensor([a for a, _ in pairs], dtype=dtype, requires_grad=True)
         view = torch.tensor([b for _, b in pairs], dtype=dtype, requires_grad=True)
         labels = torch.full((len(pairs),), label)
         value = token_divergence(anchor, view, labels, kind)
-        # The mean, lest the sum of k3's gradients leave the range of fp16.
-        (value.clamp(max=1e4) if dtype == torch.float16 else value).mean().backward()
+        value.sum().backward()
         assert torch.isfinite(value).all()
         assert torch.isfinite(anchor.grad).all() and torch.isfinite(view.grad).all()
+
+
+def test_a_gradient_beyond_half_precision_keeps_its_sign():
+    """k3's slope at r = -15 is -3.3e6, which fp16 cannot hold."""
+    anchor = torch.tensor([[-15.0, 0.0]], dtype=torch.float16, requires_grad=True)
+    view = torch.tensor([[15.0, 0.0]], dtype=torch.float16, requires_grad=True)
+    token_divergence(anchor, view, torch.tensor([0]), "k3").sum().backward()
+    limit = torch.finfo(torch.float16).max
+    assert anchor.grad.tolist() == [[-limit, limit]]
+
+
+def test_k3_holds_the_log_ratio_above_minus_twenty():
+    """Beyond it value and gradient are flat; just inside they are not."""
+    for far, flat in ((25.0, True), (19.0, False)):
+        anchor = torch.tensor([[0.0, far]], requires_grad=True)
+        view = torch.tensor([[far, 0.0]], requires_grad=True)
+        value = token_divergence(anchor, view, torch.tensor([0]), "k3")
+        value.sum().backward()
+        held = min(far, 20.0)
+        assert value.item() == pytest.approx(math.exp(held) - 1 - held, rel=1e-4)
+        assert (anchor.grad[0, 0] == 0).item() == flat
+        assert anchor.grad[0, 0] == 0 or anchor.grad[0, 0] < -1e8
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_a_label_that_cannot_occur_moves_only_the_other_branch(kind):
+    """Its log-probability is a constant there, so it has no gradient."""
+    anchor = torch.tensor([[-math.inf, 0.0, 1.0]], requires_grad=True)
+    view = torch.tensor([[0.0, 1.0, 2.0]], requires_grad=True)
+    token_divergence(anchor, view, torch.tensor([0]), kind).sum().backward()
+    assert (anchor.grad == 0).all()
+    # r = -1e9: beyond what k3 looks at, and a slope of -1e9 for k2.
+    assert (view.grad[0, 0] == 0) == (kind == "k3")
+    assert torch.isfinite(view.grad).all()
 
 
 def test_opposite_certainties_have_the_exact_kl():
@@ -205,7 +291,7 @@ def test_empty_selection_is_connected(kind):
     value = token_divergence(anchor, anchor, torch.zeros(0, dtype=torch.long), kind)
     assert value.shape == (0,) and value.requires_grad
     value.sum().backward()
-    assert anchor.grad.shape == (0, 5)
+    assert anchor.grad.shape == (0, 5) and anchor.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ Covers all of the registry on odd image sizes. Seeding, grouping and pixel_value
 test_core_views.py; refusals of configured values in test_core_config.py.
 """
 
+import dataclasses
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from areal_cppo.core import PERTURBATIONS, parse_perturbations
 
@@ -41,6 +45,60 @@ def test_shape_range_determinism(name, shape):
         assert view.min() >= 0 and view.max() <= 1 and torch.isfinite(view).all()
         assert torch.equal(view, perturb(image, name, seed))
         assert (view - image).abs().max() > 1 / 255
+
+
+# The sides that a Qwen-VL processor makes, and any from one token of 28 pixels on.
+sides = st.integers(1, 6).map(lambda tokens: 28 * tokens) | st.integers(28, 150)
+
+
+@settings(max_examples=25)
+@given(sides, sides, st.integers(0, 2**63 - 1))
+@pytest.mark.parametrize("name", sorted(PERTURBATIONS))
+def test_any_size_keeps_its_shape_and_range(name, height, width, seed):
+    image = random_image((3, height, width), seed=1)
+    view = perturb(image, name, seed)
+    assert view.shape == image.shape and view.dtype == torch.float32
+    assert torch.isfinite(view).all() and view.min() >= 0 and view.max() <= 1
+    assert not torch.equal(view, image)
+
+
+# For each perturbation: parameters of a weak and of a strong one.
+STRENGTHS = {
+    "color_jitter": [
+        {name: factors for name in ("brightness", "contrast", "saturation")}
+        for factors in ([0.9, 0.95], [0.2, 0.3])
+    ],
+    "perspective": [{"distortion": 0.02}, {"distortion": 0.8}],
+    "rotation": [{"degrees": 0.5}, {"degrees": 90}],
+    "gaussian_blur": [
+        {"kernel_size": 3, "sigma": 0.3},
+        {"kernel_size": 41, "sigma": 10.0},
+    ],
+    "noise_patches": [
+        {"count": 2, "side": [0.02, 0.05]},
+        {"count": 200, "side": [0.1, 0.3]},
+    ],
+    "zoom_crop": [{"scale": [0.95, 0.99]}, {"scale": [0.2, 0.3]}],
+    "black_squares": [{"coverage": 0.1}, {"coverage": 1.0}],
+    "blank": [{"strength": 0.1}, {"strength": 1.0}],
+    "noise": [{"strength": 0.1}, {"strength": 1.0}],
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (3, 84, 56)])
+@pytest.mark.parametrize("name", sorted(PERTURBATIONS))
+def test_every_perturbation_has_a_strength(name, shape):
+    """More of it changes the image more: on a smooth picture, averaged over draws."""
+    _, height, width = shape
+    image = (ramp(height, width, 0) + ramp(height, width, 1)) / 2
+    image[2] = 1 - image[2]
+    declared = {field.name for field in dataclasses.fields(PERTURBATIONS[name])}
+    changes = []
+    for parameters in STRENGTHS[name]:
+        assert set(parameters) <= declared - {"probability"}
+        views = [perturb(image, name, seed, **parameters) for seed in range(10)]
+        changes.append(sum((view - image).abs().mean().item() for view in views))
+    assert changes[1] > 2 * changes[0] > 0
 
 
 @pytest.mark.parametrize("name", sorted(PERTURBATIONS))
@@ -165,6 +223,25 @@ def test_strong_gaussian_blur_flattens_even_a_small_image():
     assert view.std(dim=(1, 2)).max() < 0.1 * image.std()
 
 
+@pytest.mark.parametrize("size", [(28, 28), (28, 112), (140, 28), (47, 31), (84, 56)])
+def test_a_strong_blur_fits_images_smaller_than_its_kernel(size):
+    """Against the separable convolution written as one matrix per axis."""
+    image = random_image((3, *size))
+    view = perturb(image, "gaussian_blur", kernel_size=41, sigma=10.0)
+    matrices = []
+    for length in size:
+        matrix = torch.zeros(length, length)
+        weights = torch.exp(-(torch.arange(-20.0, 21.0) ** 2) / (2 * 10.0**2))
+        for pixel in range(length):
+            for offset, weight in zip(range(-20, 21), weights / weights.sum()):
+                matrix[pixel, min(max(pixel + offset, 0), length - 1)] += weight
+        matrices.append(matrix)
+    torch.testing.assert_close(
+        view, matrices[0] @ image @ matrices[1].T, atol=1e-5, rtol=0
+    )
+    assert view.std(dim=(1, 2)).max() < 0.15 * image.std(), "details are left"
+
+
 def test_noise_patches_change_a_plausible_share_of_pixels():
     image = torch.full((3, 200, 160), 0.5)
     for seed in range(10):
@@ -249,3 +326,14 @@ def test_noise_keeps_nothing_of_the_image():
     assert view.mean().item() == pytest.approx(0.5, abs=0.01)
     assert view.std().item() == pytest.approx(12**-0.5, abs=0.01)
     assert torch.equal(view, perturb(torch.ones(3, 100, 100), "noise"))
+
+
+def test_strength_mixes_the_image_with_blank_or_noise():
+    image = random_image()
+    mean = image.mean(dim=(1, 2), keepdim=True)
+    noise = perturb(image, "noise", seed=4)
+    for strength in (0.05, 0.3, 1.0):
+        faded = perturb(image, "blank", strength=strength)
+        torch.testing.assert_close(faded, image + strength * (mean - image))
+        mixed = perturb(image, "noise", seed=4, strength=strength)
+        torch.testing.assert_close(mixed, image + strength * (noise - image))

@@ -1,35 +1,35 @@
-"""Entropy, entropy gain and the choice of perception tokens.
+"""The choice of perception tokens by entropy gain.
 
-Covers closed forms, a naive per-sequence loop as an independent reference, hypothesis
-properties (ties, interleaving, relabelling) and the random control. Does not cover
-whether selected tokens are perceptual in a real model.
+Covers a naive per-sequence loop as an independent reference, both quotas, the floor on
+the rise of entropy, and hypothesis properties (ties, interleaving, relabelling).
+Scores are in test_core_scores.py, the random control in test_core_random.py. Does not
+cover whether selected tokens are perceptual in a real model.
 """
 
 import math
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.core import (
-    entropy_gain,
-    select_perception_tokens,
-    select_random_tokens,
-    token_entropy,
-)
+from areal_cppo.core import entropy_gain, rise_eligible, select_perception_tokens
 
-FRACTIONS = [0.01, 0.07, 0.1, 0.2, 0.25, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0]
+FRACTIONS = [0.01, 0.07, 0.1, 0.2, 0.25, 0.29, 0.3, 0.5, 0.57, 0.6, 0.7, 0.9, 1.0]
+QUOTAS = ["ceil", "floor"]
 
 
-def exact_quota(count: int, fraction: float) -> int:
-    """ceil(fraction * count) in decimal arithmetic, as the user typed the fraction."""
+def exact_quota(count: int, fraction: float, quota: str = "ceil") -> int:
+    """Round fraction * count in decimal arithmetic, as the user typed the fraction."""
     product = Decimal(str(fraction)) * count
-    return int(product.to_integral_value(rounding=ROUND_CEILING))
+    if quota == "ceil":
+        return int(product.to_integral_value(rounding=ROUND_CEILING))
+    floor = int(product.to_integral_value(rounding=ROUND_FLOOR))
+    return max(floor, 1) if count else 0
 
 
-def naive_selection(gain, eligible, ids, fraction):
+def naive_selection(gain, eligible, ids, fraction, quota="ceil"):
     """Reference: sequence by sequence, by Python's sort."""
     selected = [False] * len(gain)
     for sequence in set(ids):
@@ -42,18 +42,19 @@ def naive_selection(gain, eligible, ids, fraction):
             and math.isfinite(gain[i])
         ]
         candidates.sort(key=lambda i: (-gain[i], i))
-        for i in candidates[: exact_quota(len(candidates), fraction)]:
+        for i in candidates[: exact_quota(len(candidates), fraction, quota)]:
             selected[i] = True
     return selected
 
 
-def select(gain, eligible, ids, fraction):
+def select(gain, eligible, ids, fraction, quota="ceil"):
     """Call the code under test with lists."""
     return select_perception_tokens(
         torch.tensor(gain, dtype=torch.float32),
         torch.tensor(eligible, dtype=torch.bool),
         torch.tensor(ids, dtype=torch.long),
         fraction,
+        quota,
     ).tolist()
 
 
@@ -61,25 +62,73 @@ def select(gain, eligible, ids, fraction):
 gains = st.sampled_from(
     [0.0, -0.5, 0.125, 0.25, 0.5, 0.75, 1.0, math.nan, math.inf, -math.inf]
 )
+# A few sequences, interleaved at random, by ids of any value.
 tokens = st.lists(
-    st.tuples(gains, st.booleans(), st.sampled_from([-7, 0, 3, 4, 2**40])), max_size=60
+    st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5, unique=True
+).flatmap(
+    lambda ids: st.lists(
+        st.tuples(gains, st.booleans(), st.sampled_from(ids)), max_size=60
+    )
+)
+
+
+def columns(rows, number=3):
+    """Turn drawn tokens into lists, one for each of their properties."""
+    return [list(column) for column in zip(*rows)] if rows else [[]] * number
+
+
+@settings(deadline=None, max_examples=300)
+@given(tokens, st.sampled_from(FRACTIONS), st.sampled_from(QUOTAS))
+def test_selection_equals_the_naive_loop(rows, fraction, quota):
+    gain, eligible, ids = columns(rows)
+    assert select(gain, eligible, ids, fraction, quota) == naive_selection(
+        gain, eligible, ids, fraction, quota
+    )
+
+
+entropies = st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0, math.nan, math.inf])
+scored = st.lists(
+    st.tuples(entropies, entropies, st.booleans(), st.integers(-2, 2)), max_size=60
 )
 
 
 @settings(deadline=None, max_examples=200)
-@given(tokens, st.sampled_from(FRACTIONS))
-def test_selection_equals_the_naive_loop(rows, fraction):
-    gain, eligible, ids = (list(column) for column in zip(*rows)) if rows else ([],) * 3
-    assert select(gain, eligible, ids, fraction) == naive_selection(
-        gain, eligible, ids, fraction
+@given(
+    scored,
+    st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]),
+    st.sampled_from([0.3, 0.5, 1.0]),
+    st.sampled_from(QUOTAS),
+)
+def test_a_floor_on_the_rise_equals_the_naive_loop(rows, min_gain, fraction, quota):
+    """Score, floor and selection together, as the training code composes them."""
+    anchor, negative, gated, ids = columns(rows, 4)
+    words = 16  # log 16 = 2.77: floors of .277, .69, 1.39 and 2.77 nats
+    anchors, negatives = torch.tensor(anchor), torch.tensor(negative)
+    eligible = torch.tensor(gated, dtype=torch.bool)
+    eligible &= rise_eligible(anchors, negatives, min_gain, words)
+    chosen = select_perception_tokens(
+        entropy_gain(anchors, negatives),
+        eligible,
+        torch.tensor(ids, dtype=torch.long),
+        fraction,
+        quota,
     )
+    allowed, gain = [], []
+    for before, after, gate in zip(anchor, negative, gated):
+        usable = math.isfinite(before) and math.isfinite(after)
+        rise = after - before if usable else 0.0
+        allowed.append(gate and rise > 0 and rise >= min_gain * math.log(words))
+        # In fp32, as two gains must tie or not as they do there.
+        gain.append(float(torch.tensor(rise) / (torch.tensor(after) + 1e-6)))
+    expected = naive_selection(gain, allowed, ids, fraction, quota)
+    assert chosen.tolist() == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(tokens, st.sampled_from(FRACTIONS), st.randoms(use_true_random=False))
 def test_sequences_do_not_affect_each_other(rows, fraction, random):
     """Interleaving sequences anew, each in its own order, changes no choice."""
-    gain, eligible, ids = (list(column) for column in zip(*rows)) if rows else ([],) * 3
+    gain, eligible, ids = columns(rows)
     before = select(gain, eligible, ids, fraction)
     queues = {
         sequence: [i for i in range(len(ids)) if ids[i] == sequence]
@@ -97,8 +146,9 @@ def test_sequences_do_not_affect_each_other(rows, fraction, random):
 @settings(deadline=None, max_examples=60)
 @given(tokens, st.sampled_from(FRACTIONS))
 def test_only_equality_of_ids_matters(rows, fraction):
-    gain, eligible, ids = (list(column) for column in zip(*rows)) if rows else ([],) * 3
-    renamed = [{-7: 11, 0: -1, 3: 0, 4: 5, 2**40: -(2**50)}[i] for i in ids]
+    gain, eligible, ids = columns(rows)
+    order = sorted(set(ids), key=lambda i: i % 7)
+    renamed = [[11, -1, 0, 2**40, -(2**50)][order.index(i)] for i in ids]
     assert select(gain, eligible, ids, fraction) == select(
         gain, eligible, renamed, fraction
     )
@@ -107,7 +157,7 @@ def test_only_equality_of_ids_matters(rows, fraction):
 @settings(deadline=None, max_examples=60)
 @given(tokens, st.sampled_from(FRACTIONS))
 def test_ineligible_values_do_not_matter(rows, fraction):
-    gain, eligible, ids = (list(column) for column in zip(*rows)) if rows else ([],) * 3
+    gain, eligible, ids = columns(rows)
     masked = [g if e else 123.0 for g, e in zip(gain, eligible)]
     assert select(gain, eligible, ids, fraction) == select(
         masked, eligible, ids, fraction
@@ -146,11 +196,12 @@ def test_empty_input():
     assert select([], [], [], 0.5) == []
 
 
+@pytest.mark.parametrize("quota", QUOTAS)
 @pytest.mark.parametrize("fraction", FRACTIONS)
-def test_quota_is_free_of_float_error(fraction):
+def test_quota_is_free_of_float_error(fraction, quota):
     for count in [*range(1, 41), 100, 300, 1000]:
-        chosen = select([0.5] * count, [True] * count, [0] * count, fraction)
-        assert sum(chosen) == exact_quota(count, fraction), (fraction, count)
+        chosen = select([0.5] * count, [True] * count, [0] * count, fraction, quota)
+        assert sum(chosen) == exact_quota(count, fraction, quota), (fraction, count)
 
 
 def test_quota_examples_of_the_contract():
@@ -158,6 +209,14 @@ def test_quota_examples_of_the_contract():
         assert (
             sum(select([1.0] * count, [True] * count, [0] * count, fraction)) == quota
         )
+
+
+def test_the_floored_quota_takes_at_least_one_of_any_candidates():
+    """The published verl code: half of 1, 2, 3, 4, 5 candidates is 1, 1, 1, 2, 2."""
+    sizes = [
+        sum(select([1.0] * n, [True] * n, [0] * n, 0.5, "floor")) for n in range(6)
+    ]
+    assert sizes == [0, 1, 1, 1, 2, 2]
 
 
 def test_selection_carries_no_gradient_and_keeps_half_precision_order():
@@ -177,6 +236,7 @@ def test_selection_carries_no_gradient_and_keeps_half_precision_order():
         ({"eligible": torch.ones(3)}, "eligible: expected a bool tensor"),
         ({"sequence_ids": torch.zeros(4)}, "sequence_ids: expected shape"),
         ({"gain": torch.zeros(2)}, "gain: expected shape"),
+        ({"quota": "round"}, "quota: expected one of ceil, floor, found 'round'"),
     ],
 )
 def test_selection_refusals(change, message):
@@ -188,114 +248,3 @@ def test_selection_refusals(change, message):
     }
     with pytest.raises(ValueError, match=message):
         select_perception_tokens(**(arguments | change))
-
-
-def test_random_control_takes_the_same_share_of_eligible_tokens():
-    ids = torch.tensor([3, 1] * 25 + [1, 8, 8])
-    eligible = torch.arange(53) % 4 != 0
-    generator = torch.Generator().manual_seed(0)
-    chosen = select_random_tokens(eligible, ids, 0.3, generator)
-    assert not (chosen & ~eligible).any()
-    for sequence in (1, 3, 8):
-        mine = ids == sequence
-        quota = exact_quota(int((eligible & mine).sum()), 0.3)
-        assert int((chosen & mine).sum()) == quota
-    again = select_random_tokens(eligible, ids, 0.3, torch.Generator().manual_seed(0))
-    other = select_random_tokens(eligible, ids, 0.3, generator)
-    assert torch.equal(chosen, again) and not torch.equal(chosen, other)
-
-
-def test_random_control_is_uniform_and_leaves_the_global_state():
-    state = torch.get_rng_state()
-    generator = torch.Generator().manual_seed(1)
-    eligible, ids = torch.ones(8, dtype=torch.bool), torch.zeros(8, dtype=torch.long)
-    hits = sum(
-        select_random_tokens(eligible, ids, 0.25, generator).long() for _ in range(2000)
-    )
-    # 2 of 8 tokens: 500 hits each; the standard deviation is 19.
-    assert (hits - 500).abs().max() < 100
-    assert torch.equal(state, torch.get_rng_state())
-    empty = select_random_tokens(eligible[:0], ids[:0], 0.5, generator)
-    assert empty.shape == (0,)
-
-
-def test_entropy_closed_forms():
-    uniform = torch.zeros(1, 123)
-    two = torch.tensor([[math.log(3.0), 0.0]])  # p = 3/4, 1/4
-    assert token_entropy(uniform).item() == pytest.approx(math.log(123), rel=1e-6)
-    by_hand = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert token_entropy(two).item() == pytest.approx(by_hand, rel=1e-6)
-    # Temperature 0.5 squares the odds: p = 9/10, 1/10.
-    by_hand = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
-    assert token_entropy(two, temperature=0.5).item() == pytest.approx(
-        by_hand, rel=1e-6
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_entropy_equals_a_double_precision_loop(dtype):
-    logits = (torch.randn(47, 31, generator=torch.Generator().manual_seed(2)) * 4).to(
-        dtype
-    )
-    entropy = token_entropy(logits, temperature=0.7, chunk_size=5)
-    assert entropy.dtype == torch.float32 and entropy.shape == (47,)
-    for row, value in zip(logits.double().tolist(), entropy.tolist()):
-        weights = [math.exp(z / 0.7) for z in row]
-        total = sum(weights)
-        expected = -sum(w / total * math.log(w / total) for w in weights)
-        assert value == pytest.approx(expected, abs=1e-5)
-
-
-def test_entropy_does_not_depend_on_chunks():
-    logits = torch.randn(13, 7, generator=torch.Generator().manual_seed(3))
-    whole = token_entropy(logits)
-    for chunk_size in (1, 4, 13, 100):
-        assert torch.equal(token_entropy(logits, chunk_size=chunk_size), whole)
-    assert token_entropy(logits[:0]).shape == (0,)
-
-
-def test_entropy_and_its_gradient_stay_finite():
-    logits = torch.tensor(
-        [[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [0.0, 0.0, -math.inf]],
-        requires_grad=True,
-    )
-    entropy = token_entropy(logits)
-    torch.testing.assert_close(
-        entropy, torch.tensor([0.0, math.log(3), math.log(2)]), atol=1e-6, rtol=0
-    )
-    entropy.sum().backward()
-    assert torch.isfinite(logits.grad).all()
-
-
-def test_entropy_gradient_is_the_closed_form():
-    # dH/dz = -p (log p + H)
-    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(4))
-    logits.requires_grad_()
-    token_entropy(logits, chunk_size=2).sum().backward()
-    log_p = torch.log_softmax(logits.detach(), -1)
-    entropy = -(log_p.exp() * log_p).sum(-1, keepdim=True)
-    torch.testing.assert_close(logits.grad, -log_p.exp() * (log_p + entropy))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"logits": torch.zeros(3)}, "logits: expected shape"),
-        ({"temperature": 0.0}, "temperature: expected a number > 0"),
-        ({"chunk_size": 0}, "chunk_size: expected an integer >= 1"),
-    ],
-)
-def test_entropy_refusals(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        token_entropy(**({"logits": torch.zeros(2, 3)} | arguments))
-
-
-def test_gain_closed_form():
-    anchor = torch.tensor([1.0, 2.0, 1.5, 0.0, 0.0])
-    negative = torch.tensor([2.0, 1.0, 1.5, 3.0, 0.0])
-    gain = entropy_gain(anchor, negative)
-    expected = torch.tensor([1 / (2 + 1e-6), 0.0, 0.0, 3 / (3 + 1e-6), 0.0])
-    torch.testing.assert_close(gain, expected)
-    assert gain[1] == gain[2] == gain[4] == 0
-    with pytest.raises(ValueError, match="negative_entropy: expected shape"):
-        entropy_gain(anchor, negative[:2])

@@ -1,4 +1,4 @@
-"""Weights of stale tokens: closed forms, exact ones, limits, refusals.
+"""Weights of stale tokens: closed forms, exact ones for any setting, limits, refusals.
 
 Does not cover where AReaL's log-probabilities and versions come from.
 """
@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from areal_cppo.core import staleness_weights
 
@@ -23,6 +25,26 @@ def test_on_policy_weights_are_exactly_one():
         max_staleness=0,
     )
     assert weights.dtype == torch.float32 and (weights == 1).all()
+
+
+@given(
+    st.lists(st.floats(-1e4, 0, width=32), max_size=20),
+    st.integers(0, 10**9),
+    st.none() | st.floats(1, 1e6),
+    st.floats(0, 1),
+    st.none() | st.integers(0, 10**6),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_on_policy_weights_are_exactly_one_for_every_setting(
+    logprobs, version, cap, decay, max_staleness, dtype
+):
+    """On-policy data gives exactly the unweighted loss (a cap is 1 or more)."""
+    logprobs = torch.tensor(logprobs).to(dtype)
+    versions = torch.full(logprobs.shape, version)
+    weights = staleness_weights(
+        logprobs, logprobs.clone(), versions, version, cap, decay, max_staleness
+    )
+    assert weights.tolist() == [1.0] * len(logprobs)
 
 
 def test_worked_example():

@@ -1,0 +1,187 @@
+"""How much each response token's prediction depends on the image.
+
+The score follows arXiv 2601.00501 and its code. Deviation: a floor on the rise of
+entropy can be set (:func:`rise_eligible`), because rounding alone makes the entropy of
+about half of all tokens rise.
+
+Letters: ``T`` packed response positions, ``G`` gated ones, ``V`` vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from areal_cppo.core.divergence import log_probs, row_kl
+
+_GAIN_EPSILON = 1e-6  # of the published score; keeps 0 / 0 out of it
+_ENTROPY_CHUNK = 256  # rows in fp32 at a time: 160 MB with 150k words, not 0.6 MB * T
+
+
+class TokenScores(NamedTuple):
+    """What tells perception tokens from others, at the gated positions.
+
+    Attributes:
+        anchor_entropy: ``[G]`` fp32, nats, given the original image.
+        negative_entropy: ``[G]`` fp32, nats, given the negative view.
+        divergence: ``[G]`` fp32, nats, >= 0: KL(anchor || negative) over the full
+            vocabulary; a metric, the selection does not use it.
+    """
+
+    anchor_entropy: Tensor
+    negative_entropy: Tensor
+    divergence: Tensor
+
+
+def token_entropy(
+    logits: Tensor, temperature: float = 1.0, chunk_size: int = _ENTROPY_CHUNK
+) -> Tensor:
+    """Compute the entropy of each position's next-token distribution.
+
+    Differentiable; under ``torch.no_grad`` it holds ``chunk_size`` rows in fp32.
+
+    Args:
+        logits: ``[T, V]``, any float dtype; -inf marks a word that cannot occur.
+        temperature: what logits are divided by, > 0.
+        chunk_size: rows reduced at a time, >= 1; no effect on the result.
+
+    Returns:
+        ``[T]`` fp32, in nats, in ``[0, log V]``.
+
+    Raises:
+        ValueError: ``logits`` is not 2-dimensional, or an argument is out of range.
+    """
+    _check_reduction("logits", logits, chunk_size)
+    return torch.cat(
+        [_entropy(log_probs(rows, temperature)) for rows in logits.split(chunk_size)]
+    )
+
+
+@torch.no_grad()
+def score_tokens(
+    anchor_logits: Tensor,
+    negative_logits: Tensor,
+    positions: Tensor,
+    temperature: float = 1.0,
+    chunk_size: int = _ENTROPY_CHUNK,
+) -> TokenScores:
+    """Reduce the logits of two passes to what the selection needs.
+
+    Only ``chunk_size`` rows are copied or in fp32 at a time, whatever T and G.
+
+    Args:
+        anchor_logits: ``[T, V]``, any float dtype, of the whole row.
+        negative_logits: ``[G, V]``, any float dtype, at the gated positions only.
+        positions: ``[G]`` int64 in ``[0, T)``, the row's gated positions; G may be 0.
+        temperature: what logits are divided by, > 0.
+        chunk_size: rows reduced at a time, >= 1; no effect on the result.
+
+    Returns:
+        Three tensors ``[G]`` without gradient; the entropies are those of
+        :func:`token_entropy`. Not a number where logits are not.
+
+    Raises:
+        ValueError: shapes do not agree, or an argument is out of range.
+    """
+    _check_reduction("anchor_logits", anchor_logits, chunk_size)
+    expected = [len(positions), anchor_logits.shape[1]]
+    if list(negative_logits.shape) != expected:
+        raise ValueError(
+            f"negative_logits: expected shape {expected}, one row of anchor_logits' "
+            f"width for each of positions, found {list(negative_logits.shape)}; "
+            "take them at the gated positions"
+        )
+    columns: list[list[Tensor]] = [[], [], []]
+    for rows, negative in zip(
+        positions.split(chunk_size), negative_logits.split(chunk_size)
+    ):
+        log_p = log_probs(anchor_logits.index_select(0, rows), temperature)
+        log_q = log_probs(negative, temperature)
+        scores = (_entropy(log_p), _entropy(log_q), row_kl(log_p, log_q))
+        for column, score in zip(columns, scores):
+            column.append(score)
+    return TokenScores(*(torch.cat(column) for column in columns))
+
+
+def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
+    """Score how much each token depends on the image (arXiv 2601.00501).
+
+    ``relu(H_negative - H_anchor) / (H_negative + 1e-6)``: the share of the entropy
+    under the negative view that seeing the image removes.
+
+    Args:
+        anchor_entropy: ``[T]``, nats, >= 0, given the original image.
+        negative_entropy: ``[T]``, nats, >= 0, given the negative view.
+
+    Returns:
+        ``[T]``, no unit, in ``[0, 1]``, 0 where entropy does not rise. Not a number
+        where an entropy is not; such tokens are never selected.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_entropies(anchor_entropy, negative_entropy)
+    rise = torch.relu(negative_entropy - anchor_entropy)
+    return rise / (negative_entropy + _GAIN_EPSILON)
+
+
+def rise_eligible(
+    anchor_entropy: Tensor, negative_entropy: Tensor, min_gain: float, vocabulary: int
+) -> Tensor:
+    """Mark tokens whose entropy rises enough under the negative view.
+
+    Not of the paper, whose only condition is a rise > 0.
+
+    Args:
+        anchor_entropy: ``[G]``, nats, given the original image.
+        negative_entropy: ``[G]``, nats, given the negative view.
+        min_gain: least rise in units of ``log(vocabulary)``, in [0, 1]; 0 demands
+            nothing, not even a rise.
+        vocabulary: number of words, >= 2.
+
+    Returns:
+        ``[G]`` bool, False where an entropy is not finite.
+
+    Raises:
+        ValueError: shapes differ, or an argument is out of range.
+    """
+    _check_entropies(anchor_entropy, negative_entropy)
+    if not 0 <= min_gain <= 1 or vocabulary < 2:
+        raise ValueError(
+            "min_gain: expected a number in [0, 1] and a vocabulary >= 2, found "
+            f"{min_gain} and {vocabulary}; the published rule is min_gain 0"
+        )
+    rise = negative_entropy - anchor_entropy
+    finite = torch.isfinite(rise)
+    if min_gain == 0:
+        return finite
+    return finite & (rise >= min_gain * math.log(vocabulary))
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """Return the entropy, nats, along the last axis of log-probabilities."""
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def _check_reduction(name: str, logits: Tensor, chunk_size: int) -> None:
+    """Refuse logits that are no matrix, and chunks without rows."""
+    if logits.dim() != 2:
+        raise ValueError(
+            f"{name}: expected shape [T, V], found {list(logits.shape)}; "
+            "flatten batch and time into T"
+        )
+    if chunk_size < 1:
+        raise ValueError(
+            f"chunk_size: expected an integer >= 1, found {chunk_size}; pass 1 or more"
+        )
+
+
+def _check_entropies(anchor_entropy: Tensor, negative_entropy: Tensor) -> None:
+    """Refuse entropies of different positions."""
+    if anchor_entropy.shape != negative_entropy.shape:
+        raise ValueError(
+            f"negative_entropy: expected shape {list(anchor_entropy.shape)} as of "
+            f"anchor_entropy, found {list(negative_entropy.shape)}; "
+            "compute both at the same positions"
+        )
