@@ -13,18 +13,16 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
-from areal.api.alloc_mode import ModelAllocation
 from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.core import CPLConfig
 from areal_cppo.errors import UserError
 from areal_cppo.serving.config import GenerationServerConfig
+from areal_cppo.training.models import check_layout
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
 PACKED_ATTENTION = ("sdpa", "flash_attention_2")
-# Those whose patch layout `areal_cppo.core.patches` knows.
-VISION_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass
@@ -81,37 +79,11 @@ class CPPOActorConfig(PPOActorConfig):
         Not part of `__post_init__`: a structured config builds its defaults first,
         and `backend` has none.
         """
-        if not self.uses_cpl:
-            return
-        alloc = ModelAllocation.from_str(self.backend, name="actor")
-        if alloc.backend != "fsdp":
-            raise ValueError(
-                f"actor.backend: expected fsdp:..., found {self.backend!r}; CPL runs "
-                "on AReaL's FSDP engine only"
-            )
-        parallel = alloc.parallel
-        for letter, size in (
-            ("t", parallel.tp_size),
-            ("c", parallel.cp_size),
-            ("p", parallel.pp_size),
-        ):
-            if size != 1:
-                raise ValueError(
-                    f"actor.backend: expected data parallelism alone, found "
-                    f"{self.backend!r}; set {letter}1 (more of d instead)"
-                )
-        if self.enable_tree_training:
+        check_layout(self.backend, self.attn_impl, uses_cpl=self.uses_cpl)
+        if self.uses_cpl and self.enable_tree_training:
             raise ValueError(
                 "actor.enable_tree_training: expected false, found true; AReaL's tree "
                 "packing carries no images"
-            )
-
-    def check_model_type(self, model_type: str) -> None:
-        """Refuse models whose images could not be perturbed."""
-        if self.uses_cpl and model_type not in VISION_MODELS:
-            raise UserError(
-                f"actor.path: expected a model of type {', '.join(VISION_MODELS)}, "
-                f"found {model_type!r}; use one of these, or actor.objective=grpo"
             )
 
 

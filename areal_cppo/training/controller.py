@@ -112,6 +112,7 @@ def run(
 
     from areal_cppo.training.recorder import MetricsRecorder
     from areal_cppo.training.trainer import CPPOTrainer
+    from areal_cppo.training.watch import RunWatch
 
     heldout = HeldOut(task, folder, say, config.heldout.every)
     if config.heldout.size:
@@ -122,7 +123,8 @@ def run(
     # which may hang, and tell the reason last. The supervisor cleans up.
     trainer = CPPOTrainer(config, task.train_dataset())
     heldout.trainer = trainer
-    recorder = MetricsRecorder(folder, say)
+    watch = RunWatch(config.actor.cpl.top_fraction)
+    recorder = MetricsRecorder(folder, say, watch)
     trainer.observers += [recorder]
     if config.heldout.size:
         trainer.observers += [heldout]
@@ -171,13 +173,13 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
 
 def _check_model(actor) -> Path:
     """The model to start from, a folder or a name on the hub, of a supported type."""
-    from transformers import AutoConfig
+    from areal_cppo.training.models import check_supported, read_model_config
 
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     on_hub = _HUB_NAME.fullmatch(actor.path) and not Path(actor.path).exists()
     if offline or not on_hub:
         check_model(actor.path, "actor.path")
-    actor.check_model_type(AutoConfig.from_pretrained(actor.path).model_type)
+    check_supported(read_model_config(actor.path), uses_cpl=actor.uses_cpl)
     return Path(actor.path)
 
 

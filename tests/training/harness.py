@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,23 +87,61 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def run_ranks(script: Path, world: int, *arguments: str | Path, seconds: int) -> None:
+    """Run `python script *arguments` as `world` ranks; a hang ends after `seconds`."""
+    environment = {
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            env=os.environ | environment | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=seconds)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def trajectory(
     seed: int,
     n_response: int,
     reward: float,
     grid: tuple[int, int] = (4, 4),
+    *more_grids: tuple[int, int],
     n_prompt: int = 3,
     version: int = 0,
+    layout: PatchLayout = LAYOUT,
 ) -> dict[str, Any]:
-    """One response as the rollout workflow returns it, with a random image."""
+    """One response as the rollout workflow returns it, with a random image per grid
+    (height and width in patches of `layout`)."""
+    grids = (grid, *more_grids)
     generator = torch.Generator().manual_seed(seed)
-    height, width = (side * LAYOUT.patch_size for side in grid)
-    image = torch.randn(3, height, width, generator=generator)
-    n_image = grid[0] * grid[1] // LAYOUT.merge_size**2
+    images = [
+        torch.randn(
+            3, *(side * layout.patch_size for side in grid), generator=generator
+        )
+        for grid in grids
+    ]
     text = torch.randint(
         FIRST_TEXT, VOCABULARY, (n_prompt + n_response,), generator=generator
     )
-    ids = [VISION_START, *[IMAGE] * n_image, VISION_END, *text.tolist()]
+    ids = []
+    for height, width in grids:
+        n_image = height * width // layout.merge_size**2
+        ids += [VISION_START, *[IMAGE] * n_image, VISION_END]
+    ids += text.tolist()
     n, start = len(ids), len(ids) - n_response
     logprobs = torch.zeros(1, n)
     logprobs[0, start:] = -torch.rand(n_response, generator=generator) - 2.5
@@ -112,8 +152,8 @@ def trajectory(
         "logprobs": logprobs,
         "multi_modal_input": [
             {
-                "pixel_values": patchify([image], LAYOUT),
-                "image_grid_thw": torch.tensor([[1, *grid]]),
+                "pixel_values": patchify(images, layout),
+                "image_grid_thw": torch.tensor([[1, *grid] for grid in grids]),
             }
         ],
         "versions": torch.tensor(
@@ -122,6 +162,16 @@ def trajectory(
         "attention_mask": torch.ones(1, n, dtype=torch.bool),
         "rewards": torch.tensor([reward]),
     }
+
+
+def text_only(item: dict[str, Any]) -> dict[str, Any]:
+    """The same response without its images and their tokens."""
+    keep = item["mm_token_type_ids"][0] == 0
+    kept = {
+        key: value[:, keep] if torch.is_tensor(value) and value.ndim == 2 else value
+        for key, value in item.items()
+    }
+    return kept | {"multi_modal_input": [{}]}
 
 
 def uneven_batch() -> list[dict[str, Any]]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import harness
 import pytest
+from areal.engine.core.model import VALID_VISION_MODELS
 
 from areal_cppo.errors import UserError
+from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import load_config
+from areal_cppo.training.models import check_supported, read_model_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -47,8 +54,13 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
         ("actor.cpl.views.negative=[{name: fog}]", ["fog", "zoom_crop"]),
         ("actor.objective=ppo", ["actor.objective", "cppo, grpo, cpl", "'ppo'"]),
         ("actor.attn_impl=eager", ["actor.attn_impl", "sdpa"]),
-        ("actor.backend=fsdp:d1t2", ["actor.backend", "t1"]),
-        ("actor.backend=megatron:d1", ["actor.backend", "fsdp"]),
+        ("actor.backend=fsdp:d1t2", ["actor.backend", "tensor parallelism", "t1"]),
+        ("actor.backend=fsdp:d1c2", ["actor.backend", "Ulysses", "c1"]),
+        ("actor.backend=fsdp:d1p2", ["expected fsdp:d<number of ranks>", "pp=2"]),
+        ("actor.backend=megatron:d1", ["expected fsdp:d<number", "'megatron:d1'"]),
+        ("actor.backend=archon:d1", ["expected fsdp:d<number", "'archon:d1'"]),
+        ("actor.backend=fsdp:d1s2", ["expected fsdp:d<number", "'fsdp:d1s2'"]),
+        ("actor.backend=d1", ["expected fsdp:d<number", "'d1'"]),
         ("heldout.size=-1", ["heldout.size", ">= 0"]),
         ("nonsense=1", ["nonsense"]),
         ("cluster.fileroot='a b'", ["cluster.fileroot", "spaces"]),
@@ -69,10 +81,106 @@ def test_cpl_alone_needs_a_coefficient(load):
         load("actor.objective=cpl", "actor.cpl.coef=0")
 
 
-def test_other_models_are_refused_by_name(load):
-    with pytest.raises(UserError, match="qwen2_5_vl, qwen3_vl, found 'llava'"):
-        load().actor.check_model_type("llava")
-    load("actor.objective=grpo").actor.check_model_type("llava")
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ("fsdp:d1c2", "Ulysses"),  # the packing mask is that of whole rows
+        ("fsdp:d1p2", "pp=2"),
+        ("megatron:d1", "FSDP engine only"),
+        ("archon:d1", "FSDP engine only"),
+    ],
+)
+def test_layouts_that_grpo_alone_cannot_have_either(load, backend, words):
+    with pytest.raises(UserError, match=words):
+        load("actor.objective=grpo", f"actor.backend={backend}")
+
+
+def test_layouts_that_grpo_alone_may_have(load):
+    load("actor.objective=grpo", "actor.backend=fsdp:d1t2")
+    load(
+        "actor.objective=grpo",
+        "actor.backend=fsdp:d1c2",
+        "actor.attn_impl=flash_attention_2",
+    )
+
+
+UNTESTED = sorted(set(VALID_VISION_MODELS) - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+
+
+@pytest.mark.parametrize("uses_cpl", [True, False])
+def test_other_vision_models_are_refused_by_name(uses_cpl):
+    assert "gemma3" in UNTESTED and "qwen3_vl_moe" in UNTESTED
+    unknown_to_areal = {"model_type": "llava", "vision_config": {}}
+    for config in [unknown_to_areal, *({"model_type": name} for name in UNTESTED)]:
+        with pytest.raises(UserError) as caught:
+            check_supported(config, uses_cpl=uses_cpl)
+        text = str(caught.value)
+        assert "qwen2_vl, qwen2_5_vl, qwen3_vl, found" in text and "\n" not in text
+        assert repr(config["model_type"]) in text
+
+
+def test_text_models_are_refused_with_cpl_only():
+    check_supported({"model_type": "qwen3"}, uses_cpl=False)
+    with pytest.raises(UserError, match="found 'qwen3', without images.*grpo"):
+        check_supported({"model_type": "qwen3"}, uses_cpl=True)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_supported_models(name):
+    for uses_cpl in (True, False):
+        config = {"model_type": name, "vision_config": {}}
+        check_supported(config, uses_cpl=uses_cpl)
+
+
+def folder_without_weights(folder: Path, model_type: str) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "objective"),
+    [("gemma3", "grpo"), ("qwen3_vl_moe", "cppo"), ("qwen2", "cppo")],
+)
+def test_a_worker_refuses_before_it_loads_weights(tmp_path, model_type, objective):
+    """There are none to load: a model by its hub name is only known there."""
+    folder = folder_without_weights(tmp_path, model_type)
+    with pytest.raises(UserError, match=f"found '{model_type}'"):
+        CPPOActor(harness.actor_config(folder, objective=objective))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "words"),
+    [
+        ("gemma3", ["actor.objective=grpo"], "qwen3_vl, found 'gemma3'"),
+        ("no such type", ["--dry-run"], "actor.objective=grpo"),
+        ("qwen3_vl", ["actor.backend=fsdp:d1c2"], "Ulysses"),
+    ],
+)
+@pytest.mark.slow
+def test_refused_at_the_command_line(tmp_path, model_type, overrides, words):
+    folder = folder_without_weights(tmp_path, model_type)
+    command = ["train", "--config", str(CONFIGS / "triangles.yaml"), *overrides]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "areal_cppo", *command),
+            *(f"actor.path='{folder}'", f"run_dir='{tmp_path}/run'"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_model_config_that_cannot_be_read(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="readable config.json"):
+        read_model_config(str(tmp_path))
+    with pytest.raises(UserError, match="no/such-model") as caught:
+        read_model_config("no/such-model")
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_and_broken_files(tmp_path):

@@ -1,0 +1,159 @@
+"""Models that CPPO trains, the layouts it trains them in, and what it mends in them.
+
+AReaL's FSDP engine takes more than this. Refused is what it would take but where the
+packing mask, the rotary positions or the views of this package have not been shown to
+be right, so that a run is exact or does not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from areal.api.alloc_mode import AllocationValidationError, ModelAllocation
+from areal.engine.core.model import is_valid_vision_model
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedConfig
+
+from areal_cppo.errors import UserError
+
+# Their patches are those of `areal_cppo.core.patches`; tests/training compares each
+# with plain transformers, through the real engine.
+VISION_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+# How AReaL tells attention where the sequences of a packed row are.
+_ROW_LENGTHS = {
+    "cu_seqlens",
+    "max_seqlen",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+}
+
+
+def read_model_config(path: str) -> dict[str, Any]:
+    """A model's config.json, from a folder or from the hub; no code of it is run.
+
+    Raises
+    ------
+    UserError
+        There is none, or it isn't JSON.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"actor.path: expected a folder or a hub name with a readable config.json, "
+            f"found {path}: {reason}"
+        ) from error
+    return config
+
+
+def check_supported(model_config: Mapping[str, Any], *, uses_cpl: bool) -> None:
+    """Refuse models that would be trained wrongly.
+
+    Parameters
+    ----------
+    model_config
+        What config.json says.
+    uses_cpl
+        Without CPL a model that sees no images will do.
+
+    Raises
+    ------
+    UserError
+        A vision model of another family; with CPL also a model without images.
+    """
+    model_type = model_config.get("model_type", "")
+    if model_type in VISION_MODELS:
+        return
+    supported = ", ".join(VISION_MODELS)
+    if is_valid_vision_model(model_type) or "vision_config" in model_config:
+        raise UserError(
+            f"actor.path: expected a vision model of type {supported}, found "
+            f"{model_type!r}, whose packed rows and image patches were never tested; "
+            "use one of these"
+        )
+    if uses_cpl:
+        raise UserError(
+            f"actor.path: expected a vision model of type {supported}, found "
+            f"{model_type!r}, without images to perturb; use one of these, or "
+            "actor.objective=grpo"
+        )
+
+
+def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
+    """Refuse engines and parallel layouts in which a step has not been shown right.
+
+    Parameters
+    ----------
+    backend
+        `actor.backend`, as `fsdp:d4`.
+    attn_impl
+        `actor.attn_impl`.
+    uses_cpl
+        Without CPL tensor parallelism is AReaL's own affair.
+
+    Raises
+    ------
+    ValueError
+        In one line.
+    """
+    expected = "actor.backend: expected fsdp:d<number of ranks>"
+    try:
+        alloc = ModelAllocation.from_str(backend, name="actor")
+    except (AllocationValidationError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{expected}, found {backend!r}: {reason}") from error
+    if alloc.backend != "fsdp":
+        raise ValueError(
+            f"{expected}, found {backend!r}; CPPO runs on AReaL's FSDP engine only"
+        )
+    # AReaL's Ulysses is made for flash-attention: under sdpa a text model would attend
+    # to its own shard only, a Qwen-VL would meet flash-attention with our sdpa mask.
+    if attn_impl == "sdpa" and alloc.parallel.cp_size != 1:
+        raise ValueError(
+            f"{expected}, found {backend!r}: context parallelism (Ulysses), which "
+            "actor.attn_impl=sdpa lacks; set c1 (more of d instead)"
+        )
+    if not uses_cpl:
+        return
+    for letter, size, kind in (
+        ("t", alloc.parallel.tp_size, "tensor parallelism"),
+        ("c", alloc.parallel.cp_size, "context parallelism (Ulysses)"),
+    ):
+        if size != 1:
+            raise ValueError(
+                f"{expected}, found {backend!r}: {kind}, in which CPL was never "
+                f"tested; set {letter}1 (more of d instead)"
+            )
+
+
+def mend_vision_model(model: nn.Module) -> None:
+    """Mend a Qwen-VL model for AReaL's packed rows. Text models are left alone.
+
+    Two things. AReaL calls `engine.model.model.compute_3d_position_ids`, but the
+    attribute `model` of a `PeftModel` is the wrapped model itself; the method is one
+    level further in. And transformers from 5.9 on hands the keyword arguments of a call
+    on to the vision tower, which would take the row's sequence lengths for its images'.
+
+    Parameters
+    ----------
+    model
+        `engine.model`, once AReaL has wrapped it: a Qwen-VL model or a `PeftModel`
+        around one, sharded or not.
+    """
+    wrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = wrapped.model
+    if not hasattr(inner, "visual"):
+        return
+    if wrapped is not model:
+        wrapped.compute_3d_position_ids = inner.compute_3d_position_ids
+    inner.visual.register_forward_pre_hook(_without_row_lengths, with_kwargs=True)
+
+
+def _without_row_lengths(module, args, kwargs):
+    return args, {k: v for k, v in kwargs.items() if k not in _ROW_LENGTHS}
