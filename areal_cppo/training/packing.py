@@ -6,8 +6,9 @@ so this module makes the block-diagonal causal mask that does.
 
 It also splits a batch into the responses that the gate lets through and the others,
 before AReaL packs them: a view pass then runs over full rows of gated responses only.
-Ranks that have fewer of a kind than their neighbours get filler rows (four tokens, one
-image patch group, no loss), so that all ranks run the same number of micro-batches.
+All ranks run the same layers in the same order: those that have fewer rows of a kind
+than their neighbours get filler rows (one token, no loss), and a micro-batch without an
+image gets a tiny one in its padding, so that the vision tower runs everywhere.
 
 Letters: `B` sequences of a padded batch, `S` its padded length, `T` tokens of a packed
 row.
@@ -21,8 +22,12 @@ from typing import Any
 import torch
 from areal.utils.data import MicroBatchList, concat_padded_tensors
 
+from areal_cppo.core import PatchLayout
+
 IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per sequence
-GATED = "cpl_gated"  # marks a micro-batch that takes part in the view passes
+# Of a micro-batch that takes part in the view passes: which rows of the batch it holds.
+VIEW_ROWS = "cpl_view_rows"
+_PAGE = 256  # tokens; AReaL pads every packed row to a multiple of it
 
 
 def block_diagonal_causal_mask(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
@@ -82,9 +87,57 @@ def has_image(batch: dict[str, Any]) -> torch.Tensor:
     n_rows = batch["input_ids"].shape[0]
     items = batch.get(IMAGES) or [{}] * n_rows
     return torch.tensor(
-        ["image_grid_thw" in item for item in items],
+        ["pixel_values" in item for item in items],
         device=batch["input_ids"].device,
     )
+
+
+def with_image_grid(batch: dict[str, Any]) -> dict[str, Any]:
+    """`batch`, with an empty image grid in its first row if none has an image.
+
+    Without a grid AReaL can't compute the positions of a Qwen-VL batch.
+    """
+    n_rows = batch["input_ids"].shape[0]
+    items = list(batch.get(IMAGES) or [{} for _ in range(n_rows)])
+    if not any("image_grid_thw" in item for item in items):
+        grid = torch.zeros(0, 3, dtype=torch.long, device=batch["input_ids"].device)
+        items[0] = {**items[0], "image_grid_thw": grid}
+    return {**batch, IMAGES: items}
+
+
+def add_missing_images(
+    mb_list: MicroBatchList, layout: PatchLayout, image_token_id: int
+) -> None:
+    """Give each micro-batch without an image a tiny one, in its padding; in place.
+
+    A row without an image would skip the vision tower, whose parameters other ranks
+    gather and reduce at that moment: they would wait for ever.
+    """
+    for i, mb in enumerate(mb_list.padded_mbs):
+        if "pixel_values" in mb:
+            continue
+        if mb_list.padding_lengths[i] == 0:
+            _add_page(mb)
+            mb_list.padding_lengths[i] += _PAGE
+            mb_list.padded_to_lengths[i] += _PAGE
+        for key, value in (("input_ids", image_token_id), ("mm_token_type_ids", 1)):
+            mb[key] = mb[key].clone()
+            mb[key][..., -1] = value
+        merge = layout.merge_size
+        device = mb["input_ids"].device
+        mb["pixel_values"] = torch.zeros(merge**2, layout.patch_features, device=device)
+        mb["image_grid_thw"] = torch.tensor([[1, merge, merge]], device=device)
+
+
+def _add_page(mb: dict[str, Any]) -> None:
+    """Append one page of padding, a sequence of its own, to a packed row; in place."""
+    for key in ("input_ids", "position_ids", "mm_token_type_ids"):
+        mb[key] = torch.nn.functional.pad(mb[key], (0, _PAGE))
+    bounds = mb["cu_seqlens"]
+    bounds = torch.cat([bounds, bounds[-1:] + _PAGE])
+    mb["cu_seqlens"] = mb["cu_seq_lens_q"] = mb["cu_seq_lens_k"] = bounds
+    for key in ("max_seqlen", "max_length_q", "max_length_k"):
+        mb[key] = max(mb[key], _PAGE)
 
 
 def select_rows(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
@@ -102,67 +155,43 @@ def select_rows(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     return selected
 
 
-def filler_row(batch: dict[str, Any], model_config) -> dict[str, Any]:
-    """A row with no loss that still drives the whole model, vision tower included.
-
-    Four tokens around the smallest image there is (one merged token). Every key of
-    `batch` is there; masks, advantages and log-probs are zero.
-    """
-    vision = model_config.vision_config
-    merge, channels = vision.spatial_merge_size, vision.in_channels
-    width = channels * vision.temporal_patch_size * vision.patch_size**2
-    ids = [
-        model_config.vision_start_token_id,
-        model_config.image_token_id,
-        model_config.vision_end_token_id,
-        0,
-    ]
-    device = batch["input_ids"].device
+def filler_row(batch: dict[str, Any]) -> dict[str, Any]:
+    """A row of one token without loss, with every key of `batch`."""
     row = {}
     for key, value in batch.items():
         if torch.is_tensor(value):
-            row[key] = torch.zeros(
-                (1, len(ids)) if value.ndim > 1 else (1,),
-                dtype=value.dtype,
-                device=device,
-            )
-        elif key != IMAGES:
-            row[key] = value
-    row["input_ids"][0] = torch.tensor(ids, device=device)
+            shape = (1, 1) if value.ndim > 1 else (1,)
+            row[key] = torch.zeros(shape, dtype=value.dtype, device=value.device)
+        else:
+            row[key] = [{}] if key == IMAGES else value
     row["attention_mask"][:] = True
-    row["mm_token_type_ids"][0, 1] = 1
-    row[IMAGES] = [
-        {
-            "pixel_values": torch.zeros(merge * merge, width, device=device),
-            "image_grid_thw": torch.tensor([[1, merge, merge]], device=device),
-        }
-    ]
     return row
 
 
-def fill_rows(batch: dict[str, Any], count: int, model_config) -> dict[str, Any]:
-    """`batch` with filler rows appended until it has `count` rows, and an image.
-
-    Without an image AReaL could not compute the positions of a Qwen-VL batch.
-    """
+def fill_rows(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """`batch` with filler rows appended until it has `count` rows."""
     n_rows = batch["input_ids"].shape[0]
-    missing = max(count - n_rows, 0 if has_image(batch).any() else 1)
-    if missing <= 0:
+    if n_rows >= count:
         return batch
-    fillers = [filler_row(batch, model_config)] * missing
-    if n_rows == 0:
-        return concat_padded_tensors(fillers)
-    return concat_padded_tensors([batch, *fillers])
+    fillers = [filler_row(batch)] * (count - n_rows)
+    return concat_padded_tensors([batch, *fillers] if n_rows else fillers)
 
 
-def join_micro_batches(gated: MicroBatchList, rest: MicroBatchList | None):
-    """One list of micro-batches, the gated ones first and marked with `GATED`."""
-    for mb in gated.mbs:
-        mb[GATED] = True
-    if rest is None:
-        return gated
+def mark_view_rows(mb_list: MicroBatchList, rows: list[int]) -> None:
+    """Note in each micro-batch which rows of the batch it holds; in place.
+
+    `rows` are those of the batch that was packed, fillers (at its end) left out.
+    """
+    order = iter(mb_list.forward_indices)
+    for mb in mb_list.mbs:
+        packed = [next(order) for _ in range(mb["cu_seqlens"].numel() - 1)]
+        mb[VIEW_ROWS] = [rows[i] for i in packed if i < len(rows)]
+
+
+def join_micro_batches(gated: MicroBatchList, rest: MicroBatchList) -> MicroBatchList:
+    """One list of micro-batches, those of gated responses first."""
     for mb in rest.mbs:
-        mb[GATED] = False
+        mb[VIEW_ROWS] = None
     return replace(
         gated,
         forward_indices=None,  # the order of rows is lost: nothing may be un-packed

@@ -18,28 +18,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from areal.utils import stats_tracker
 
 from areal_cppo.core import (
     CPLConfig,
-    PatchLayout,
+    TokenScores,
     aggregate_token_loss,
     contrastive_perception_loss,
     entropy_gain,
-    parse_perturbations,
-    perturb_pixel_values,
+    image_digest,
+    rise_eligible,
+    score_tokens,
     select_perception_tokens,
     select_random_tokens,
     staleness_weights,
     token_divergence,
-    token_entropy,
+    view_seed,
 )
+from areal_cppo.core.divergence import log_probs
+from areal_cppo.training.meter import Meter
 from areal_cppo.training.packing import gate_tokens, sequence_ids
-from areal_cppo.training.perception_stats import (
-    record_loss,
-    record_scores,
-    record_views,
-)
+
+_ROWS = 256  # rows of logits in fp32 at a time
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class PackedRow:
 
     gate: torch.Tensor  # bool: tokens that may be selected
     responses: torch.Tensor  # bool [sequences]: false for fillers
+    tokens: torch.Tensor  # int: the token at each position
     labels: torch.Tensor  # int: the token that each position predicts
     sequences: torch.Tensor  # int: which sequence
     versions: torch.Tensor  # int: policy version that sampled the predicted token
@@ -69,12 +69,40 @@ class PackedRow:
         return cls(
             gate=gate_tokens(mb, gate),
             responses=tokens > 0,
+            tokens=mb["input_ids"],
             labels=torch.roll(mb["input_ids"], shifts=-1, dims=-1),
             sequences=sequences,
             versions=torch.roll(mb["versions"], shifts=-1, dims=-1),
             behaviour_logprobs=mb["logprobs"],
             proximal_logprobs=mb.get("prox_logp"),
         )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The perception tokens of a row, and what chose them."""
+
+    gated: torch.Tensor  # int64 [G]: positions of the gated tokens
+    scores: TokenScores  # [G]
+    gain: torch.Tensor  # fp32 [G]
+    chosen: torch.Tensor  # bool [G]
+    negative_logits: torch.Tensor  # [G, V]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Positions of the perception tokens: int64 `[N]`, ascending."""
+        return self.gated[self.chosen]
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """CPL of a row; `loss` is a scalar with gradient, the others `[N]` without."""
+
+    loss: torch.Tensor
+    token_loss: torch.Tensor  # before its weight
+    positive_divergence: torch.Tensor
+    negative_divergence: torch.Tensor
+    weights: torch.Tensor
 
 
 class PerceptionLoss:
@@ -87,99 +115,124 @@ class PerceptionLoss:
         `logits_to_keep` as an index tensor.
     config
         `actor.cpl`.
-    layout
-        How the model's `pixel_values` are patched.
     view_seed
-        Seed of the run; together with the policy version and the image it fixes a view.
+        Seed of the run; with the policy version and a response it fixes its random
+        tokens (selection `random`).
     temperature
         Of the policy's distribution.
+    meter
+        Told how long view passes take and how large they are.
     """
 
     def __init__(
         self,
         model: Callable[..., Any],
         config: CPLConfig,
-        layout: PatchLayout,
         *,
         view_seed: int,
         temperature: float,
+        meter: Meter,
     ):
         self.model = model
         self.config = config
-        self.layout = layout
         self.view_seed = view_seed
         self.temperature = temperature
-        self.perturbations = {
-            "positive": parse_perturbations(config.views.positive),
-            "negative": parse_perturbations(config.views.negative),
-        }
+        self.meter = meter
 
     def select(
         self,
         anchor_logits: torch.Tensor,
         inputs: dict[str, Any],
         row: PackedRow,
+        negative: torch.Tensor,
         version: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Selection:
         """Run the negative view and select the row's perception tokens.
 
         Parameters
         ----------
         anchor_logits
-            `[T, V]`.
+            `[T or more, V]`; not differentiated.
         inputs
             The model's inputs of the anchor pass.
         row
             The row's tokens.
+        negative
+            Pixel values of the negative view, shape of the anchor's.
         version
             Current policy version.
 
         Returns
         -------
-        tuple
-            Selected positions, int64 `[N]`, ascending; the negative view's logits
-            there, `[N, V]`, with gradient if `negative` is among `cpl.grad`.
+        Selection
+            Its `negative_logits` have gradient if `negative` is among `cpl.grad`.
         """
+        config = self.config
         gated = row.gate.nonzero().flatten()
-        negative = self._view_logits(inputs, gated, "negative", version)
-        with torch.no_grad():
-            anchor_entropy = token_entropy(anchor_logits[gated], self.temperature)
-            negative_entropy = token_entropy(negative, self.temperature)
-            gain = entropy_gain(anchor_entropy, negative_entropy)
-            selected = self._selection(gain, row.sequences[gated], version)
-        record_scores(
-            row.gate, row.responses, gated, anchor_entropy, negative_entropy, gain
+        logits = self._view_logits(inputs, gated, negative, "negative")
+        scores = score_tokens(anchor_logits, logits, gated, self.temperature)
+        gain = entropy_gain(scores.anchor_entropy, scores.negative_entropy)
+        eligible = rise_eligible(
+            scores.anchor_entropy,
+            scores.negative_entropy,
+            config.min_gain,
+            vocabulary=logits.shape[-1],
         )
-        return gated[selected], negative[selected]
+        sequences = row.sequences[gated]
+        if config.selection == "all":
+            chosen = torch.ones_like(eligible)
+        else:
+            chosen = select_perception_tokens(
+                gain, eligible, sequences, config.top_fraction, config.quota
+            )
+        if config.selection == "random":
+            like = torch.zeros_like(row.gate)
+            like[gated[chosen]] = True
+            seeds = self._seeds(row, version)
+            chosen = select_random_tokens(row.gate, row.sequences, like, seeds)[gated]
+        return Selection(gated, scores, gain, chosen, logits)
 
     def __call__(
         self,
-        anchor_logits: torch.Tensor,
+        anchor: torch.Tensor,
         inputs: dict[str, Any],
         row: PackedRow,
+        selection: Selection,
+        positive: torch.Tensor,
         *,
         version: int,
         normalizer: int,
-    ) -> torch.Tensor:
-        """The row's part of CPL, before `coef`: a scalar with gradient.
+    ) -> RowLoss:
+        """The row's part of CPL, before `coef`.
 
-        `normalizer` is the number of gated responses (aggregation `sequence`) or of
-        selected tokens (`token`) in the whole global batch.
+        Parameters
+        ----------
+        anchor
+            `[N, V]`, the anchor's logits at the perception tokens; detached unless
+            `anchor` is among `cpl.grad`.
+        inputs, row, version
+            As for `select`.
+        selection
+            What `select` returned for this row.
+        positive
+            Pixel values of the positive view, shape of the anchor's.
+        normalizer
+            The number of gated responses (aggregation `sequence`) or of perception
+            tokens (`token`) in the whole global batch.
         """
         config = self.config
-        selected, negative = self.select(anchor_logits, inputs, row, version)
-        positive = self._view_logits(inputs, selected, "positive", version)
-        anchor = self._branch("anchor", anchor_logits[selected])
+        selected = selection.positions
+        positive_logits = self._view_logits(inputs, selected, positive, "positive")
+        negative_logits = selection.negative_logits[selection.chosen]
         labels = row.labels[selected]
         to_positive, to_negative = (
             token_divergence(
                 anchor, view, labels, config.divergence, temperature=self.temperature
             )
-            for view in (positive, negative)
+            for view in (positive_logits, negative_logits)
         )
         token_loss = contrastive_perception_loss(to_positive, to_negative, config.tau)
         weights = self._staleness_weights(anchor, row, selected, version)
-        record_loss(row.gate, selected, token_loss, to_positive, to_negative, weights)
         loss = aggregate_token_loss(
             token_loss * weights,
             row.sequences[selected],
@@ -187,49 +240,54 @@ class PerceptionLoss:
             normalizer,
         )
         # An empty selection must still lead back through every pass that has a graph.
-        return loss + sum(x[:0].sum() for x in (anchor_logits, negative, positive))
+        for logits in (anchor, negative_logits, positive_logits):
+            loss = loss + logits[:0].sum()
+        return RowLoss(
+            loss,
+            token_loss.detach(),
+            to_positive.detach(),
+            to_negative.detach(),
+            weights,
+        )
 
     def _view_logits(
-        self, inputs: dict[str, Any], positions: torch.Tensor, kind: str, version: int
+        self,
+        inputs: dict[str, Any],
+        positions: torch.Tensor,
+        pixel_values: torch.Tensor,
+        kind: str,
     ) -> torch.Tensor:
         """Logits `[len(positions), V]` of the row seen through one view per image."""
-        with stats_tracker.record_timing(f"cpl_{kind}_view"):
-            view = perturb_pixel_values(
-                inputs["pixel_values"],
-                inputs["image_grid_thw"],
-                self.layout,
-                self.perturbations[kind],
-                kind=kind,
-                run_seed=self.view_seed,
-                policy_version=version,
-            )
-            # A model that is asked for no position at all would skip its last layers'
-            # collectives on some ranks: ask for one, and use none of it.
-            keep = positions if positions.numel() else positions.new_zeros(1)
-            has_grad = kind in self.config.grad
+        # A model that is asked for no position at all would skip its last layers'
+        # collectives on some ranks: ask for one, and use none of it.
+        keep = positions if positions.numel() else positions.new_zeros(1)
+        has_grad = kind in self.config.grad
+        inputs = {**inputs, "pixel_values": pixel_values}
+        with self.meter.time(f"{kind}_view"):
             with nullcontext() if has_grad else torch.no_grad():
-                output = self.model(
-                    **{**inputs, "pixel_values": view.pixel_values},
-                    logits_to_keep=keep,
-                )
-        record_views(kind, view.unchanged)
+                output = self.model(**inputs, logits_to_keep=keep)
+        self.meter.view_pass(inputs["input_ids"].numel(), len(pixel_values))
         return output.logits.squeeze(0)[: positions.numel()]
 
-    def _branch(self, name: str, logits: torch.Tensor) -> torch.Tensor:
-        return logits if name in self.config.grad else logits.detach()
+    def _seeds(self, row: PackedRow, version: int) -> list[int]:
+        """One seed per sequence of the row, from its tokens alone."""
+        lengths = torch.bincount(row.sequences).tolist()
+        return [
+            view_seed(self.view_seed, version, image_digest(tokens), "tokens")
+            for tokens in row.tokens.split(lengths)
+        ]
 
-    def _selection(
-        self, gain: torch.Tensor, sequences: torch.Tensor, version: int
+    def _label_logprobs(
+        self, logits: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Which of the gated tokens are perception tokens: bool `[G]`."""
-        eligible = torch.ones_like(gain, dtype=torch.bool)
-        fraction = self.config.top_fraction
-        if self.config.selection == "all":
-            return eligible
-        if self.config.selection == "random":
-            generator = torch.Generator().manual_seed(self.view_seed + version)
-            return select_random_tokens(eligible, sequences, fraction, generator)
-        return select_perception_tokens(gain, eligible, sequences, fraction)
+        """Log-probabilities of `labels`: fp32 `[N]`, no grad, a few rows at a time."""
+        chunks = zip(logits.detach().split(_ROWS), labels.split(_ROWS))
+        return torch.cat(
+            [
+                log_probs(rows, self.temperature).gather(1, chosen[:, None]).squeeze(1)
+                for rows, chosen in chunks
+            ]
+        )
 
     def _staleness_weights(
         self,
@@ -239,14 +297,14 @@ class PerceptionLoss:
         version: int,
     ) -> torch.Tensor:
         """Importance weight and decay of each selected token: fp32 `[N]`, no grad."""
-        behaviour = row.behaviour_logprobs[selected]
-        if row.proximal_logprobs is None:  # prox_logp_method: loglinear
-            labels = row.labels[selected, None]
-            scaled = anchor.detach().float() / self.temperature
-            proximal = scaled.log_softmax(-1).gather(-1, labels).squeeze(-1)
-        else:
-            proximal = row.proximal_logprobs[selected]
         staleness = self.config.staleness
+        behaviour = row.behaviour_logprobs[selected]
+        if not staleness.importance_weight:
+            proximal = behaviour
+        elif row.proximal_logprobs is not None:
+            proximal = row.proximal_logprobs[selected]
+        else:  # prox_logp_method: loglinear
+            proximal = self._label_logprobs(anchor, row.labels[selected])
         return staleness_weights(
             proximal,
             behaviour,

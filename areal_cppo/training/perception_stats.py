@@ -1,8 +1,8 @@
-"""What CPL records of a packed row with AReaL's stats tracker, under `cpl/`.
+"""What CPL records with AReaL's stats tracker, under `cpl/`.
 
 AReaL reduces each statistic over ranks and micro-batches; all ranks record the same
 ones, since all of them run the same view passes. Letters as in `perception.py`: `T`
-tokens of the row, `G` gated tokens, `N` selected tokens.
+tokens of the row, `G` gated tokens, `N` perception tokens; `B` rows of a batch.
 """
 
 from __future__ import annotations
@@ -11,77 +11,122 @@ import torch
 from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
 
+from areal_cppo.training.perception import PackedRow, RowLoss, Selection
+from areal_cppo.training.views import KINDS, ResponseViews
 
-def record_views(kind: str, unchanged: torch.Tensor) -> None:
-    """How many images got a view, and how many views equal their image.
 
-    `kind` is positive or negative, `unchanged` bool `[images]`.
+def record_gate(
+    passed: torch.Tensor, image: torch.Tensor, views: dict[int, ResponseViews]
+) -> None:
+    """What became of a batch's responses at the gate, and of their views.
+
+    `passed` and `image` are bool `[B]`: has a gated token, has an image. `views` are
+    those of the rows for which both hold.
     """
-    stats_tracker.denominator(**{f"cpl/{kind}_views": torch.ones_like(unchanged)})
+    usable = torch.zeros_like(passed)
+    for row, view in views.items():
+        usable[row] = view.usable
+    stats_tracker.denominator(
+        **{
+            "cpl/gated_responses": usable,
+            "cpl/text_only_responses": passed & ~image,
+            "cpl/unchanged_responses": passed & image & ~usable,
+            "cpl/rows": torch.ones_like(passed),
+        }
+    )
+    counts = {}
+    for kind in KINDS:
+        images, unchanged = torch.zeros(2, len(passed))
+        for row, view in views.items():
+            images[row], unchanged[row] = view.images, view.unchanged[kind]
+        counts[f"cpl/{kind}_views"] = images
+        counts[f"cpl/{kind}_views_unchanged"] = unchanged
     stats_tracker.stat(
-        **{f"cpl/{kind}_views_unchanged": unchanged.float()},
-        denominator=f"cpl/{kind}_views",
+        **{name: count.to(passed.device) for name, count in counts.items()},
+        denominator="cpl/rows",
         reduce_type=ReduceType.SUM,
     )
 
 
-def record_scores(
-    gate: torch.Tensor,
-    responses: torch.Tensor,
-    gated: torch.Tensor,
-    anchor_entropy: torch.Tensor,
-    negative_entropy: torch.Tensor,
-    gain: torch.Tensor,
+def record_row(
+    row: PackedRow,
+    selection: Selection,
+    result: RowLoss,
+    finite: bool,
+    max_staleness: int | None,
+    version: int,
 ) -> None:
-    """Entropies and gain of the gated tokens, and how many responses had a view pass.
+    """Scores, divergences, losses and weights of a row that had its view passes.
 
-    `gate` is bool `[T]`, `responses` bool `[sequences]` (false for fillers), `gated`
-    the positions of the gate's tokens, `[G]`; the others are `[G]`.
+    Of a row that was left out because something is not finite (`finite` is false), only
+    the counts.
     """
+    gated, positions, scores = selection.gated, selection.positions, selection.scores
+    at_gate = _Spread(row.gate, gated)
+    at_selected = _Spread(row.gate, positions)
+    bad = torch.zeros_like(row.gate)
+    bad[gated] = ~torch.isfinite(selection.gain + scores.divergence)
+    bad[positions] |= ~torch.isfinite(result.token_loss * result.weights)
+    selected = at_selected(torch.ones_like(positions)).bool()
+    stale = torch.zeros_like(row.gate)
+    if max_staleness is not None:
+        stale = selected & (version - row.versions > max_staleness)
+    kept = torch.full_like(row.gate, finite)
     stats_tracker.denominator(
-        **{"cpl/gated_tokens": gate, "cpl/view_sequences": responses}
+        **{
+            "cpl/view_sequences": row.responses,
+            "cpl/skipped_responses": row.responses & (not finite),
+            "cpl/nonfinite_tokens": bad,
+            "cpl/gated_tokens": row.gate & kept,
+            "cpl/perception_tokens": selected & kept,
+            "cpl/unselected_tokens": row.gate & ~selected & kept,
+            "cpl/stale_tokens": stale & kept,
+        }
     )
     stats_tracker.stat(
         **{
-            "cpl/anchor_entropy": _spread(gate, gated, anchor_entropy),
-            "cpl/negative_entropy": _spread(gate, gated, negative_entropy),
-            "cpl/entropy_gain": _spread(gate, gated, gain),
+            "cpl/anchor_entropy": at_gate(scores.anchor_entropy),
+            "cpl/negative_entropy": at_gate(scores.negative_entropy),
+            "cpl/entropy_gain": at_gate(selection.gain),
         },
         denominator="cpl/gated_tokens",
         reduce_type=ReduceType.AVG,
     )
-
-
-def record_loss(
-    gate: torch.Tensor,
-    selected: torch.Tensor,
-    token_loss: torch.Tensor,
-    to_positive: torch.Tensor,
-    to_negative: torch.Tensor,
-    weights: torch.Tensor,
-) -> None:
-    """Loss, divergences, margin and staleness weight of the selected tokens.
-
-    `gate` is bool `[T]`, `selected` the positions of the tokens; the others are `[N]`.
-    """
-    mask = torch.zeros_like(gate)
-    mask[selected] = True
-    stats_tracker.denominator(**{"cpl/perception_tokens": mask})
+    stats_tracker.stat(
+        **{"cpl/unselected_divergence": at_gate(scores.divergence)},
+        denominator="cpl/unselected_tokens",
+        reduce_type=ReduceType.AVG,
+    )
+    chosen = selection.chosen
     stats_tracker.stat(
         **{
-            "cpl/loss": _spread(mask, selected, token_loss),
-            "cpl/positive_divergence": _spread(mask, selected, to_positive),
-            "cpl/negative_divergence": _spread(mask, selected, to_negative),
-            "cpl/margin": _spread(mask, selected, to_negative - to_positive),
-            "cpl/staleness_weight": _spread(mask, selected, weights),
+            "cpl/loss": at_selected(result.token_loss),
+            "cpl/positive_divergence": at_selected(result.positive_divergence),
+            "cpl/negative_divergence": at_selected(result.negative_divergence),
+            "cpl/margin": at_selected(
+                result.negative_divergence - result.positive_divergence
+            ),
+            "cpl/staleness_weight": at_selected(result.weights),
+            "cpl/staleness_weight_squared": at_selected(result.weights.square()),
+            "cpl/selected_anchor_entropy": at_selected(scores.anchor_entropy[chosen]),
+            "cpl/selected_negative_entropy": at_selected(
+                scores.negative_entropy[chosen]
+            ),
+            "cpl/selected_gain": at_selected(selection.gain[chosen]),
         },
         denominator="cpl/perception_tokens",
         reduce_type=ReduceType.AVG,
     )
 
 
-def _spread(like: torch.Tensor, index: torch.Tensor, values: torch.Tensor):
-    """Values put at their positions of a row of zeros: fp32 `[T]`."""
-    row = torch.zeros(like.shape, dtype=torch.float32, device=values.device)
-    row[index] = values.detach().float()
-    return row
+class _Spread:
+    """Puts values at their positions of a row of zeros: fp32 `[T]`."""
+
+    def __init__(self, like: torch.Tensor, index: torch.Tensor):
+        self.like = like
+        self.index = index
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        row = torch.zeros(self.like.shape, dtype=torch.float32, device=values.device)
+        row[self.index] = values.detach().float()
+        return row

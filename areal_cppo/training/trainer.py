@@ -120,7 +120,8 @@ class CPPOTrainer(PPOTrainer):
     def save_checkpoint(self, folder: Path) -> Path:
         """Write the actor's weights, tokenizer and processor as a Hugging Face folder.
 
-        Written aside and renamed, so that `folder` is either whole or not there.
+        Of a LoRA actor the weights are the adapters. Written aside and renamed, so that
+        `folder` is either whole or not there.
         """
         aside = folder.with_name(folder.name + ".part")
         self.actor.save(
@@ -133,5 +134,9 @@ class CPPOTrainer(PPOTrainer):
                 base_model_path=self.config.actor.path,
             )
         )
+        if self.config.actor.use_lora:  # AReaL leaves these two out then
+            self.tokenizer.save_pretrained(aside)
+            if self.processor is not None:
+                self.processor.save_pretrained(aside)
         aside.rename(folder)
         return folder

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # harness and naive are no packa
 
 import harness  # noqa: E402
 
+from areal_cppo.training.views import ViewMaker  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
@@ -41,6 +43,8 @@ def actor(session_actor):
 def set_cpl(actor, cpl: CPLConfig) -> None:
     actor.config.cpl = cpl
     actor._perception.config = cpl
+    maker = actor._views
+    actor._views = ViewMaker(cpl.views, maker.layout, maker.run_seed)
 
 
 @pytest.fixture

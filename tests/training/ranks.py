@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from areal_cppo.serving.cpu import enable_in_this_process
 
@@ -16,57 +18,122 @@ enable_in_this_process()
 
 import torch  # noqa: E402
 from areal.api.cli_args import MicroBatchSpec  # noqa: E402
+from conftest import set_cpl  # noqa: E402
 from harness import (  # noqa: E402
     actor_config,
     make_actor,
     prepared,
+    text_only,
     trajectory,
     uneven_batch,
     update_gradient,
 )
 
+import areal_cppo.training.actor as actor_module  # noqa: E402
 from areal_cppo.core import CPLConfig  # noqa: E402
+
+ONE_ROW = MicroBatchSpec(n_mbs=1)
+SPLIT = MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60)
 
 
 def batch() -> list[dict]:
-    """Six responses; those with a positive advantage are 0, 2 and 4."""
-    return [*uneven_batch(), trajectory(6, 9, -1.0, (4, 4))]
+    """Nine responses; 0, 2, 4, 6 and 7 have a positive advantage, 7 and 8 no image."""
+    return [
+        *uneven_batch(),
+        trajectory(6, 9, -1.0, (4, 4)),
+        trajectory(7, 14, 1.0, (4, 4), (2, 6)),
+        text_only(trajectory(8, 10, 1.0)),
+        text_only(trajectory(9, 5, -1.0)),
+    ]
 
 
-# Which responses each of two ranks gets, and the settings.
+# Which rank a response goes to, by world size.
 SHARES = {
-    "gated on both": ([0, 1, 3], [2, 4, 5]),
-    "gated on the first rank only": ([0, 2, 4], [1, 3, 5]),
-    "gated on the second rank only": ([1, 3, 5], [0, 2, 4]),
-    "uneven": ([0], [1, 2, 3, 4, 5]),
+    "spread": {2: (0, 1, 0, 1, 1, 0, 1, 0, 1), 4: (0, 1, 2, 3, 0, 1, 3, 2, 2)},
+    "gated on the first rank only": {
+        2: (0, 1, 0, 1, 0, 1, 0, 0, 1),
+        4: (0, 1, 0, 2, 0, 3, 0, 0, 1),
+    },
+    "gated on the last rank only": {
+        2: (1, 0, 1, 0, 1, 0, 1, 1, 0),
+        4: (3, 0, 3, 1, 3, 2, 3, 3, 0),
+    },
+    "one on the first rank, most on the last": {
+        2: (0, 1, 1, 1, 1, 1, 1, 1, 1),
+        4: (0, 1, 2, 3, 3, 3, 3, 3, 3),
+    },
+    "no image on the first rank": {
+        2: (1, 1, 1, 1, 1, 1, 1, 0, 0),
+        4: (1, 1, 2, 2, 3, 3, 3, 0, 0),
+    },
 }
-SPECS = {
-    "one row": MicroBatchSpec(n_mbs=1),
-    "split": MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60),
+
+
+@dataclass
+class Case:
+    """One update: settings of `actor.cpl`, a share, a micro-batch specification."""
+
+    cpl: dict[str, Any] = field(default_factory=dict)
+    share: str = "spread"
+    spec: MicroBatchSpec = field(default_factory=lambda: SPLIT)
+    objective: str = "cppo"
+    poisoned_rank: int | None = None  # whose negative views are not a number
+
+
+CASES = {
+    f"{aggregation}, {share}, {name}": Case({"aggregation": aggregation}, share, spec)
+    for aggregation in ("sequence", "token")
+    for share in SHARES
+    for name, spec in {"one row": ONE_ROW, "split": SPLIT}.items()
+} | {
+    "random tokens": Case({"selection": "random"}),
+    "all tokens": Case({"selection": "all", "divergence": "k3"}),
+    "no gate": Case({"gate": "none"}),
+    "anchor only": Case({"grad": ["anchor"]}),
+    "floor on the gain": Case({"min_gain": 0.01}),
+    "policy loss alone": Case(objective="grpo"),
+    "CPL alone": Case(objective="cpl"),
+    "poisoned first rank": Case(poisoned_rank=0, spec=ONE_ROW),
+    "poisoned last rank": Case(poisoned_rank=-1, spec=ONE_ROW),
 }
-AGGREGATIONS = ("sequence", "token")
+STATS = (
+    "cpl/gated_responses",
+    "cpl/view_sequences",
+    "cpl/perception_tokens",
+    "cpl/loss",
+    "cpl/unselected_divergence",
+    "cpl/skipped_responses",
+)
+
+
+def run(actor, case: Case, rank: int, world: int):
+    set_cpl(actor, CPLConfig(**({"coef": 1.0} | case.cpl)))
+    actor.config.objective = case.objective
+    owners = SHARES[case.share].get(world, [0] * len(batch()))
+    mine = [item for item, owner in zip(batch(), owners) if owner == rank]
+    actor.config.mb_spec = ONE_ROW
+    items = prepared(actor, mine)
+    actor.config.mb_spec = case.spec
+    original = actor_module.packed_view
+
+    def poisoned(views, kind, anchor):
+        view = original(views, kind, anchor)
+        return view * float("nan") if kind == "negative" else view
+
+    if case.poisoned_rank is not None and case.poisoned_rank % world == rank:
+        actor_module.packed_view = poisoned
+    try:
+        gradient, stats = update_gradient(actor, items)
+    finally:
+        actor_module.packed_view = original
+    wanted = {f"ppo_actor/update/{key}" for key in STATS} | {"cppo/gain_p50"}
+    return gradient, {key: stats[key] for key in wanted & stats.keys()}
 
 
 def main(model: str, out: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     actor = make_actor(actor_config(Path(model), world))
-    results = {}
-    for aggregation in AGGREGATIONS:
-        cpl = CPLConfig(coef=1.0, aggregation=aggregation)
-        actor.config.cpl = actor._perception.config = cpl
-        for share, parts in SHARES.items():
-            mine = parts[rank] if world > 1 else range(len(batch()))
-            # AReaL itself can't cut one response into as many rows as five.
-            actor.config.mb_spec = SPECS["one row"]
-            items = prepared(actor, [batch()[i] for i in mine])
-            for name, spec in SPECS.items():
-                actor.config.mb_spec = spec
-                gradient, stats = update_gradient(actor, items)
-                wanted = ("cpl/view_sequences", "cpl/perception_tokens", "cpl/loss")
-                results[aggregation, share, name] = (
-                    gradient,
-                    {key: stats[f"ppo_actor/update/{key}"] for key in wanted},
-                )
+    results = {name: run(actor, case, rank, world) for name, case in CASES.items()}
     if rank == 0:
         torch.save(results, out)
 
