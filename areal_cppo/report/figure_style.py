@@ -61,6 +61,7 @@ STYLE = {
     "ytick.labelcolor": INK,
 }
 
+HALF = (5.6, 4.2)  # inches, for half of the page's width
 MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
 
 
@@ -113,6 +114,24 @@ def curve(
 def smoothing(steps: Sequence[int]) -> int:
     """Steps of the trailing mean: more of them in longer runs."""
     return max(5, len(steps) // 30)
+
+
+def step_axis(ax: Axes) -> None:
+    """The horizontal axis of a plot by step."""
+    ax.set_xlabel("training step")
+    ax.xaxis.set_major_locator(ticks(8, integer=True))
+
+
+def course(label: str, steps: Sequence[int], values: Sequence[float]) -> str:
+    """A curve in words, for those who cannot see it."""
+    if not steps:
+        return f"{label} not recorded"
+    if len(steps) == 1:
+        return f"{label} {values[0]:.3g} at step {steps[0]}"
+    return (
+        f"{label} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step "
+        f"{steps[-1]}"
+    )
 
 
 def ticks(number: int, integer: bool = False) -> MaxNLocator:

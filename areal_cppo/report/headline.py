@@ -33,7 +33,7 @@ def header_html(run: Run) -> str:
         f'<p class="muted">{" · ".join(parts)}</p>'
         f'<div class="headline{bare}">{_accuracy(run)}<div class="facts">'
         f"{_overlap(run)}{_staleness(run)}{_refused(run)}{_rate(run)}"
-        f"</div></div>{_missing(run)}</header>"
+        f"</div></div>{_warnings(run)}{_missing(run)}</header>"
     )
 
 
@@ -194,6 +194,20 @@ def _rate(run: Run) -> str:
         return _fact("Generation rate", "Not recorded", "No rates in the metrics.")
     words = "response tokens per second, mean of the steps"
     return _fact("Generation rate", number(round(sum(rates) / len(rates))), words)
+
+
+def _warnings(run: Run) -> str:
+    """What the run's watch saw, step by step."""
+    if not run.warnings:
+        return ""
+    items = "".join(
+        f"<li><strong>Step {number(step)}</strong>: {text(line)}</li>"
+        for step, line in run.warnings
+    )
+    return (
+        '<section class="notes warnings"><h2>Warnings during the run</h2>'
+        f"<ul>{items}</ul></section>"
+    )
 
 
 def _missing(run: Run) -> str:

@@ -16,7 +16,7 @@ from areal_cppo.report.stylesheet import CSS, SCRIPT
 from areal_cppo.report.vocabulary import METRICS
 
 PACKAGES = ("torch", "areal", "sglang", "transformers")
-NOT_METRICS = {"step", "time", "refused", "staleness_histogram"}
+NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.
 SECRET = re.compile(
     r"(?im)^(\s*(?:- )?[\w-]*(?:api_key|password|secret|(?:auth|access)_token)\s*:)"
@@ -80,11 +80,11 @@ def _plots(plots: list[Plot]) -> str:
 
 
 def _metrics_table(run: Run) -> str:
-    recorded = {key for record in run.metrics for key in record} - NOT_METRICS
+    recorded = {key for record in run.metrics for key in record}
     rows = []
     for key in [*METRICS, *sorted(recorded - METRICS.keys())]:
         steps, values = run.series(key)
-        if not steps:
+        if key in NOT_LISTED or not steps:
             continue
         title, unit, words = METRICS.get(key, (key, "", "Not described here."))
         rows.append(

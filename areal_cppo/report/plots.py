@@ -1,18 +1,23 @@
-"""The report's plots of metrics by step. Each returns `None` without its data."""
+"""The report's plots by step, CPL aside. Each returns `None` without its data."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from areal_cppo.report import figure_style as fs
+from areal_cppo.report.cpl_plots import (
+    cpl_plot,
+    gain_plot,
+    selection_plot,
+    shortcut_plot,
+)
 from areal_cppo.report.figure_style import Plot
 from areal_cppo.report.heldout import heldout_points
 from areal_cppo.report.runs import Run, is_number
 from areal_cppo.report.timeline_plots import WIDE, timeline_plot, timeline_zoom_plot
 
-HALF = (5.6, 4.2)  # inches, for half of the page's width
 FEWEST_SLOTS = 12  # room on the axis, so that two bars are not two walls
 MOST_BARS = 120  # more steps than this are averaged in blocks
 
@@ -29,7 +34,9 @@ def all_plots(run: Run) -> list[Plot]:
     makers: tuple[Callable[[Run], Plot | None], ...] = (
         learning_plot,
         cpl_plot,
+        gain_plot,
         selection_plot,
+        shortcut_plot,
         staleness_plot,
         timeline_plot,
         timeline_zoom_plot,
@@ -46,7 +53,7 @@ def learning_plot(run: Run) -> Plot | None:
     points = heldout_points(run)
     if not (rewards[0] or accuracies[0] or points):
         return None
-    figure, (ax,) = fs.panels(1, HALF)
+    figure, (ax,) = fs.panels(1, fs.HALF)
     for (steps, values), color, label in (
         (rewards, fs.GREEN, "reward"),
         (accuracies, fs.BLUE, "training accuracy"),
@@ -75,13 +82,13 @@ def learning_plot(run: Run) -> Plot | None:
     values = [*rewards[1], *accuracies[1], *(p.accuracy for p in points)]
     if all(0 <= value <= 1 for value in values):
         ax.set_ylim(0, 1)
-    _step_axis(ax)
+    fs.step_axis(ax)
     ax.set_ylabel("reward; share correct")
     fs.legend_above(ax)
     greedy = " Held-out accuracy is of greedy ones, with 95 % Wilson intervals."
     greedy = greedy if points else " Held-out accuracy was not measured."
     alt = "; ".join(
-        _course(label, steps, values)
+        fs.course(label, steps, values)
         for label, (steps, values) in (
             ("reward", rewards),
             ("training accuracy", accuracies),
@@ -98,85 +105,6 @@ def learning_plot(run: Run) -> Plot | None:
         f"Training accuracy is of sampled responses.{greedy}"
         f"{fs.smoothing_note(rewards[0] or accuracies[0])}",
         f"Line plot by training step: {alt}.",
-        fs.svg_text(figure),
-    )
-
-
-def cpl_plot(run: Run) -> Plot | None:
-    """CPL above the divergences it compares."""
-    loss = run.series("cpl_loss")
-    parts = (
-        (run.series("cpl_positive_divergence"), fs.GREEN, "positive divergence"),
-        (run.series("cpl_negative_divergence"), fs.VERMILLION, "negative divergence"),
-        (run.series("cpl_margin"), fs.PURPLE, "margin"),
-    )
-    if not loss[0]:
-        return None
-    figure, (upper, lower) = fs.panels(2, HALF, (1, 1.5))
-    fs.curve(upper, *loss, fs.BLUE, "CPL")
-    upper.axhline(np.log(2), color=fs.MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    upper.annotate(
-        "ln 2: no contrast",
-        (1, np.log(2)),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        color=fs.MUTED,
-        fontsize=8,
-    )
-    upper.set_ylim(0, max(0.8, *loss[1]) * 1.1)
-    upper.set_ylabel("CPL (nats)")
-    for series, color, label in parts:
-        if series[0]:
-            fs.curve(lower, *series, color, label)
-    lower.axhline(0, color=fs.MUTED, linewidth=0.8)
-    lower.set_ylabel("divergence (nats)")
-    if lower.get_legend_handles_labels()[0]:
-        fs.legend_above(lower)
-    _step_axis(lower)
-    courses = [_course("CPL", *loss)]
-    courses += [_course(label, *series) for series, _, label in parts if series[0]]
-    return Plot(
-        "cpl",
-        "Contrastive Perception Loss",
-        "At perception tokens, how far the prediction moves from the anchor's under "
-        "the positive and the negative view. The margin is negative minus positive."
-        f"{fs.smoothing_note(loss[0])}",
-        f"Two line plots by training step: {'; '.join(courses)}.",
-        fs.svg_text(figure),
-    )
-
-
-def selection_plot(run: Run) -> Plot | None:
-    """How many perception tokens a response has, and which share that is."""
-    count, share = (
-        run.series("cpl_selected_per_response"),
-        run.series("cpl_selected_share"),
-    )
-    if not (count[0] or share[0]):
-        return None
-    figure, (upper, lower) = fs.panels(2, HALF)
-    for ax, (steps, values), color, label in (
-        (upper, count, fs.BLUE, "perception tokens\nper response"),
-        (lower, share, fs.GREEN, "share of\nresponse tokens"),
-    ):
-        if steps:
-            fs.curve(ax, steps, values, color, label)
-            ax.set_ylim(0, max(values) * 1.15 or 1)
-        ax.set_ylabel(label)
-    lower.yaxis.set_major_locator(fs.ticks(5))
-    lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _step_axis(lower)
-    return Plot(
-        "selection",
-        "Perception tokens",
-        "Tokens that entropy gain selects in each gated response. A steady rise warns "
-        "that the policy learns to react to the perturbation itself."
-        f"{fs.smoothing_note(count[0] or share[0])}",
-        "Two line plots by training step: "
-        f"{_course('perception tokens per response', *count)}; "
-        f"{_course('their share of the response', *share)}.",
         fs.svg_text(figure),
     )
 
@@ -199,7 +127,7 @@ def staleness_plot(run: Run) -> Plot | None:
     total = sum(totals.values())
     if not (total or mean[0]):
         return None
-    figure = fs.Figure(figsize=HALF, layout="constrained")
+    figure = fs.Figure(figsize=fs.HALF, layout="constrained")
     upper, lower = figure.subplots(2, 1)
     shares = {age: tokens / total for age, tokens in totals.items()} if total else {}
     bars = upper.bar(list(shares), list(shares.values()), color=fs.BLUE, width=0.7)
@@ -226,7 +154,7 @@ def staleness_plot(run: Run) -> Plot | None:
         lower.set_ylim(0, max([*mean[1], *largest[1]]) * 1.1 or 1)
         fs.legend_above(lower)
     lower.set_ylabel("staleness\n(policy versions)")
-    _step_axis(lower)
+    fs.step_axis(lower)
     spread = ", ".join(f"{share:.1%} at {age}" for age, share in shares.items())
     return Plot(
         "staleness",
@@ -234,7 +162,7 @@ def staleness_plot(run: Run) -> Plot | None:
         "How many policy versions ago the trained-on tokens were sampled: the whole "
         f"run, then step by step.{fs.smoothing_note(mean[0])}",
         f"Histogram of response tokens by staleness: {spread or 'not recorded'}. "
-        f"Line plot: {_course('mean staleness', *mean)}.",
+        f"Line plot: {fs.course('mean staleness', *mean)}.",
         fs.svg_text(figure),
     )
 
@@ -264,7 +192,7 @@ def step_time_plot(run: Run) -> Plot | None:
     ax.grid(visible=False, axis="x")
     ax.set_ylabel("seconds per step")
     ax.set_xlim(steps[0] - 1, max(steps[-1] + 1, steps[0] + FEWEST_SLOTS))
-    _step_axis(ax)
+    fs.step_axis(ax)
     fs.legend_above(ax)
     parts = ", ".join(
         f"{label} {seconds:.2f} s"
@@ -278,21 +206,4 @@ def step_time_plot(run: Run) -> Plot | None:
         f"Stacked bars of wall time by training step. Mean per step: {parts}.",
         fs.svg_text(figure),
         wide=True,
-    )
-
-
-def _step_axis(ax) -> None:
-    ax.set_xlabel("training step")
-    ax.xaxis.set_major_locator(fs.ticks(8, integer=True))
-
-
-def _course(label: str, steps: Sequence[int], values: Sequence[float]) -> str:
-    """A curve in words, for those who cannot see it."""
-    if not steps:
-        return f"{label} not recorded"
-    if len(steps) == 1:
-        return f"{label} {values[0]:.3g} at step {steps[0]}"
-    return (
-        f"{label} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step "
-        f"{steps[-1]}"
     )

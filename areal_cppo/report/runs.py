@@ -65,6 +65,16 @@ class Run:
         return self.config.get("seed") if seed is None else seed
 
     @property
+    def warnings(self) -> list[tuple[int, str]]:
+        """Step and text of each warning that the run's watch gave."""
+        found = []
+        for record in self.metrics:
+            lines = record.get("warnings")
+            for line in lines if isinstance(lines, list) else ():
+                found.append((record["step"], str(line)))
+        return found
+
+    @property
     def has_cpl(self) -> bool:
         """Whether any step recorded the Contrastive Perception Loss."""
         return any(key.startswith("cpl_") for rec in self.metrics for key in rec)

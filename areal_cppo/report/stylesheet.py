@@ -16,9 +16,11 @@ def _theme(name: str) -> str:
 
 CSS = (
     f":root{{color-scheme:light dark;{_theme('light')};--back:246 248 250;"
-    "--muted:87 96 106;--rule:216 222 228;--accent:0 94 148;--warn:255 248 225}"
+    "--muted:87 96 106;--rule:216 222 228;--accent:0 94 148;--warn:255 248 225;"
+    "--alarm:163 64 0}"
     f"@media (prefers-color-scheme:dark){{:root{{{_theme('dark')};--back:13 17 23;"
-    "--muted:163 173 186;--rule:48 54 61;--accent:106 182 232;--warn:50 42 16}}"
+    "--muted:163 173 186;--rule:48 54 61;--accent:106 182 232;--warn:50 42 16;"
+    "--alarm:240 150 90}}"
     """
 *{box-sizing:border-box}
 body{margin:0;overflow-x:clip;background:rgb(var(--back));color:rgb(var(--ink));
@@ -36,6 +38,8 @@ code,pre,.tokens{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospac
 .card,.notes{background:rgb(var(--page));border:1px solid rgb(var(--rule));
  border-radius:8px;padding:18px 20px;margin:0}
 .notes{background:rgb(var(--warn));margin-top:16px;padding:12px 20px}
+.warnings{border:2px solid rgb(var(--alarm))}
+.warnings h2{color:rgb(var(--alarm))}
 .notes h2{font-size:15px;margin:0 0 4px}
 .notes ul{margin:0;padding-left:20px}
 .headline{display:grid;grid-template-columns:minmax(0,1.25fr) minmax(0,1fr);gap:16px;

@@ -1,4 +1,11 @@
-"""The words of the report: objectives, token roles, metrics. One vocabulary."""
+"""The words of the report: objectives, token roles, metrics. One vocabulary.
+
+    python -m areal_cppo.report.vocabulary
+
+prints the table of metrics in Markdown, as `docs/algorithm.md` has it.
+"""
+
+from areal_cppo.report.vocabulary_cpl import CPL_METRICS
 
 OBJECTIVES = {
     "cppo": "CPPO: GRPO with the Contrastive Perception Loss",
@@ -22,35 +29,57 @@ IMAGES = {
     "negative": ("Negative view", "removes information"),
 }
 
-# Metric -> (title, unit, sentence). The order is that of the report's table.
+# Metric -> (title, unit, sentences): every name that metrics.jsonl can hold, what it
+# is, and what a good or bad sign looks like. The order is that of the report's table.
 METRICS = {
+    "step": ("Step", "", "Training step, from 1."),
+    "version": (
+        "Policy version",
+        "",
+        "The policy's version when the step began: updates made before it.",
+    ),
+    "time": ("Clock", "s", "Unix time at the end of the step."),
+    "seconds": ("Time", "s", "Wall time since training began."),
+    "step_seconds": ("Step time", "s", "Wall time of this step alone."),
+    "samples": ("Responses", "", "Responses trained on since the start."),
+    "refused": (
+        "Refused responses",
+        "responses",
+        "Responses unfit to train on since the start, by reason; a rise that does not "
+        "level off means that data or model is at fault.",
+    ),
+    "warnings": (
+        "Warnings",
+        "",
+        "What the run's watch has seen at this step, in words; absent where it has "
+        "seen nothing.",
+    ),
+    "stats": (
+        "AReaL's statistics",
+        "",
+        "All that AReaL itself recorded of the step, under AReaL's own names.",
+    ),
     "reward": (
         "Reward",
         "",
-        "Mean reward of the step's responses: 0.9 for a correct answer, 0.1 for the "
-        "format.",
+        "Mean reward of the step's responses; in the triangle task 0.9 for a correct "
+        "answer and 0.1 for the format.",
     ),
     "accuracy": (
         "Training accuracy",
         "share",
         "Share of the step's sampled responses with a correct answer.",
     ),
-    "heldout_accuracy": (
-        "Held-out accuracy",
-        "share",
-        "Share of held-out images answered correctly by greedy decoding.",
+    "response_tokens": (
+        "Response length",
+        "tokens",
+        "Mean length of a response; a steep rise or fall often comes before a collapse "
+        "of the reward.",
     ),
-    "format": (
-        "Format",
-        "share",
-        "Share of responses that think first and then box one answer.",
-    ),
-    "response_tokens": ("Response length", "tokens", "Mean length of a response."),
-    "samples": ("Responses", "", "Responses trained on since the start."),
     "tokens_per_second": (
         "Generation rate",
         "tokens/s",
-        "Response tokens generated per second of the step's wall time.",
+        "Response tokens trained on per second of the step's wall time.",
     ),
     "policy_loss": (
         "Policy loss",
@@ -63,12 +92,41 @@ METRICS = {
         "Mean entropy of the policy's token distribution; a fall to 0 means it no "
         "longer explores.",
     ),
+    "importance_weight": (
+        "Importance weight",
+        "",
+        "Mean probability ratio of the current to the proximal policy; it stays near 1 "
+        "while updates are small.",
+    ),
+    "behaviour_importance_weight": (
+        "Behaviour weight",
+        "",
+        "Mean probability ratio of the proximal to the behaviour policy; far from 1 "
+        "means too stale data, or that generation and training disagree.",
+    ),
+    "clip_ratio": (
+        "Clipped tokens",
+        "share",
+        "Share of response tokens whose policy loss was clipped; a large share means "
+        "that updates are too large.",
+    ),
     "grad_norm": (
         "Gradient norm",
         "",
-        "Length of the whole gradient before clipping.",
+        "Length of the whole gradient before clipping; sudden jumps are a bad sign.",
     ),
     "lr": ("Learning rate", "", "The optimiser's step size."),
+    "update_skipped": (
+        "Update skipped",
+        "share",
+        "Share of the step's updates that were skipped because the gradient's norm was "
+        "not finite; with one update a step 0 or 1, and always 0 in a healthy run.",
+    ),
+    "update_skipped_total": (
+        "Updates skipped",
+        "steps",
+        "The same, summed since the start.",
+    ),
     "staleness_mean": (
         "Staleness, mean",
         "versions",
@@ -79,68 +137,18 @@ METRICS = {
         "versions",
         "The same for the stalest token of the step.",
     ),
-    "cpl_loss": (
-        "CPL",
-        "nats",
-        "The Contrastive Perception Loss; ln 2 = 0.693 when positive and negative "
-        "view are equally far from the anchor, lower when the negative is further.",
+    "staleness_histogram": (
+        "Staleness, histogram",
+        "tokens",
+        "Response tokens of the step by staleness in versions; the last bin, 15, holds "
+        "all beyond it too.",
     ),
-    "cpl_positive_divergence": (
-        "Positive divergence",
-        "nats",
-        "How far the prediction moves under the positive view, at perception tokens; "
-        "lower is steadier.",
-    ),
-    "cpl_negative_divergence": (
-        "Negative divergence",
-        "nats",
-        "How far the prediction moves under the negative view, at perception tokens.",
-    ),
-    "cpl_margin": (
-        "Margin",
-        "nats",
-        "Negative divergence minus positive divergence: what CPL pushes up.",
-    ),
-    "cpl_selected_per_response": (
-        "Perception tokens",
-        "per response",
-        "Response tokens selected by entropy gain, per gated response; a steady rise "
-        "warns of a shortcut.",
-    ),
-    "cpl_selected_share": (
-        "Perception token share",
-        "share",
-        "The same as a share of the response tokens.",
-    ),
-    "cpl_gated_share": (
-        "Gated share",
-        "share",
-        "Share of responses that the gate (advantage > 0) lets into CPL.",
-    ),
-    "cpl_view_sequences": (
-        "View sequences",
-        "responses",
-        "Responses of the step that went through a view's forward pass.",
-    ),
-    "cpl_anchor_entropy": (
-        "Anchor entropy",
-        "nats",
-        "Predictive entropy of perception tokens given the original image.",
-    ),
-    "cpl_negative_entropy": (
-        "Negative entropy",
-        "nats",
-        "The same given the negative view.",
-    ),
-    "cpl_importance_weight": (
-        "Staleness weight",
-        "",
-        "Mean weight of a perception token in CPL; 1 when every token is on-policy.",
-    ),
+    **CPL_METRICS,
     "seconds_rollout": (
         "Rollout wait",
         "s",
-        "Time of the step that the trainer waited for responses.",
+        "Time of the step that the trainer waited for responses; near 0 when "
+        "generation keeps up.",
     ),
     "seconds_logprobs": (
         "Log-probs",
@@ -152,11 +160,38 @@ METRICS = {
         "s",
         "Time of the step for the views, the losses and the optimiser.",
     ),
+    "seconds_perturb": (
+        "Drawing views",
+        "s",
+        "Part of the update: perturbing the images, mean of the ranks.",
+    ),
+    "seconds_negative_view": (
+        "Negative view",
+        "s",
+        "Part of the update: the negative view's forward passes, mean of the ranks. On "
+        "a GPU the time to hand them over, not to compute them.",
+    ),
+    "seconds_positive_view": (
+        "Positive view",
+        "s",
+        "The same of the positive view.",
+    ),
     "seconds_weights": (
         "Weights",
         "s",
         "Time of the step to hand new weights to generation.",
     ),
-    "version": ("Policy version", "", "Updates that generation has received."),
-    "seconds": ("Time", "s", "Wall time since training began."),
 }
+
+
+def metrics_table() -> str:
+    """`METRICS` as a Markdown table of name, unit and meaning."""
+    rows = [
+        f"| `{name}` | {unit or '-'} | {words} |"
+        for name, (_, unit, words) in METRICS.items()
+    ]
+    return "\n".join(["| metric | unit | meaning |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    print(metrics_table())

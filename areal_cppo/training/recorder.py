@@ -1,19 +1,63 @@
-"""Turns AReaL's statistics of a step into a line of `metrics.jsonl`."""
+"""Turns AReaL's statistics of a step into a line of `metrics.jsonl`.
+
+Every name of a line is explained in `areal_cppo/report/vocabulary.py`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
+
+from areal.utils import logging
 
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.training.batch_stats import STALENESS_BINS
 from areal_cppo.training.rollout import REFUSED
+from areal_cppo.training.watch import RunWatch
+
+logger = logging.getLogger("RunWatch")
 
 _UPDATE = "ppo_actor/update"
 _CPL = f"{_UPDATE}/cpl"
 
-# Name in metrics.jsonl -> AReaL's name. report/vocabulary.py explains each.
+# Recorded under `cpl/` by `perception_stats.py`: counts over all ranks ...
+CPL_COUNTS = (
+    "gated_responses",
+    "text_only_responses",
+    "unchanged_responses",
+    "positive_views",
+    "negative_views",
+    "positive_views_unchanged",
+    "negative_views_unchanged",
+    "view_sequences",
+    "view_tokens",
+    "view_patches",
+    "gated_tokens",
+    "perception_tokens",
+    "unselected_tokens",
+    "stale_tokens",
+    "nonfinite_tokens",
+    "skipped_responses",
+)
+# ... and averages, absent where there is nothing to average.
+CPL_AVERAGES = (
+    "anchor_entropy",
+    "negative_entropy",
+    "entropy_gain",
+    "loss",
+    "positive_divergence",
+    "negative_divergence",
+    "margin",
+    "selected_anchor_entropy",
+    "selected_negative_entropy",
+    "selected_gain",
+    "unselected_divergence",
+)
+
+# Name in metrics.jsonl -> AReaL's name. What AReaL did not record is absent.
 PLAIN = {
     "reward": "cppo/reward",
     "accuracy": "cppo/correct",
@@ -27,21 +71,35 @@ PLAIN = {
     "clip_ratio": f"{_UPDATE}/clip_ratio/avg",
     "grad_norm": f"{_UPDATE}/grad_norm",
     "lr": f"{_UPDATE}/lr",
-    "cpl_loss": f"{_CPL}/loss",
-    "cpl_positive_divergence": f"{_CPL}/positive_divergence",
-    "cpl_negative_divergence": f"{_CPL}/negative_divergence",
-    "cpl_margin": f"{_CPL}/margin",
-    "cpl_anchor_entropy": f"{_CPL}/anchor_entropy",
-    "cpl_negative_entropy": f"{_CPL}/negative_entropy",
-    "cpl_entropy_gain": f"{_CPL}/entropy_gain",
     "cpl_importance_weight": f"{_CPL}/staleness_weight",
-    "cpl_view_sequences": f"{_CPL}/view_sequences",
-    "cpl_negative_views_unchanged": f"{_CPL}/negative_views_unchanged",
+    "cpl_importance_weight_squared": f"{_CPL}/staleness_weight_squared",
+    **{f"cpl_{name}": f"{_CPL}/{name}" for name in (*CPL_COUNTS, *CPL_AVERAGES)},
+    **{f"cpl_gain_p{q}": f"cppo/gain_p{q}" for q in (10, 50, 90)},
+    "cpl_skipped_micro_batches": "cppo/skipped_micro_batches",
     "seconds_rollout": "timeperf/rollout",
     "seconds_logprobs": "timeperf/recompute_logp",
     "seconds_update": "timeperf/train_step",
     "seconds_weights": "timeperf/update_weights",
+    "seconds_perturb": "cppo/seconds_perturb",
+    "seconds_negative_view": "cppo/seconds_negative_view",
+    "seconds_positive_view": "cppo/seconds_positive_view",
 }
+
+# Share -> (part, whole), all of them names of metrics.jsonl; 0 where the whole is 0.
+SHARES = {
+    "cpl_selected_per_response": ("cpl_perception_tokens", "cpl_gated_responses"),
+    "cpl_selected_share": ("cpl_perception_tokens", "cpl_gated_tokens"),
+    "cpl_stale_dropped_share": ("cpl_stale_tokens", "cpl_perception_tokens"),
+}
+
+# Rare and grave, so their sum since the start is recorded too, with this ending.
+TOTAL = "_total"
+RUNNING = (
+    "cpl_nonfinite_tokens",
+    "cpl_skipped_micro_batches",
+    "cpl_skipped_responses",
+    "update_skipped",
+)
 
 
 class MetricsRecorder:
@@ -52,17 +110,26 @@ class MetricsRecorder:
     folder
         The run's folder.
     say
-        Where the line goes as well, without AReaL's statistics.
+        Where the line goes as well, without AReaL's statistics, and each warning.
+    watch
+        Looks at each line; what it sees becomes the line's `warnings`.
     """
 
-    def __init__(self, folder: RunFolder, say: Callable[..., None]):
+    def __init__(
+        self,
+        folder: RunFolder,
+        say: Callable[..., None],
+        watch: RunWatch | None = None,
+    ):
         self.folder = folder
         self.say = say
+        self.watch = watch or RunWatch()
         self.start = time.time()
         self.steps = 0
         self._last = self.start
         self._samples = 0
         self._refused: dict[str, int] = {}
+        self._totals: dict[str, float] = defaultdict(float)
 
     def step_done(self, step: int, stats: dict[str, float]) -> None:
         now = time.time()
@@ -71,16 +138,23 @@ class MetricsRecorder:
         record |= {"seconds": now - self.start, "step_seconds": now - self._last}
         record |= {name: stats[key] for name, key in PLAIN.items() if key in stats}
         record |= self._counted(stats)
+        record |= _perception(record, stats["cppo/responses"])
+        record |= self._since_the_start(record)
         tokens = stats["cppo/response_tokens"]
         record["tokens_per_second"] = tokens / (now - self._last)
         self._last = now
+        warnings = self.watch.look(record)
+        if warnings:
+            record["warnings"] = warnings
         self.folder.append(self.folder.metrics, record | {"stats": stats})
         self.say("step", record=record)
+        for text in warnings:
+            logger.warning("step %d: %s", step, text)
+            self.say("note", text=f"warning at step {step}: {text}")
 
     def _counted(self, stats: dict[str, float]) -> dict[str, Any]:
-        """What is derived from counts: shares, histogram, running totals."""
-        responses = stats["cppo/responses"]
-        self._samples += int(responses)
+        """Responses and refusals so far, staleness by bin, and a lost update."""
+        self._samples += int(stats["cppo/responses"])
         for key, total in stats.items():
             if REFUSED in key and key.endswith("/total"):
                 reason = key.split(REFUSED)[1].removesuffix("/total")
@@ -95,12 +169,34 @@ class MetricsRecorder:
             "refused": dict(self._refused),
             "staleness_histogram": histogram,
         }
-        gated = stats.get(f"{_CPL}/gated_responses")
-        if gated is None:
-            return record
-        selected = stats.get(f"{_CPL}/perception_tokens", 0.0)
-        record["cpl_gated_share"] = gated / responses
-        record["cpl_selected_per_response"] = selected / gated if gated else 0.0
-        tokens = stats.get(f"{_CPL}/gated_tokens", 0.0)
-        record["cpl_selected_share"] = selected / tokens if tokens else 0.0
+        successful = stats.get(f"{_UPDATE}/update_successful")
+        if successful is not None:
+            record["update_skipped"] = 1.0 - successful
         return record
+
+    def _since_the_start(self, record: dict[str, Any]) -> dict[str, float]:
+        """Running totals of what the record has of `RUNNING`."""
+        for name in RUNNING:
+            if isfinite(record.get(name, float("nan"))):
+                self._totals[name] += record[name]
+        return {name + TOTAL: total for name, total in self._totals.items()}
+
+
+def _perception(record: dict[str, Any], responses: float) -> dict[str, float]:
+    """Shares and effective sample of CPL's tokens; nothing for a step without CPL."""
+    if "cpl_gated_responses" not in record:
+        return {}
+    derived = {"cpl_gated_share": record["cpl_gated_responses"] / responses}
+    for name, (part, whole) in SHARES.items():
+        count = record.get(whole, 0.0)
+        derived[name] = record.get(part, 0.0) / count if count else 0.0
+    if "cpl_importance_weight_squared" in record:
+        # (sum of w)^2 / sum of w^2 over N tokens is N mean(w)^2 / mean(w^2).
+        mean, square = (
+            record["cpl_importance_weight"],
+            record["cpl_importance_weight_squared"],
+        )
+        share = mean**2 / square if square else 0.0  # 0: every token was dropped
+        derived["cpl_effective_sample_share"] = share
+        derived["cpl_effective_sample_size"] = share * record["cpl_perception_tokens"]
+    return derived

@@ -65,16 +65,19 @@ def pictures(run_folder) -> set[str]:
 
 
 COMMON = {"learning", "staleness", "timeline", "step_time"}
+CPL = {"cpl", "gain", "selection", "shortcut"}
 
 
 def test_full_run(full_folder, full_page):
     seen = full_page
-    everything = COMMON | {"timeline_zoom", "cpl", "selection"}
+    everything = COMMON | CPL | {"timeline_zoom"}
     assert pictures(full_folder) == everything
     assert "CPPO: GRPO with the Contrastive Perception Loss" in seen.text
     assert "Seed 1 · 12 training steps" in seen.text
     assert "Paired: image by image" in seen.text
     assert "What this report lacks" not in seen.text
+    assert "Warnings during the run" not in seen.text
+    assert "Not described here" not in seen.text
     assert "reads a digit off the image" in seen.text
     assert len(seen.all("img")) == len(everything) + 4 * 3
     assert [attrs.get("lang") for attrs in seen.all("html")] == ["en"]
@@ -89,7 +92,7 @@ def test_grpo_run_has_no_cpl_plots_and_misses_nothing(run_folder):
 
 def test_interrupted_run_says_what_is_missing(run_folder):
     seen = page(run_folder.metrics(2).timeline(2).config())
-    assert pictures(run_folder) == COMMON | {"cpl", "selection"}
+    assert pictures(run_folder) == COMMON | CPL
     for words in ("Not measured", "summary.json is missing", "samples.json is missing"):
         assert words in seen.text
 
@@ -122,8 +125,42 @@ def test_unknown_metric_is_listed(run_folder):
     assert "moon_phase" in page(run_folder).text
 
 
+def test_warnings_are_shown_with_their_steps(run_folder):
+    steps = [run_folder.step(n) for n in range(1, 5)]
+    steps[1]["warnings"] = ["the share of tokens rose & rose", "a second one"]
+    steps[3]["warnings"] = ["<b>a third</b>"]
+    run_folder.lines("metrics.jsonl", steps)
+    text = page(run_folder).text
+    box = text[text.index("Warnings during the run") :]
+    lines = (
+        "Step 2: the share of tokens rose & rose",
+        "Step 2: a second one",
+        "Step 4: <b>a third</b>",
+    )
+    assert box.startswith("Warnings during the run" + "".join(lines))
+    assert text.index("Warnings during") < text.index("Course of the run")
+
+
+def test_warnings_of_another_shape_break_nothing(run_folder):
+    record = {"step": 1, "seconds": 1.0, "warnings": "none"}
+    run_folder.lines("metrics.jsonl", [record, {"step": 2, "warnings": [3, None]}])
+    assert "Step 2: 3Step 2: None" in page(run_folder).text
+
+
+def test_divergence_without_a_share_and_the_reverse(run_folder):
+    record = {"step": 1, "cpl_unselected_divergence": 0.1, "cpl_gain_p50": 0.2}
+    run_folder.lines("metrics.jsonl", [record])
+    page(run_folder)
+    assert pictures(run_folder) == {"shortcut"}  # a median alone is no band
+    run_folder.lines("metrics.jsonl", [{"step": 1, "cpl_anchor_entropy": 0.1}])
+    page(run_folder)
+    assert pictures(run_folder) == {"gain"}
+
+
 def test_nothing_comes_from_outside(full_folder, full_page):
     html = (full_folder.folder / "report.html").read_text()
+    # Base64 has slashes of its own; what it holds is looked at below, as files.
+    html = re.sub(r"(data:image/[a-z+]+;base64,)[A-Za-z0-9+/=]+", r"\1", html)
     assert not re.search(r"https?:|url\(|@import|//[a-z]", html)
     for tag, attrs in full_page.tags:
         assert tag not in ("link", "iframe", "object", "base")
