@@ -136,6 +136,8 @@ class MetricsRecorder:
         self.steps = step
         record = {"step": step, "version": step - 1, "time": now}
         record |= {"seconds": now - self.start, "step_seconds": now - self._last}
+        # JSON has no word for what is not finite (a gradient norm, say): left out.
+        stats = {key: value for key, value in stats.items() if isfinite(value)}
         record |= {name: stats[key] for name, key in PLAIN.items() if key in stats}
         record |= self._counted(stats)
         record |= _perception(record, stats["cppo/responses"])
@@ -177,7 +179,7 @@ class MetricsRecorder:
     def _since_the_start(self, record: dict[str, Any]) -> dict[str, float]:
         """Running totals of what the record has of `RUNNING`."""
         for name in RUNNING:
-            if isfinite(record.get(name, float("nan"))):
+            if name in record:
                 self._totals[name] += record[name]
         return {name + TOTAL: total for name, total in self._totals.items()}
 

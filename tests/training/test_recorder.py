@@ -91,6 +91,21 @@ def test_nothing_gated_divides_by_nothing(recorder):
     assert "cpl_effective_sample_share" not in record  # of no tokens
 
 
+def test_a_line_is_strict_json_whatever_was_recorded(recorder):
+    """A gradient norm that is not finite has no number in JSON; its update is named."""
+    skipped = {"ppo_actor/update/update_successful": 0.0}
+    recorder.step_done(
+        1, stats(**{"ppo_actor/update/grad_norm": float("nan")}, **skipped)
+    )
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    text = recorder.folder.metrics.read_text()
+    line = json.loads(text, parse_constant=refuse)
+    assert "grad_norm" not in line and line["update_skipped"] == 1.0
+
+
 def test_listeners_get_the_line_without_areals_statistics(recorder):
     recorder.step_done(1, stats())
     assert "stats" not in recorder.heard[0]["record"]
