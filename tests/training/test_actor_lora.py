@@ -15,6 +15,7 @@ import harness
 import naive
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
@@ -48,7 +49,7 @@ def setup(request, tmp_path_factory) -> Setup:
     return Setup(
         actor,
         folder,
-        families.save(actor, tmp_path_factory.mktemp("adapters")),
+        families.save(actor, tmp_path_factory.mktemp("run") / "adapters"),
         targets,
         harness.prepared(actor, families.mixed_batch(name)),
         families.FAMILIES[name].layout,
@@ -60,6 +61,13 @@ def weights(actor: CPPOActor) -> dict[str, torch.Tensor]:
         name: parameter.detach().full_tensor().clone()
         for name, parameter in actor.model.named_parameters()
     }
+
+
+def test_a_checkpoint_has_the_tokenizer(setup):
+    """AReaL leaves it out with LoRA; AutoTokenizer would then make an empty one."""
+    text = "<think>AB=3"
+    ids = AutoTokenizer.from_pretrained(setup.adapters)(text)["input_ids"]
+    assert ids == setup.actor.tokenizer(text)["input_ids"] and len(ids) > 1
 
 
 def test_logprobs_equal_peft_alone(setup):
