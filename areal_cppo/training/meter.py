@@ -43,12 +43,16 @@ class Meter:
         finally:
             self._seconds[name] += time.perf_counter() - start
 
-    def view_pass(self, tokens: int, patches: int) -> None:
-        """One forward pass of a view over `tokens` (padding included) and `patches`."""
+    def view_pass(self, tokens: int, patches: int, device: torch.device) -> None:
+        """One forward pass of a view over `tokens` (padding included) and `patches`.
+
+        `device` is that of the model: AReaL reduces statistics where they are.
+        """
+        sizes = {"cpl/view_tokens": tokens, "cpl/view_patches": patches}
         stats_tracker.denominator(
             **{
-                "cpl/view_tokens": torch.ones(tokens, dtype=torch.bool),
-                "cpl/view_patches": torch.ones(patches, dtype=torch.bool),
+                name: torch.ones(size, dtype=torch.bool, device=device)
+                for name, size in sizes.items()
             }
         )
 

@@ -266,7 +266,8 @@ class PerceptionLoss:
         with self.meter.time(f"{kind}_view"):
             with nullcontext() if has_grad else torch.no_grad():
                 output = self.model(**inputs, logits_to_keep=keep)
-        self.meter.view_pass(inputs["input_ids"].numel(), len(pixel_values))
+        tokens = inputs["input_ids"]
+        self.meter.view_pass(tokens.numel(), len(pixel_values), tokens.device)
         return output.logits.squeeze(0)[: positions.numel()]
 
     def _seeds(self, row: PackedRow, version: int) -> list[int]:

@@ -15,6 +15,7 @@ from areal_cppo.core import (
     entropy_gain,
     parse_perturbations,
     perturb_pixel_values,
+    rise_eligible,
     select_perception_tokens,
     token_entropy,
     unpatchify,
@@ -108,7 +109,9 @@ class TriangleTask:
                 ).view(ids.shape)
                 for kind in ("anchor", "negative")
             }
-        gain = entropy_gain(entropies["anchor"], entropies["negative"])
+        pair = entropies["anchor"], entropies["negative"]
+        gain = entropy_gain(*pair)
+        eligible = rise_eligible(*pair, cpl.min_gain, vocabulary=len(task.VOCABULARY))
         images = {kind: views.images(kind) for kind in views.pixels}
         samples = []
         for i, (tokens, problem, score) in enumerate(
@@ -122,9 +125,10 @@ class TriangleTask:
             n = len(tokens)
             selected = select_perception_tokens(
                 gain[i, :n],
-                torch.ones(n, dtype=torch.bool),
+                eligible[i, :n],
                 torch.zeros(n, dtype=torch.long),
                 cpl.top_fraction,
+                cpl.quota,
             )
             answer = task.boxed_answer("".join(tokens))
             samples.append(
