@@ -40,7 +40,11 @@ from areal_cppo.training.packing import (
     select_rows,
     with_image_grid,
 )
-from areal_cppo.training.perception import PackedRow, PerceptionLoss
+from areal_cppo.training.perception import (
+    PackedRow,
+    PerceptionLoss,
+    nonfinite_tokens,
+)
 from areal_cppo.training.perception_stats import record_gate, record_row
 from areal_cppo.training.views import ResponseViews, ViewMaker, packed_view
 
@@ -262,25 +266,22 @@ class CPPOActor(FSDPPPOActor):
             version=version,
             normalizer=self._gated.normalizer,
         )
-        finite = self._all_finite(selection, result)
-        record_row(row, selection, result, finite, cpl.staleness.max_staleness, version)
-        if not finite:
+        nonfinite = nonfinite_tokens(row, selection, result)
+        skipped = self._on_any_rank(nonfinite.any())
+        limit = cpl.staleness.max_staleness
+        record_row(row, selection, result, nonfinite, skipped, limit, version)
+        if skipped:
             self._meter.skipped()
             return loss
         self._meter.gains(selection.gain)
         return loss + cpl.coef * loss_multiplier * result.loss
 
-    def _all_finite(self, selection, result) -> bool:
-        """Whether CPL of this micro-batch is finite on every rank.
+    def _on_any_rank(self, flag: torch.Tensor) -> bool:
+        """Whether `flag` holds on any rank: all keep a micro-batch or all leave it out.
 
         Not a number in a view's pass would reach the parameters even with a gradient of
-        zero, and a rank that left its backward pass out would keep the others waiting:
-        all keep a micro-batch or all leave it out.
+        zero, and a rank that left its backward pass out would keep the others waiting.
         """
-        finite = (
-            torch.isfinite(result.loss)
-            & torch.isfinite(selection.gain + selection.scores.divergence).all()
-        )
-        flag = finite.to(device=self.device, dtype=torch.int32)
-        dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=self.dp_group)
+        flag = flag.to(device=self.device, dtype=torch.int32)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.dp_group)
         return bool(flag)

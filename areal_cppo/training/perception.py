@@ -105,6 +105,16 @@ class RowLoss:
     weights: torch.Tensor
 
 
+def nonfinite_tokens(
+    row: PackedRow, selection: Selection, result: RowLoss
+) -> torch.Tensor:
+    """Gated tokens with a score, loss or weight that is not finite: bool `[T]`."""
+    bad = torch.zeros_like(row.gate)
+    bad[selection.gated] = ~torch.isfinite(selection.gain + selection.scores.divergence)
+    bad[selection.positions] |= ~torch.isfinite(result.token_loss * result.weights)
+    return bad
+
+
 class PerceptionLoss:
     """Computes CPL for packed rows of one model.
 

@@ -7,6 +7,8 @@ tokens of the row, `G` gated tokens, `N` perception tokens; `B` rows of a batch.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
@@ -52,31 +54,29 @@ def record_row(
     row: PackedRow,
     selection: Selection,
     result: RowLoss,
-    finite: bool,
+    nonfinite: torch.Tensor,
+    skipped: bool,
     max_staleness: int | None,
     version: int,
 ) -> None:
     """Scores, divergences, losses and weights of a row that had its view passes.
 
-    Of a row that was left out because something is not finite (`finite` is false), only
-    the counts.
+    Of a row that was left out (`skipped`) because some rank's row holds a token that is
+    not finite (`nonfinite` are this one's, bool `[T]`), only the counts.
     """
-    gated, positions, scores = selection.gated, selection.positions, selection.scores
-    at_gate = _Spread(row.gate, gated)
-    at_selected = _Spread(row.gate, positions)
-    bad = torch.zeros_like(row.gate)
-    bad[gated] = ~torch.isfinite(selection.gain + scores.divergence)
-    bad[positions] |= ~torch.isfinite(result.token_loss * result.weights)
+    positions, scores = selection.positions, selection.scores
+    at_gate = partial(_spread, row.gate, selection.gated)
+    at_selected = partial(_spread, row.gate, positions)
     selected = at_selected(torch.ones_like(positions)).bool()
     stale = torch.zeros_like(row.gate)
     if max_staleness is not None:
         stale = selected & (version - row.versions > max_staleness)
-    kept = torch.full_like(row.gate, finite)
+    kept = torch.full_like(row.gate, not skipped)
     stats_tracker.denominator(
         **{
             "cpl/view_sequences": row.responses,
-            "cpl/skipped_responses": row.responses & (not finite),
-            "cpl/nonfinite_tokens": bad,
+            "cpl/skipped_responses": row.responses & skipped,
+            "cpl/nonfinite_tokens": nonfinite,
             "cpl/gated_tokens": row.gate & kept,
             "cpl/perception_tokens": selected & kept,
             "cpl/unselected_tokens": row.gate & ~selected & kept,
@@ -119,14 +119,10 @@ def record_row(
     )
 
 
-class _Spread:
-    """Puts values at their positions of a row of zeros: fp32 `[T]`."""
-
-    def __init__(self, like: torch.Tensor, index: torch.Tensor):
-        self.like = like
-        self.index = index
-
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        row = torch.zeros(self.like.shape, dtype=torch.float32, device=values.device)
-        row[self.index] = values.detach().float()
-        return row
+def _spread(
+    like: torch.Tensor, index: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Values put at their positions of a row of zeros: fp32 `[T]`."""
+    row = torch.zeros(like.shape, dtype=torch.float32, device=values.device)
+    row[index] = values.detach().float()
+    return row
