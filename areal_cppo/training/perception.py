@@ -229,6 +229,12 @@ class PerceptionLoss:
         normalizer
             The number of gated responses (aggregation `sequence`) or of perception
             tokens (`token`) in the whole global batch.
+
+        Returns
+        -------
+        RowLoss
+            Without perception tokens its loss is a zero that still leads back through
+            every pass that has a graph, so that all ranks have the same backward pass.
         """
         config = self.config
         selected = selection.positions
@@ -249,9 +255,6 @@ class PerceptionLoss:
             config.aggregation,
             normalizer,
         )
-        # An empty selection must still lead back through every pass that has a graph.
-        for logits in (anchor, negative_logits, positive_logits):
-            loss = loss + logits[:0].sum()
         return RowLoss(
             loss,
             token_loss.detach(),

@@ -97,6 +97,7 @@ def test_counts(actor, configure):
     for item in batch:
         item["versions"][item["loss_mask"].bool()] = 2
     batch[0]["versions"][0, -5:] = 0
+    batch[2]["versions"][0, -3:] = 1  # as stale as allowed
     _, stats = harness.update_gradient(actor, harness.prepared(actor, batch))
     expected = {
         "gated_responses": 3,
