@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -11,6 +12,11 @@ from hypothesis import settings
 from areal_cppo.serving.cpu import enable_in_this_process
 
 enable_in_this_process()
+
+# A shell that starts tests in the background has them, and what they start, ignore
+# Ctrl-C; some tests are about what Ctrl-C does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines stall: how long an example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)

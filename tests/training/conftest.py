@@ -33,7 +33,7 @@ def actor(session_actor):
     config = session_actor.config
     config.objective = "cppo"
     config.mb_spec = MicroBatchSpec(n_mbs=1)
-    config.reward_norm = None
+    config.reward_norm = session_actor.actor.reward_norm = None
     set_cpl(session_actor, CPLConfig(coef=1.0))
     session_actor.set_version(0)
     session_actor.export_stats()

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import harness
 import naive
 import torch
+from areal.api.io_struct import SaveLoadMeta
 from peft import PeftModel
 from torch.distributed.tensor import distribute_tensor
 from transformers import (
@@ -39,7 +39,6 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
-from areal_cppo.training.trainer import CPPOTrainer
 from areal_cppo.triangles import task
 from areal_cppo.triangles.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
@@ -212,14 +211,18 @@ def lora_actor(folder: Path, targets: list[str], **settings: Any) -> CPPOActor:
 
 
 def save(actor: CPPOActor, folder: Path) -> Path:
-    """The checkpoint that a run with this actor writes."""
-    trainer = SimpleNamespace(
-        actor=actor,
-        config=SimpleNamespace(actor=actor.config),
-        tokenizer=actor.tokenizer,
-        processor=actor.processor,
+    """Write the actor's weights, or its adapters; all ranks call it."""
+    actor.save(
+        SaveLoadMeta(
+            path=str(folder),
+            weight_format="hf",
+            with_optim=False,
+            tokenizer=actor.tokenizer,
+            processor=actor.processor,
+            base_model_path=actor.config.path,
+        )
     )
-    return CPPOTrainer.save_checkpoint(trainer, folder)
+    return folder
 
 
 def with_adapters(folder: Path, adapters: Path) -> PeftModel:

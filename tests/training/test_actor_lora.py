@@ -8,6 +8,7 @@ test_actor_families.py.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import families
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.trainer import CPPOTrainer
 
 ALL_LINEAR = ["all-linear"]
 ATTENTION = ["q_proj", "v_proj"]
@@ -49,7 +51,7 @@ def setup(request, tmp_path_factory) -> Setup:
     return Setup(
         actor,
         folder,
-        families.save(actor, tmp_path_factory.mktemp("run") / "adapters"),
+        families.save(actor, tmp_path_factory.mktemp("adapters")),
         targets,
         harness.prepared(actor, families.mixed_batch(name)),
         families.FAMILIES[name].layout,
@@ -63,11 +65,19 @@ def weights(actor: CPPOActor) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_checkpoint_has_the_tokenizer(setup):
+def test_a_checkpoint_has_the_tokenizer(setup, tmp_path):
     """AReaL leaves it out with LoRA; AutoTokenizer would then make an empty one."""
+    actor = setup.actor
+    trainer = SimpleNamespace(
+        actor=actor,
+        config=SimpleNamespace(actor=actor.config),
+        tokenizer=actor.tokenizer,
+        processor=actor.processor,
+    )
+    folder = CPPOTrainer.save_checkpoint(trainer, tmp_path / "step-1")
     text = "<think>AB=3"
-    ids = AutoTokenizer.from_pretrained(setup.adapters)(text)["input_ids"]
-    assert ids == setup.actor.tokenizer(text)["input_ids"] and len(ids) > 1
+    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert ids == actor.tokenizer(text)["input_ids"] and len(ids) > 1
 
 
 def test_logprobs_equal_peft_alone(setup):
