@@ -17,7 +17,10 @@ from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.core import CPLConfig
+from areal_cppo.core.checks import Choice, check_fields, setting
+from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
+from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.training.models import check_layout
 
@@ -109,6 +112,20 @@ class HeldoutConfig:
 
 
 @dataclass
+class GroupsConfig:
+    """What becomes of a group (the responses to one problem) that lost one."""
+
+    on_failed_response: str = setting(
+        "keep",
+        Choice(("keep", "drop")),
+        "keep: train on the rest of the group; drop: on none of it; counted either way",
+    )
+
+    def __post_init__(self):
+        check_fields(self, "groups.")
+
+
+@dataclass
 class CPPOConfig(PPOConfig):
     """A CPPO experiment: AReaL's PPO experiment with the CPPO actor."""
 
@@ -116,6 +133,9 @@ class CPPOConfig(PPOConfig):
     ref: CPPOActorConfig | None = field(default=None)
     sglang: GenerationServerConfig = field(default_factory=GenerationServerConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     run_dir: str = field(
         default="",
         metadata={

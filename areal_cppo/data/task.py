@@ -1,0 +1,126 @@
+"""Real data as an experiment."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor, ProcessorMixin
+
+from areal_cppo.data.dataset import Note, ProblemDataset
+from areal_cppo.errors import UserError
+from areal_cppo.runs.folder import RunFolder
+from areal_cppo.training.config import CPPOConfig
+
+VALIDATION_SEED = 0  # the same problems whatever the run's seed
+
+
+class ProblemTask:
+    """What the controller asks of a task (`areal_cppo.training.controller.Task`).
+
+    Held-out accuracy is measured by `areal-cppo eval`, on checkpoints: a real model is
+    never loaded into the controller.
+
+    Parameters
+    ----------
+    config
+        The experiment.
+    note
+        Told in a line what was found in the data.
+
+    Raises
+    ------
+    UserError
+        A setting that this task doesn't have is used.
+    """
+
+    def __init__(
+        self,
+        config: CPPOConfig,
+        note: Note = logging.getLogger("ProblemTask").info,
+    ):
+        if config.heldout.size:
+            raise UserError(
+                f"heldout.size: expected 0 with data.source={config.data.source}, "
+                f"found {config.heldout.size}; set it to 0 and run `areal-cppo eval` "
+                "on the checkpoints"
+            )
+        self.config = config
+        self.note = note
+        self.workflow_kwargs: dict[str, Any] = {
+            "reward_fn": "areal_cppo.rewards.reward.reward_fn",
+            "gconfig": config.gconfig,
+            "tokenizer": config.tokenizer_path,
+            "processor": config.tokenizer_path,
+            "reward": asdict(config.reward),
+            "groups": asdict(config.groups),
+            "max_prompt_tokens": config.data.max_prompt_tokens,
+            "context_length": config.sglang.context_length,
+        }
+
+    def train_dataset(self) -> ProblemDataset:
+        """The problems to train on, in an order drawn by `config.seed`.
+
+        Raises
+        ------
+        UserError
+            As `ProblemDataset`; or there are fewer problems than a batch takes, of
+            which AReaL would wait for the first for ever.
+        """
+        dataset = self._dataset("train_dataset", self.config.seed)
+        batch_size = self.config.train_dataset.batch_size
+        if len(dataset) < batch_size:
+            raise UserError(
+                f"train_dataset.batch_size: expected at most the {len(dataset):,} "
+                f"usable problems, found {batch_size}; make it smaller"
+            )
+        return dataset
+
+    def valid_dataset(self) -> ProblemDataset | None:
+        """The problems to measure on; `None` where the configuration names none."""
+        if self.config.valid_dataset is None:
+            return None
+        return self._dataset("valid_dataset", VALIDATION_SEED)
+
+    def evaluate(self, checkpoint: Path) -> None:
+        """Nothing: see `areal-cppo eval`."""
+
+    def write_samples(self, folder: RunFolder, checkpoints: dict[str, Path]) -> None:
+        """Nothing, as it would take the model."""
+
+    def _dataset(self, setting: str, seed: int) -> ProblemDataset:
+        config = self.config
+        train = setting == "train_dataset"
+        block = config.train_dataset if train else config.valid_dataset
+        unused = {
+            "max_length": block.max_length,
+            "dataset_kwargs": block.dataset_kwargs,
+        }
+        for name, found in unused.items():
+            if found:
+                raise UserError(
+                    f"{setting}.{name}: expected none, found {found!r}; leave it out: "
+                    "the block data says how problems are made (data.max_prompt_tokens)"
+                )
+        return ProblemDataset(
+            self._processor(),
+            self.config.data,
+            path=block.path,
+            split=block.split,
+            seed=seed,
+            shuffle=block.shuffle,
+            setting=setting,
+            note=self.note,
+        )
+
+    def _processor(self) -> ProcessorMixin:
+        path = self.config.tokenizer_path
+        processor = AutoProcessor.from_pretrained(path)
+        if not isinstance(processor, ProcessorMixin):  # of text models, a tokenizer
+            raise UserError(
+                f"tokenizer_path: expected a vision-language model, found {path} "
+                "without an image processor; name a Qwen-VL model"
+            )
+        return processor
