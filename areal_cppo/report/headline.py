@@ -183,7 +183,7 @@ def _refused(run: Run) -> str:
     reasons = ", ".join(f"{text(key)} {number(n)}" for key, n in counts.items() if n)
     return _fact(
         "Refused responses",
-        number(sum(counts.values())),
+        number(sum(n for reason, n in counts.items() if reason != "group_dropped")),
         reasons or "every response was fit to train on",
     )
 

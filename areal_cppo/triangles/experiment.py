@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class TriangleTask:
             "gconfig": config.gconfig,
             "tokenizer": config.tokenizer_path,
             "processor": config.tokenizer_path,
+            "reward": asdict(config.reward),
+            "groups": asdict(config.groups),
+            "max_prompt_tokens": config.data.max_prompt_tokens,
+            "context_length": config.sglang.context_length,
         }
 
     def train_dataset(self) -> TriangleDataset:

@@ -13,9 +13,12 @@ def reward_fn(
     prompt_ids: list[int],
     completion_ids: list[int],
     answer: int | str,
+    *,
+    answer_weight: float = 0.9,
+    format_weight: float = 0.1,
     **kwargs: Any,
 ) -> float:
-    """0.9 if the boxed number is the perimeter, plus 0.1 if the format is kept.
+    """What the boxed number is worth if it is the perimeter, and the kept format.
 
     Parameters
     ----------
@@ -23,13 +26,16 @@ def reward_fn(
         The decoded response, with or without its `<eos>`.
     answer
         The perimeter.
+    answer_weight, format_weight
+        From the block `reward` of the YAML.
     prompt, prompt_ids, completion_ids, kwargs
-        Part of AReaL's signature (`kwargs` is the rest of the dataset's item); unused.
+        Part of AReaL's signature; unused.
 
     Returns
     -------
     float
-        0.0, 0.1, 0.9 or 1.0; the `reward` of `task.score_response`.
+        With the default weights, the `reward` of `task.score_response`.
     """
     text = completions.split(EOS, 1)[0]
-    return 0.9 * (boxed_answer(text) == int(answer)) + 0.1 * has_format(text)
+    correct = boxed_answer(text) == int(answer)
+    return answer_weight * correct + format_weight * has_format(text)

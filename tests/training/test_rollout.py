@@ -1,4 +1,7 @@
-"""Refused responses: at the request, at the end, and in the statistics. No server."""
+"""The client of the generation servers: what it sends, stamps, groups and counts.
+
+The server is a fake (fake_server.py). What the workflow refuses: test_workflow.py.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,24 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-import torch
-from areal import workflow_context
-from areal.api import ModelRequest
+from areal.api import ModelRequest, RolloutWorkflow
+from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig
 from areal.infra.controller import RolloutController
-from areal.utils import stats_tracker
-from areal.workflow.vision_rlvr import VisionRLVRWorkflow
+from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
+from areal.utils import logging, stats_tracker
+from fake_server import FakeServer
+from transformers import AutoProcessor
 
 from areal_cppo.training.rollout import (
     CPPOBackend,
+    CPPOInfEngine,
     CPPORolloutController,
+    CPPORolloutEngine,
     VisionTokenSampled,
 )
-from areal_cppo.training.workflow import CPPOWorkflow
+from areal_cppo.training.workflow import logger as workflow_logger
+from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.triangles.dataset import TriangleDataset
 from areal_cppo.triangles.tokenizer import build_tokenizer
 
 PROMPT = [2, 4, 4, 4, 3, 24]  # vision start, three image tokens, vision end, a space
@@ -31,7 +39,10 @@ def tokenizer():
 
 def request(tokenizer, response: list[int]) -> ModelRequest:
     return ModelRequest(
-        input_ids=PROMPT + response, image_data=["an image"], tokenizer=tokenizer
+        input_ids=PROMPT + response,
+        image_data=["an image"],
+        tokenizer=tokenizer,
+        gconfig=GenerationHyperparameters(max_new_tokens=8),
     )
 
 
@@ -49,43 +60,122 @@ def test_a_continued_response_with_an_image_token_is_refused(tokenizer, token):
         )
 
 
-def run_workflow(monkeypatch, tokenizer, outcome):
-    """`CPPOWorkflow` on a stock workflow that answers with `outcome`."""
-
-    async def stock(self, engine, data):
-        if isinstance(outcome, Exception):
-            raise outcome
-        ids = PROMPT + outcome
-        mask = [0] * len(PROMPT) + [1] * len(outcome)
-        return {"input_ids": torch.tensor([ids]), "loss_mask": torch.tensor([mask])}
-
-    monkeypatch.setattr(VisionRLVRWorkflow, "arun_episode", stock)
-    gconfig = SimpleNamespace(new_with_stop_and_pad_token_ids=lambda t: None)
-    workflow = CPPOWorkflow(lambda: 0, gconfig, tokenizer, processor=object())
-    got = asyncio.run(workflow.arun_episode(None, {}))
-    scope = stats_tracker.get(workflow_context.stat_scope())
-    return got, scope.export()
+def generate(engine: CPPOInfEngine, req: ModelRequest):
+    engine.workflow_executor = SimpleNamespace(is_paused=lambda: False)
+    return asyncio.run(engine.agenerate(req))
 
 
-@pytest.mark.parametrize("token", [2, 3, 4, 5])
-def test_a_finished_response_with_a_vision_token_is_refused(
-    monkeypatch, tokenizer, token
-):
-    got, stats = run_workflow(monkeypatch, tokenizer, [9, token, 1])
-    assert got is None
-    assert [v for k, v in stats.items() if k.endswith("refused/vision_token")] == [1.0]
+def make_engine(server: FakeServer) -> CPPOInfEngine:
+    config = InferenceEngineConfig(backend="sglang:d1", request_retries=1)
+    engine = CPPOInfEngine(config, CPPOBackend())
+    engine.addresses = [server.address]
+    return engine
 
 
-def test_an_interrupted_response_is_refused(monkeypatch, tokenizer):
-    got, stats = run_workflow(monkeypatch, tokenizer, VisionTokenSampled())
-    assert got is None
-    assert [v for k, v in stats.items() if k.endswith("refused/vision_token")] == [1.0]
+def test_tokens_have_the_version_their_request_was_sent_with(tokenizer):
+    """Each reply arrives after a weight update; two of them cut a response short."""
+    parts = [([9, 10, 11], "abort"), ([], "abort"), ([12, 13], "stop")]
+
+    def reply(payload):
+        engine.set_version(engine.get_version() + 1)  # the trainer was faster
+        return parts[len(server.requests) - 1]
+
+    with FakeServer(reply) as server:
+        engine = make_engine(server)
+        engine.set_version(7)
+        req = request(tokenizer, [])
+        response = generate(engine, req)
+    assert response.output_tokens == [9, 10, 11, 12, 13]
+    assert response.output_versions == [7, 7, 7, 9, 9]
+    sent = [payload["input_ids"] for payload in server.requests]
+    assert sent == [PROMPT, PROMPT + [9, 10, 11], PROMPT + [9, 10, 11]]
+    assert req.metadata == {}  # the caller's request is as it was
 
 
-def test_an_ordinary_response_is_kept(monkeypatch, tokenizer):
-    got, stats = run_workflow(monkeypatch, tokenizer, [9, 10, 1])
-    assert got is not None  # the image tokens of the prompt don't count
-    assert [v for k, v in stats.items() if k.endswith("refused/vision_token")] == [0.0]
+def test_responses_in_flight_do_not_share_versions(tokenizer):
+    """The second is sent after an update that the first has not survived yet."""
+
+    def reply(payload):
+        if payload["input_ids"][-1] == 25:
+            return [9, 9, 9], "stop"
+        engine.set_version(1)
+        return [8], "stop"
+
+    async def both():
+        first = await engine.agenerate(request(tokenizer, []))
+        second = engine.agenerate(request(tokenizer, [25]))
+        third = engine.agenerate(request(tokenizer, [25]))
+        return [first, *await asyncio.gather(second, third)]
+
+    with FakeServer(reply) as server:
+        engine = make_engine(server)
+        engine.workflow_executor = SimpleNamespace(is_paused=lambda: False)
+        responses = asyncio.run(both())
+    assert [r.output_versions for r in responses] == [[0], [1] * 3, [1] * 3]
+
+
+class OtherWorkflow(RolloutWorkflow):
+    async def arun_episode(self, engine, data):
+        return None
+
+
+def test_other_workflows_are_grouped_by_areal(tokenizer):
+    engine = CPPOInfEngine(InferenceEngineConfig(backend="sglang:d1"), CPPOBackend())
+    engine.logger = None
+    workflow = OtherWorkflow()
+    assert engine._resolve_workflow(workflow, None, 1) is workflow
+    grouped = engine._resolve_workflow(workflow, None, 4)
+    assert type(grouped) is GroupedRolloutWorkflow and grouped.group_size == 4
+
+
+def test_a_group_through_areals_executor(monkeypatch, caplog):
+    """Three responses asked for, one request fails: two rows, and no image in a log."""
+    replies = {2: None}  # of the second request
+
+    def reply(payload):
+        return replies.get(len(server.requests), ([7, 16, 8, 9, 1], "stop"))
+
+    dataset = TriangleDataset(AutoProcessor.from_pretrained(checkpoint_dir()), 1, 0)
+    kwargs = {
+        "reward_fn": "areal_cppo.triangles.reward.reward_fn",
+        "gconfig": GenerationHyperparameters(max_new_tokens=8),
+        "tokenizer": str(checkpoint_dir()),
+        "processor": str(checkpoint_dir()),
+        "reward": {"timeout_seconds": 30.0},
+    }
+    stats_tracker.get("rollout").export()
+    for logger in (workflow_logger, logging.getLogger("[RemoteInfEngine Rank test]")):
+        monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    with FakeServer(reply) as server:
+        config = InferenceEngineConfig(
+            backend="sglang:d1",
+            max_concurrent_rollouts=4,
+            consumer_batch_size=1,
+            request_retries=1,
+        )
+        engine = CPPORolloutEngine(config)
+        engine.initialize(engine_id="test", addr=[server.address])
+        try:
+            engine.submit(
+                dataset[0],
+                "areal_cppo.training.workflow.CPPOWorkflow",
+                kwargs,
+                group_size=3,
+            )
+            (trajectory,) = engine.wait(1, timeout=60)
+        finally:
+            engine.destroy()
+    assert len(server.requests) == 3
+    images = {tuple(payload["image_data"]) for payload in server.requests}
+    assert len(images) == 1
+    assert trajectory["input_ids"].shape[0] == len(trajectory["multi_modal_input"]) == 2
+    stats = stats_tracker.get("rollout").export()
+    refused = [v for k, v in stats.items() if k.endswith("refused/request_failed")]
+    assert refused == [pytest.approx(1 / 3)]
+    dropped = [v for k, v in stats.items() if k.endswith("refused/group_dropped")]
+    assert dropped == [0.0]  # looked at as a group, by the workflow
+    assert "ClientResponseError" in caplog.text
+    assert "Payload" not in caplog.text
 
 
 def test_totals_over_workers(monkeypatch):

@@ -1,0 +1,1 @@
+"""What a response is worth: a correct answer, a kept format."""

@@ -1,0 +1,30 @@
+"""Reward functions for the tests, imported by name in processes of their own."""
+
+import os
+import sys
+import time
+
+
+def loads_torch(**kwargs) -> float:
+    return float("torch" in sys.modules)
+
+
+def process_id(**kwargs) -> float:
+    return float(os.getpid())
+
+
+def behave(completions, **kwargs) -> float:
+    """Does what the response says."""
+    if completions == "sleep":
+        time.sleep(600)
+    if completions == "hold the interpreter":
+        return float(len(str(9**9**9)))
+    if completions == "raise":
+        raise KeyError("payload")
+    if completions == "nan":
+        return float("nan")
+    if completions == "die":
+        os._exit(3)
+    if completions == "print":
+        print('{"reward": 17.0}', flush=True)
+    return 1.0

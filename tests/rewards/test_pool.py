@@ -1,0 +1,178 @@
+"""Reward processes: time limit, errors, what is sent, and what is left behind.
+
+The functions that they run are in reward_functions.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+from PIL import Image
+
+from areal_cppo.rewards.pool import (
+    RewardError,
+    RewardPool,
+    RewardTimeout,
+    function_name,
+)
+
+
+@pytest.fixture
+def make_pool():
+    pools = []
+
+    def make(name: str, timeout_seconds: float = 30.0, processes: int = 2):
+        pools.append(RewardPool(name, timeout_seconds, processes))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def test_the_real_reward(make_pool):
+    pool = make_pool("areal_cppo.rewards.reward.reward_fn")
+    arguments = {"prompt": "?", "prompt_ids": [1], "completion_ids": [2], "answer": "½"}
+    right = pool.submit(completions=r"<think>x</think>\boxed{0.5}", **arguments)
+    long = pool.submit(completions="x" * 200_000 + r"\boxed{0.5}", **arguments)
+    assert right.result() == pytest.approx(1.0)
+    assert long.result() == pytest.approx(0.9)  # more than a pipe holds
+
+
+@pytest.mark.parametrize("how", ["sleep", "hold the interpreter"])
+def test_what_hangs_is_ended_in_time_and_replaced(make_pool, how):
+    pool = make_pool("reward_functions.behave", timeout_seconds=1.0, processes=1)
+    assert pool.submit(completions="").result() == 1.0
+    before = children()
+    start = time.monotonic()
+    with pytest.raises(RewardTimeout, match="1 s"):
+        pool.submit(completions=how).result()
+    assert time.monotonic() - start < 5
+    assert pool.submit(completions="").result() == 1.0  # by another process
+    assert not before & children()
+
+
+def test_one_that_hangs_does_not_hold_up_the_others(make_pool):
+    pool = make_pool("reward_functions.behave", timeout_seconds=5.0, processes=2)
+    hangs = pool.submit(completions="sleep")
+    others = [pool.submit(completions="") for _ in range(20)]
+    assert [future.result() for future in others] == [1.0] * 20
+    assert not hangs.done()
+    with pytest.raises(RewardTimeout):
+        hangs.result()
+
+
+def test_time_in_the_queue_does_not_count(make_pool):
+    pool = make_pool("reward_functions.behave", timeout_seconds=1.0, processes=1)
+    futures = [pool.submit(completions=how) for how in ("sleep", "sleep", "")]
+    with pytest.raises(RewardTimeout):
+        futures[1].result()
+    assert futures[2].result() == 1.0  # waited two seconds
+
+
+def test_an_error_is_named_without_its_payload(make_pool):
+    pool = make_pool("reward_functions.behave", processes=1)
+    with pytest.raises(RewardError) as error:
+        pool.submit(completions="raise").result()
+    assert "KeyError in behave, line" in str(error.value)
+    assert "payload" not in str(error.value)
+    (process,) = children()
+    assert pool.submit(completions="").result() == 1.0
+    assert children() == {process}  # it was the function's fault, not the process's
+
+
+def test_a_reward_that_is_no_number_is_an_error(make_pool):
+    with pytest.raises(RewardError, match="the reward is nan"):
+        make_pool("reward_functions.behave").submit(completions="nan").result()
+
+
+def test_a_process_that_dies_is_replaced(make_pool):
+    pool = make_pool("reward_functions.behave", processes=1)
+    with pytest.raises(RewardError, match="exit code 3"):
+        pool.submit(completions="die").result()
+    assert pool.submit(completions="").result() == 1.0
+
+
+def test_a_process_killed_while_idle_is_replaced(make_pool):
+    pool = make_pool("reward_functions.process_id", processes=1)
+    psutil.Process(int(pool.submit().result())).kill()
+    with pytest.raises(RewardError, match="exit code -9"):
+        pool.submit().result()
+    assert pool.submit().result() > 0
+
+
+@pytest.mark.parametrize("name", ["no_such_module.f", "reward_functions.no_such"])
+def test_a_function_that_is_not_there(make_pool, name):
+    pool = make_pool(name)
+    with pytest.raises(RewardError, match="exit code 1"):
+        pool.submit().result()
+
+
+def test_what_a_function_prints_is_no_reward(make_pool):
+    pool = make_pool("reward_functions.behave")
+    assert pool.submit(completions="print").result() == 1.0
+
+
+def test_the_processes_load_nothing_of_torch(make_pool):
+    assert make_pool("reward_functions.loads_torch").submit().result() == 0
+    script = """
+        import sys
+        import areal_cppo.rewards.reward, areal_cppo.rewards.worker
+        heavy = {"torch", "transformers", "areal", "numpy"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
+def test_an_image_can_not_be_sent(make_pool):
+    pool = make_pool("reward_functions.behave")
+    with pytest.raises(TypeError, match="JSON"):
+        pool.submit(completions="", images=[Image.new("RGB", (2, 2))])
+
+
+def test_processes_are_few_and_gone_at_the_end(make_pool):
+    before = children()
+    pool = make_pool("reward_functions.process_id", processes=2)
+    found = {pool.submit() for _ in range(50)}
+    used = {int(future.result()) for future in found}
+    assert 1 <= len(used) <= 2
+    pool.close()
+    assert not (children() - before) & used
+
+
+def test_processes_end_with_a_parent_that_is_killed(gone):
+    script = """
+        import os, signal
+        from areal_cppo.rewards.pool import RewardPool
+        pool = RewardPool("reward_functions.process_id", 5.0, 1)
+        print(int(pool.submit().result()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    folder = os.path.dirname(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([folder, os.getcwd()])},
+        capture_output=True,
+        text=True,
+    )
+    deadline = time.monotonic() + 20
+    while not gone(int(done.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert gone(int(done.stdout))
+
+
+def test_how_another_process_finds_a_function():
+    assert function_name("package.module.f") == "package.module.f"
+    assert function_name(os.path.join) == "posixpath.join"
+    with pytest.raises(ValueError, match="expected the name of a function"):
+        function_name(lambda **kwargs: 1.0)
