@@ -1,209 +1,114 @@
 """`areal-cppo doctor`: what is ready, what is missing and how to get it."""
 
-import os
-import shutil
-import sys
-from dataclasses import dataclass
-from importlib import metadata
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from areal_cppo.doctor.check import Check, as_table
+from areal_cppo.doctor.machine import check_checkpoint, machine_checks
+from areal_cppo.doctor.packages import (
+    check_flash_attention,
+    check_python,
+    package_checks,
+)
+from areal_cppo.errors import UserError
 
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
-_GIB = 2**30
-
-# Measured on the demo: controller, trainer and server with the tiny model.
-_DEMO_MEMORY_GIB = 6
-_DEMO_DISK_GIB = 1
-_DEMO_CORES = 2
-
-_HOW_TO_INSTALL = "make setup"
-_HOW_TO_INSTALL_CUDA = "pip install '.[cuda]' in a clone"
 
 
-@dataclass(frozen=True)
-class Check:
-    """One row of the table.
+def doctor(config: str | None = None, overrides: list[str] | None = None) -> int:
+    """Print the table; 0 if the demo, or the configuration, can run on this machine.
 
-    Attributes:
-        name: what was looked for.
-        ready: whether it is there and good enough.
-        found: what is there, in a few words.
-        remedy: how to get it; shown if it is not ready.
-        required: whether the demo needs it.
+    Args:
+        config: a YAML file; its model, data, resources and disk are looked at too.
+        overrides: its `key=value` overrides.
     """
-
-    name: str
-    ready: bool
-    found: str
-    remedy: str = ""
-    required: bool = True
-
-    @property
-    def state(self) -> str:
-        if self.ready:
-            return "ready"
-        return "MISSING" if self.required else "absent"
-
-
-def doctor() -> int:
-    """Print the table; 0 if the demo can run on this machine, 1 otherwise."""
     checks = all_checks()
+    what = "the demo"
+    if config is not None:
+        what = Path(config).stem
+        checks += config_checks(config, overrides or [])
     print(as_table(checks))
-    lacking = [check.name for check in checks if check.required and not check.ready]
+    lacking = [check.name for check in checks if check.lacking]
     if lacking:
-        print(f"\nthe demo cannot run here yet: {', '.join(lacking)}")
+        print(f"\n{what} cannot run here yet: {', '.join(lacking)}")
         return 1
-    print("\nthe demo can run here: areal-cppo demo (or make demo)")
+    command = "areal-cppo demo (or make demo)"
+    if config is not None:
+        command = f"areal-cppo train --config {config} --dry-run"
+    print(f"\n{what} can run here: {command}")
     return 0
 
 
 def all_checks() -> list[Check]:
-    """Every row, in the order of the table."""
+    """The rows that do not depend on a configuration, in the order of the table."""
     return [
         check_python(),
-        check_package("torch", "2.9"),
-        check_package("transformers", "5.3"),
-        check_package("areal", "1.0.4", exact=True),
-        check_package("sglang", "0.5.10.post1", exact=True),
-        check_package("kornia", "0.8"),
-        check_package("datasets", "3"),
-        check_cuda(),
-        check_torchvision(),
-        check_package(
-            "flash-attn", "2.8", remedy=f"{_HOW_TO_INSTALL_CUDA}; GPU training only"
-        ),
-        check_sbatch(),
-        check_cores(),
-        check_memory(),
-        check_disk(Path.cwd()),
+        *package_checks(),
+        check_flash_attention(),
+        *machine_checks(),
+        check_shim(_PACKAGE_FOLDER / "serving" / "shim"),
         check_checkpoint(_PACKAGE_FOLDER / "triangles" / "checkpoint"),
     ]
 
 
-def check_python() -> Check:
-    version = sys.version_info[:3]
+def check_shim(folder: Path) -> Check:
+    """What torchvision and SGLang need where there is no GPU."""
+    ready = (folder / "sitecustomize.py").is_file()
     return Check(
-        "Python",
-        version[:2] in ((3, 11), (3, 12)),
-        ".".join(map(str, version)),
-        "make setup PYTHON=/path/to/python3.11 (or 3.12)",
-    )
-
-
-def check_package(
-    name: str, wanted: str, exact: bool = False, remedy: str | None = None
-) -> Check:
-    """A distribution's version, read from its metadata: nothing is imported.
-
-    With a `remedy` of its own the package is optional, as it is for the demo.
-    """
-    required = remedy is None
-    remedy = remedy or _HOW_TO_INSTALL
-    sign = "==" if exact else ">="
-    try:
-        found = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Check(
-            name, False, "not installed", f"{remedy} ({sign}{wanted})", required
-        )
-    ready = found == wanted if exact else _numbers(found) >= _numbers(wanted)
-    return Check(name, ready, found, f"{remedy} (expected {sign}{wanted})", required)
-
-
-def check_cuda() -> Check:
-    """Whether torch sees a CUDA device; the only check that imports torch."""
-    remedy = f"none needed for the demo; for a GPU {_HOW_TO_INSTALL_CUDA}"
-    try:
-        from areal_cppo.serving.cpu import needs_shim
-
-        without = needs_shim()
-    except (ImportError, OSError) as error:
-        return Check("CUDA device", False, f"torch: {error}", remedy, required=False)
-    found = "none: everything runs on the CPU" if without else "seen by torch"
-    return Check("CUDA device", not without, found, remedy, required=False)
-
-
-def check_torchvision() -> Check:
-    """torchvision and, where there is no GPU, the placeholders that it needs."""
-    package = check_package("torchvision", "0.20")
-    shim = _PACKAGE_FOLDER / "serving" / "shim" / "sitecustomize.py"
-    if not package.ready or shim.is_file():
-        return package
-    return Check(
-        "torchvision",
-        False,
-        f"{package.found}, but no {shim}",
-        f"{_HOW_TO_INSTALL}: the installation lacks its CPU placeholders",
-    )
-
-
-def check_sbatch() -> Check:
-    found = shutil.which("sbatch")
-    return Check(
-        "Slurm (sbatch)",
-        found is not None,
-        found or "not on PATH",
-        "only for `areal-cppo slurm --submit`: run it where sbatch is",
-        required=False,
-    )
-
-
-def check_cores() -> Check:
-    cores = len(os.sched_getaffinity(0))
-    return Check(
-        "CPU cores",
-        cores >= _DEMO_CORES,
-        str(cores),
-        f"the demo runs on one too, slowly; {_DEMO_CORES} or more are better",
-        required=False,
-    )
-
-
-def check_memory() -> Check:
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    return Check(
-        "memory",
-        gib >= _DEMO_MEMORY_GIB,
-        f"{gib:.1f} GiB",
-        f"a machine with {_DEMO_MEMORY_GIB} GiB or more",
-    )
-
-
-def check_disk(folder: Path) -> Check:
-    gib = shutil.disk_usage(folder).free / _GIB
-    return Check(
-        "free disk",
-        gib >= _DEMO_DISK_GIB,
-        f"{gib:.1f} GiB in {folder}",
-        f"free {_DEMO_DISK_GIB} GiB, or run elsewhere",
-    )
-
-
-def check_checkpoint(folder: Path) -> Check:
-    ready = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return Check(
-        "tiny checkpoint",
+        "CPU placeholders",
         ready,
-        str(folder) if ready else f"no config.json and weights in {folder}",
+        str(folder) if ready else f"no sitecustomize.py in {folder}",
         "a complete clone, or reinstall areal-cppo",
     )
 
 
-def as_table(checks: list[Check]) -> str:
-    """Aligned columns; the remedy on a line of its own."""
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.state:<8} {check.name:<{width}}  {check.found}")
-        if not check.ready and check.remedy:
-            lines.append(f"{'':<8} {'':<{width}}  -> {check.remedy}")
-    return "\n".join(lines)
+def config_checks(path: str, overrides: list[str]) -> list[Check]:
+    """A row for each thing that a run with this configuration needs.
+
+    Raises:
+        UserError: the file can't be read as a configuration.
+    """
+    from areal_cppo.serving.cpu import enable_in_this_process
+
+    enable_in_this_process()  # areal imports torchvision
+    from areal_cppo.training import preflight
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.resources import check_resources
+
+    config = load_config(path, overrides)
+    cluster = config.cluster
+    size = f"{cluster.n_nodes} node(s) x {cluster.n_gpus_per_node} GPU(s)"
+    model_config, model = _tried(
+        "actor.path", config.actor.path, preflight.check_model_config, config.actor
+    )
+    rows = [
+        model,
+        _tried("resources", size, check_resources, config, model_config or {})[1],
+        _tried("GPUs of the run", size, preflight.check_gpus, config)[1],
+    ]
+    if model_config is not None:
+        rows += [
+            _tried("weights", "all there", preflight.check_weights, config.actor)[1],
+            _tried("run_dir", config.run_dir, preflight.check_run_disk, config)[1],
+        ]
+    for name, block in (
+        ("train_dataset.path", config.train_dataset),
+        ("valid_dataset.path", config.valid_dataset),
+    ):
+        if block is not None:
+            rows.append(preflight.check_data_path(name, block.path))
+    return rows
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 13, 0) of "2.13.0+cpu"; stops at the first part that is no number."""
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+def _tried(
+    name: str, found: str, check: Callable[..., Any], *arguments: Any
+) -> tuple[Any, Check]:
+    """A check that raises, as a row; with what it returned, or `None`."""
+    try:
+        result = check(*arguments)
+    except UserError as error:
+        return None, Check(name, False, str(error))
+    return result, Check(name, True, found)

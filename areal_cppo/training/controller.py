@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import sys
 import time
 import traceback
@@ -27,10 +26,8 @@ from areal_cppo.runs.folder import CLOCK, RunFolder
 from areal_cppo.runs.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
 from areal_cppo.serving.processes import RUN_ID_VARIABLE, end_run
-from areal_cppo.serving.server import check_model
 
 Say = Callable[..., None]
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/model
 
 
 class Task(Protocol):
@@ -83,6 +80,7 @@ def run(
     `inherited` is the environment this process was started with.
     """
     from areal_cppo.training.config import load_config
+    from areal_cppo.training.preflight import check_settings, check_start
     from areal_cppo.training.tasks import load_task
 
     config = load_config(config_path, overrides)
@@ -90,8 +88,10 @@ def run(
         # This process may have no GPU, but the workers it starts have one.
         os.environ.clear()
         os.environ.update(inherited)
-    model = _check_model(config.actor)
-    task = load_task(config)
+    check_settings(config)
+    check_start(config)
+    model = Path(config.actor.path)
+    task = load_task(config, lambda text: say("note", text=text))
     folder = RunFolder(config.run_dir)
     if folder.metrics.exists():
         raise UserError(
@@ -147,40 +147,21 @@ def run(
 
 def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     """Check what can be checked without starting anything, and say what would be."""
-    from areal.api.alloc_mode import ModelAllocation
-
     from areal_cppo.training.config import load_config
+    from areal_cppo.training.model_size import count_parameters
+    from areal_cppo.training.plan import describe as describe_plan
+    from areal_cppo.training.preflight import check_settings
     from areal_cppo.training.tasks import load_task
 
     config = load_config(config_path, overrides)
-    _check_model(config.actor)
-    dataset = load_task(config).train_dataset()
+    model_config = check_settings(config)
+    parameters = count_parameters(config.actor.path)
+    for line in describe_plan(config, model_config, parameters):
+        say("note", text=line)
+    dataset = load_task(config, lambda text: say("note", text=text)).train_dataset()
     fields = ", ".join(dataset[0])
     say("note", text=f"data: {len(dataset)} problems, each with {fields}")
-    for role, backend in (
-        ("trainer", config.actor.backend),
-        ("generation", config.rollout.backend),
-    ):
-        parallel = ModelAllocation.from_str(backend, name=role).parallel
-        say("note", text=f"{role}: {backend}, {parallel.world_size} process(es)")
-    arguments = config.sglang.build_args(
-        config.sglang, tp_size=parallel.tp_size, base_gpu_id=0, pp_size=parallel.pp_size
-    )
-    command = config.sglang.build_cmd_from_args(arguments)
-    say("note", text=f"server: {' '.join(command)}")
     say("note", text="nothing was started")
-
-
-def _check_model(actor) -> Path:
-    """The model to start from, a folder or a name on the hub, of a supported type."""
-    from areal_cppo.training.models import check_supported, read_model_config
-
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    on_hub = _HUB_NAME.fullmatch(actor.path) and not Path(actor.path).exists()
-    if offline or not on_hub:
-        check_model(actor.path, "actor.path")
-    check_supported(read_model_config(actor.path), uses_cpl=actor.uses_cpl)
-    return Path(actor.path)
 
 
 def describe(error: BaseException) -> tuple[int, str]:

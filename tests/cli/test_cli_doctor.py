@@ -1,61 +1,193 @@
-"""The doctor's checks against packages and folders that are made up or are not there.
+"""The doctor's checks against packages, folders and tools that are made up.
 
-Not covered: a machine with a GPU or Slurm.
+What it says of a configuration is in tests/configs/test_preflight.py. Not covered: a
+machine with a GPU or Slurm.
 """
 
 import importlib.metadata
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
 
 import pytest
 
-from areal_cppo.cli import doctor as module
-from areal_cppo.cli.doctor import Check, as_table, check_checkpoint, check_package
+from areal_cppo.cli import doctor as command
+from areal_cppo.doctor import machine, packages
+from areal_cppo.doctor.check import Check, as_table
 
 
 @pytest.fixture
 def installed(monkeypatch):
     """Pretend that exactly these distributions are installed."""
 
-    def pretend(**versions: str) -> None:
+    def pretend(areal_requires: tuple[str, ...] | None = None, **versions: str) -> None:
         def version(name: str) -> str:
             if name not in versions:
                 raise importlib.metadata.PackageNotFoundError(name)
             return versions[name]
 
-        monkeypatch.setattr(module.metadata, "version", version)
+        def requires(name: str) -> list[str]:
+            if areal_requires is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return list(areal_requires)
+
+        monkeypatch.setattr(packages.metadata, "version", version)
+        monkeypatch.setattr(packages.metadata, "requires", requires)
 
     return pretend
 
 
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Programs on PATH that are made up: name -> the lines of a shell script."""
+
+    def make(**scripts: str) -> None:
+        for name, lines in scripts.items():
+            file = tmp_path / name.replace("_", "-")
+            file.write_text(f"#!/bin/sh\n{lines}\n")
+            file.chmod(file.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return make
+
+
 @pytest.mark.parametrize(
-    "found, wanted, exact, ready",
+    "found, wanted, ready",
     [
-        ("2.13.0+cpu", "2.9", False, True),
-        ("2.9", "2.9", False, True),
-        ("2.8.1", "2.9", False, False),
-        ("0.5.10.post1", "0.5.10.post1", True, True),
-        ("0.5.11", "0.5.10.post1", True, False),
+        ("2.13.0+cpu", ">=2.9", True),
+        ("2.9", ">=2.9", True),
+        ("2.8.1", ">=2.9", False),
+        ("0.5.10.post1", "==0.5.10.post1", True),
+        ("0.5.11", "==0.5.10.post1", False),
+        ("5.3.0", ">=5.3,<6", True),
+        ("6.0.0", ">=5.3,<6", False),
     ],
 )
-def test_versions_are_compared_as_numbers(installed, found, wanted, exact, ready):
+def test_versions_are_compared_as_versions(installed, found, wanted, ready):
     installed(torch=found)
-    check = check_package("torch", wanted, exact)
+    check = packages.check_package("torch", wanted)
     assert (check.ready, check.found) == (ready, found)
 
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(installed):
     installed()
-    check = check_package("kornia", "0.8")
+    check = packages.check_package("kornia", ">=0.8")
     assert check.state == "MISSING"
     assert "make setup" in check.remedy and "0.8" in check.remedy
-    assert check_package("flash-attn", "2.8", remedy="pip").state == "absent"
+    assert packages.check_flash_attention().state == "absent"
+
+
+def test_what_areal_pins_is_read_from_its_metadata(installed):
+    installed(
+        areal_requires=(
+            "torch<2.11,>=2.9.1 ; sys_platform == 'linux'",
+            "torch<2 ; sys_platform == 'plan9'",
+            "torch ; extra == 'cuda'",
+            "peft<=0.18.1",
+            "sglang[tracing]==0.5.10.post1 ; extra == 'sglang'",
+            "megatron-core==0.17.0 ; extra == 'megatron'",
+            "ray[default]",
+        ),
+        torch="2.13.0",
+        peft="0.18.0",
+    )
+    pins = {name: str(pin) for name, pin in packages.areal_pins().items()}
+    assert pins == {
+        "torch": "<2.11,>=2.9.1",
+        "peft": "<=0.18.1",
+        "sglang": "==0.5.10.post1",
+    }
+    rows = {row.name: row for row in packages.package_checks()}
+    torch, peft = rows["torch as AReaL pins it"], rows["peft as AReaL pins it"]
+    assert torch.state == "absent" and "2.13.0 (AReaL: <2.11,>=2.9.1)" in torch.found
+    assert peft.state == "ready"
+    assert rows["torch"].state == "ready"  # ours, which decides
+
+
+def test_without_areal_there_are_no_pins(installed):
+    installed(torch="2.9")
+    assert packages.areal_pins() == {}
+    states = {row.name: row.state for row in packages.package_checks()}
+    assert states["areal"] == states["sglang"] == "MISSING"
+
+
+@pytest.mark.parametrize(
+    ("module", "state", "words"),
+    [
+        (None, "absent", "No module named 'flash_attn'"),
+        ("raise ImportError('undefined symbol: _ZN3c10')", "absent", "undefined sym"),
+        ("x = 1", "absent", "cannot import name 'flash_attn_varlen_func'"),
+        ("def flash_attn_varlen_func(): ...", "ready", "2.8.3"),
+    ],
+)
+def test_flash_attention_has_to_load(installed, tmp_path, module, state, words):
+    installed(**{"flash-attn": "2.8.3"})
+    if module is not None:
+        (tmp_path / "flash_attn.py").write_text(module)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    check = packages.check_flash_attention(environment)
+    assert check.state == state and words in check.found
+
+
+def test_the_driver_lists_gpus_by_kind(tools):
+    line = "NVIDIA H100 80GB HBM3, 81559 MiB, 570.1"
+    tools(nvidia_smi=f"echo '{line}'\necho '{line}'")
+    driver = machine.check_gpus()[0]
+    assert driver.ready and driver.found == f"2 x {line}"
+    tools(nvidia_smi="echo 'Failed to initialize NVML'\nexit 9")
+    assert not machine.check_gpus()[0].ready
+
+
+def test_slurm(tools, tmp_path):
+    tools(other="")
+    assert machine.check_sbatch().state == "absent"
+    tools(sbatch="")
+    assert machine.check_sbatch().found == str(tmp_path / "sbatch")
+
+
+def test_disk_where_a_folder_will_be(tmp_path):
+    folder = tmp_path / "not" / "yet"
+    assert machine.check_disk("disk", folder, 1).ready
+    check = machine.check_disk("disk", folder, 2**62)
+    assert check.lacking and "GiB free in" in check.found
+    assert not folder.exists()
+    assert not machine.check_disk("disk", folder, 2**62, required=False).lacking
+
+
+def test_ports_that_cannot_be_had(monkeypatch):
+    assert machine.check_ports().ready
+
+    class Full(socket.socket):
+        def bind(self, address):
+            raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(machine.socket, "socket", Full)
+    check = machine.check_ports()
+    assert check.lacking and "Address already in use" in check.found
 
 
 def test_checkpoint_needs_config_and_weights(tmp_path):
-    assert not check_checkpoint(tmp_path).ready
+    assert not machine.check_checkpoint(tmp_path).ready
     (tmp_path / "config.json").touch()
-    assert not check_checkpoint(tmp_path).ready
+    assert not machine.check_checkpoint(tmp_path).ready
     (tmp_path / "model.safetensors").touch()
-    assert check_checkpoint(tmp_path).ready
+    assert machine.check_checkpoint(tmp_path).ready
+
+
+def test_placeholders(tmp_path):
+    assert command.check_shim(tmp_path).lacking
+    (tmp_path / "sitecustomize.py").touch()
+    assert command.check_shim(tmp_path).ready
+
+
+@pytest.mark.parametrize(
+    ("version", "ready"), [((3, 10), False), ((3, 11), True), ((3, 13), False)]
+)
+def test_python(monkeypatch, version, ready):
+    monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
+    assert packages.check_python().ready is ready
 
 
 def test_table_gives_remedies_only_where_needed():
@@ -78,12 +210,22 @@ def test_table_gives_remedies_only_where_needed():
 def test_status_tells_whether_the_demo_can_run(
     monkeypatch, capsys, checks, status, words
 ):
-    monkeypatch.setattr(module, "all_checks", lambda: checks)
-    assert module.doctor() == status
+    monkeypatch.setattr(command, "all_checks", lambda: checks)
+    assert command.doctor() == status
     assert words in capsys.readouterr().out
 
 
+def test_a_configuration_adds_its_rows(monkeypatch, capsys):
+    monkeypatch.setattr(command, "all_checks", lambda: [Check("a", True, "1")])
+    configs = Path(command.__file__).resolve().parents[1] / "configs"
+    path, own = str(configs / "triangles.yaml"), ["actor.path=/no/such/model"]
+    assert command.doctor(path, own) == 1
+    out = capsys.readouterr().out
+    assert "MISSING  actor.path" in out and "expected a model folder" in out
+    assert "triangles cannot run here yet: actor.path" in out
+
+
 def test_every_check_runs_on_this_machine():
-    checks = module.all_checks()
+    checks = command.all_checks()
     assert all(check.found and (check.ready or check.remedy) for check in checks)
     assert len({check.name for check in checks}) == len(checks)

@@ -1,0 +1,138 @@
+"""Versions of packages, against those that AReaL pins and those that are needed here.
+
+Read from the packages' metadata: nothing is imported, but flash-attention, in a process
+of its own, because an installed one often doesn't load.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from areal_cppo.doctor.check import Check
+
+HOW_TO_INSTALL = "make setup"
+HOW_TO_INSTALL_CUDA = "pip install '.[cuda]' in a clone"
+
+# This package mends these at their internals, and needs exactly these.
+_EXACT = {"areal": "==1.0.4", "sglang": "==0.5.10.post1"}
+_NEEDED = {
+    "torch": ">=2.9",
+    "transformers": ">=5.3,<6",
+    "kornia": ">=0.8",
+    "datasets": ">=3",
+    "torchvision": ">=0.20",
+}
+_FLASH_ATTENTION = ">=2.8"
+_PINNED_BY_AREAL = ("torch", "transformers", "peft", "math-verify", "mathruler")
+_EXTRAS = ("", "cuda", "sglang")
+_IMPORT_SECONDS = 120  # a cold disk; more means that it hangs
+
+
+def package_checks() -> list[Check]:
+    """A row a package: what this package needs, then what AReaL pins besides."""
+    wanted = _EXACT | _NEEDED
+    rows = [check_package(name, spec) for name, spec in wanted.items()]
+    pins = areal_pins()
+    rows += [check_pin(name, pins[name]) for name in _PINNED_BY_AREAL if name in pins]
+    return rows
+
+
+def check_python() -> Check:
+    """The interpreter's version: AReaL 1.0.4 takes 3.11 and 3.12."""
+    version = sys.version_info[:3]
+    return Check(
+        "Python",
+        version[:2] in ((3, 11), (3, 12)),
+        ".".join(map(str, version)),
+        "expected 3.11 or 3.12: make setup PYTHON=/path/to/python3.11",
+    )
+
+
+def check_package(name: str, wanted: str, remedy: str = HOW_TO_INSTALL) -> Check:
+    """Whether a distribution is installed in a version that `wanted` allows.
+
+    Args:
+        name: of the distribution.
+        wanted: a version specifier, as `>=2.9`.
+        remedy: how to get it.
+    """
+    found = _version(name)
+    ready = found is not None and SpecifierSet(wanted).contains(found, prereleases=True)
+    return Check(name, ready, found or "not installed", f"{remedy} (expected {wanted})")
+
+
+def check_pin(name: str, pins: SpecifierSet) -> Check:
+    """Whether a version is what AReaL declares; it may work with others, untested."""
+    found = _version(name)
+    inside = found is not None and pins.contains(found, prereleases=True)
+    return Check(
+        f"{name} as AReaL pins it",
+        inside,
+        f"{found or 'not installed'} (AReaL: {pins})",
+        f"fine without a GPU, where it is tested; on a GPU {HOW_TO_INSTALL_CUDA}",
+        required=False,
+    )
+
+
+def areal_pins() -> dict[str, SpecifierSet]:
+    """What the installed AReaL declares: canonical name -> versions; empty without it.
+
+    Only requirements that hold on this machine, with the extras `cuda` and `sglang`.
+    """
+    try:
+        declared = metadata.requires("areal") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    pins: dict[str, SpecifierSet] = {}
+    for line in declared:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in _EXTRAS):
+            continue
+        name = canonicalize_name(requirement.name)
+        pins[name] = pins.get(name, SpecifierSet()) & requirement.specifier
+    return {name: pin for name, pin in pins.items() if str(pin)}
+
+
+def check_flash_attention(environment: Mapping[str, str] = os.environ) -> Check:
+    """Whether flash-attention's kernels load, not only whether it is installed.
+
+    Args:
+        environment: of the process that tries.
+    """
+    remedy = f"only for training on GPUs: {HOW_TO_INSTALL_CUDA}"
+    check = check_package("flash-attn", _FLASH_ATTENTION, remedy)
+    if check.ready:
+        program = "from flash_attn import flash_attn_varlen_func"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                env=dict(environment),
+                capture_output=True,
+                text=True,
+                timeout=_IMPORT_SECONDS,
+            )
+            failure = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            loads = done.returncode == 0
+        except subprocess.TimeoutExpired:
+            loads, failure = False, f"no end within {_IMPORT_SECONDS} s"
+        if not loads:
+            found = f"{check.found}, which can't be imported: {failure}"
+            remedy = "build it against this torch: pip install --no-build-isolation"
+            return Check("flash-attn", False, found, remedy, required=False)
+    return Check("flash-attn", check.ready, check.found, check.remedy, required=False)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

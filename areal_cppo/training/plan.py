@@ -1,0 +1,159 @@
+"""What a configuration would start: said by a dry run, and built for real nowhere else.
+
+The commands are AReaL's own: a worker's from its scheduling specification, a server's
+from `SGLangConfig`. Ports, and what a scheduler puts around them, are known only when
+they are started.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+from areal.api.alloc_mode import ModelAllocation
+
+from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.model_size import (
+    cache_bytes_per_token,
+    checkpoint_bytes,
+    trainer_bytes,
+)
+from areal_cppo.training.resources import (
+    gpus,
+    longest_prompt,
+    shares_one_gpu,
+    uses_reference,
+)
+
+_GIB, _MIB, _KIB = 2**30, 2**20, 2**10
+_BF16 = 2
+
+
+def server_command(config: CPPOConfig) -> list[str]:
+    """The command that starts a generation server; AReaL adds host and port."""
+    parallel = ModelAllocation.from_str(config.rollout.backend, name="rollout").parallel
+    sglang = copy(config.sglang)
+    if config.actor.use_lora:
+        # AReaL writes it once the trainer is up, and gives its whole path.
+        sglang.lora_paths = [f"{config.gconfig.lora_name}-v0=initial_lora"]
+    arguments = sglang.build_args(
+        sglang, tp_size=parallel.tp_size, base_gpu_id=0, pp_size=parallel.pp_size
+    )
+    return sglang.build_cmd_from_args(arguments)
+
+
+def worker_command(config: CPPOConfig, role: str) -> list[str]:
+    """The command that starts a worker of `actor`, `ref` or `rollout`."""
+    engines = {"actor": config.actor, "ref": config.ref, "rollout": config.rollout}
+    return [
+        *shlex.split(engines[role].scheduling_spec[0].cmd),
+        *("--experiment-name", config.experiment_name),
+        *("--trial-name", config.trial_name),
+        *("--role", role),
+    ]
+
+
+def describe(
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
+) -> list[str]:
+    """The plan, a line a thing.
+
+    Parameters
+    ----------
+    config
+        The experiment, checked by `check_resources`.
+    model_config
+        What the model's config.json says.
+    parameters
+        Of the model.
+    """
+    kind = model_config["model_type"]
+    lora = f", LoRA of rank {config.actor.lora_rank}" if config.actor.use_lora else ""
+    lag = config.rollout.max_head_offpolicyness
+    return [
+        f"model: {kind}, {parameters:,} parameters{lora}",
+        f"objective: {config.actor.objective}, "
+        + (f"samples at most {lag} versions old" if lag else "synchronous"),
+        _describe_gpus(config),
+        *_describe_memory(config, model_config, parameters),
+        _describe_step(config),
+        _describe_lengths(config),
+        f"disk: {_size(checkpoint_bytes(config, parameters))} of checkpoints, at most",
+        *_describe_commands(config),
+    ]
+
+
+def _describe_gpus(config: CPPOConfig) -> str:
+    trainer, generation = config.actor.backend, config.rollout.backend
+    backends = {"trainer": trainer, "generation": generation}
+    if config.cluster.n_gpus_per_node == 0:
+        return f"GPUs: none; trainer {trainer} and generation {generation} on CPUs"
+    if shares_one_gpu(config):
+        return f"GPUs: 1, shared by trainer ({trainer}) and generation ({generation})"
+    parts = [
+        f"{role} {number} ({backends.get(role, config.actor.backend)})"
+        for role, number in gpus(config).items()
+        if number
+    ]
+    return f"GPUs: {sum(gpus(config).values())} = {' + '.join(parts)}"
+
+
+def _describe_memory(
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
+) -> list[str]:
+    if config.cluster.n_gpus_per_node == 0:
+        return []
+    parallel = ModelAllocation.from_str(config.rollout.backend, name="rollout").parallel
+    weights = parameters * _BF16 // (parallel.tp_size * parallel.pp_size)
+    each = cache_bytes_per_token(model_config)
+    held = "the frozen weights" if config.actor.use_lora else "weights, gradients, Adam"
+    return [
+        f"memory of a trainer's GPU: {_size(trainer_bytes(config, parameters))} of "
+        f"{held}; activations and logits besides",
+        f"memory of a server's GPU: {_size(weights)} of weights; "
+        f"{each // (parallel.tp_size * _KIB)} KiB a token of keys and values",
+    ]
+
+
+def _describe_step(config: CPPOConfig) -> str:
+    problems, samples = config.train_dataset.batch_size, config.gconfig.n_samples
+    parallel = ModelAllocation.from_str(config.actor.backend, name="actor").parallel
+    each = problems * samples // parallel.data_parallel_size
+    return (
+        f"step: {problems} problems x {samples} responses = {problems * samples}; "
+        f"{each} a trainer, in {config.actor.ppo_n_minibatches} minibatch(es), "
+        f"micro-batches of at most {config.actor.mb_spec.max_tokens_per_mb} tokens"
+    )
+
+
+def _describe_lengths(config: CPPOConfig) -> str:
+    prompt = longest_prompt(config)
+    limit = f"prompt at most {prompt}" if prompt else "prompt not limited"
+    return (
+        f"tokens: {limit}, response at most {config.gconfig.max_new_tokens}, "
+        f"context {config.sglang.context_length}"
+    )
+
+
+def _describe_commands(config: CPPOConfig) -> list[str]:
+    roles = {"actor": config.actor, "rollout": config.rollout}
+    if uses_reference(config):
+        roles["ref"] = config.ref
+    lines = []
+    for role, engine in roles.items():
+        parallel = ModelAllocation.from_str(engine.backend, name=role).parallel
+        servers = role == "rollout"
+        count = parallel.data_parallel_size if servers else parallel.world_size
+        command = shlex.join(worker_command(config, role))
+        lines.append(f"worker: {count} x {command}")
+        if servers:
+            lines.append(f"server: {count} x {shlex.join(server_command(config))}")
+    return lines
+
+
+def _size(count: int) -> str:
+    if count < _GIB:
+        return f"{count / _MIB:.0f} MiB"
+    return f"{count / _GIB:.1f} GiB"
