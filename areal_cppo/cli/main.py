@@ -36,6 +36,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("overrides", nargs="*", metavar="key=value")
 
+    evaluate = commands.add_parser(
+        "eval", help="accuracy of a model on a validation set, with intervals"
+    )
+    evaluate.add_argument("--model", required=True, metavar="DIR")
+    evaluate.add_argument("--config", required=True, metavar="FILE")
+    evaluate.add_argument(
+        "--k", type=int, help="responses a problem (default: the configuration's)"
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="problems at most")
+    evaluate.add_argument("--out", metavar="DIR", help="folder; one cut off goes on")
+    evaluate.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a running server of the model, or several; else one is started",
+    )
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value")
+
     serve = commands.add_parser("serve", help="start a generation server alone")
     serve.add_argument("--model", required=True, metavar="DIR")
     serve.add_argument("--port", type=int, required=True)
@@ -49,7 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("-o", "--out", required=True, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
 
-    commands.add_parser("doctor", help="what of the environment is ready or missing")
+    doctor = commands.add_parser(
+        "doctor", help="what of the environment is ready or missing"
+    )
+    doctor.add_argument(
+        "--config", metavar="FILE", help="look at what this configuration needs, too"
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="key=value")
     return parser
 
 
@@ -63,6 +88,18 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.train import train
 
         return train(args.config, args.overrides, args.dry_run)
+    if args.command == "eval":
+        from areal_cppo.cli.eval import evaluate
+
+        return evaluate(
+            args.model,
+            args.config,
+            args.k,
+            args.limit,
+            args.out,
+            args.server,
+            args.overrides,
+        )
     if args.command == "serve":
         from areal_cppo.serving.server import serve
 
@@ -81,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from areal_cppo.cli.doctor import doctor
 
-    return doctor()
+    return doctor(args.config, args.overrides)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,9 @@ from math import sqrt
 Z95 = 1.959964  # two-sided 95 % quantile of the standard normal distribution
 
 
-def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927)."""
+def wilson_interval(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927); counts may be effective
+    ones, with a fraction."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(
             f"expected 0 <= successes <= n and n >= 1, found {successes} of {n}; "

@@ -26,6 +26,11 @@ _POLL_SECONDS = 0.3
 _LOG_LINES_SHOWN = 15
 _PR_SET_PDEATHSIG = 1  # Linux: the signal to get when the parent dies
 
+# SGLang keeps what the vision tower made of an image, and goes on using it after a
+# weight update (0.5.10.post1; its pull request 36468). Without that memory each request
+# is of the weights it is said to be of.
+SERVER_VARIABLES = {"SGLANG_VLM_CACHE_SIZE_MB": "0"}
+
 
 def check_model(model_dir: str | Path, name: str = "--model") -> Path:
     """The model's folder as a Path; a UserError unless it holds a config.json.
@@ -126,7 +131,7 @@ class GenerationServer:
         check_port(host, port)
         self.address = f"http://{host}:{port}"
         self.log_path = Path(log_path) if log_path else _temporary_log(port)
-        environment = dict(os.environ)
+        environment = SERVER_VARIABLES | dict(os.environ)
         environment |= interpreter_environment(environment)
         environment |= cpu_environment(environment)
         command = server_command(model, port, host, tensor_parallel, settings)

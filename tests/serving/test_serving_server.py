@@ -201,3 +201,26 @@ def test_extra_settings_reach_the_command_line_and_are_checked():
     command = GenerationServerConfig.build_cmd_from_args(plain)
     for flag in ("--device", "--grammar-backend", "--max-total-tokens"):
         assert flag not in command
+
+
+def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
+    """Whoever starts them: it would outlive the weights that it was made with. What it
+    does is tested by tests/conformance (new weights of the vision tower)."""
+    if needs_shim():
+        server.enable_in_this_process()
+    from areal.engine import sglang_remote
+
+    from areal_cppo.training.rollout import CPPOBackend
+
+    started = []
+    monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB", raising=False)
+
+    def record(command, env, **settings):
+        started.append(env["SGLANG_VLM_CACHE_SIZE_MB"])
+
+    monkeypatch.setattr(server.subprocess, "Popen", record)
+    server.GenerationServer(model, free_port)
+    monkeypatch.setattr(sglang_remote.SGLangConfig, "build_cmd_from_args", list)
+    CPPOBackend().launch_server({})
+    monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB")
+    assert started == ["0", "0"]

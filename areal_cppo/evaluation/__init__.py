@@ -1,0 +1,1 @@
+"""Accuracy of a model on a validation set, asked of a generation server."""

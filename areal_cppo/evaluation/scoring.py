@@ -1,0 +1,95 @@
+"""What a response is: right or wrong, in the format or not, by the training's reward.
+
+The reward function of the task is called as in training, in processes of its own with
+a time limit, but with weights by which its sum tells what was correct and what was
+well-formed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from areal_cppo.rewards.answers import final_answer
+from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
+from areal_cppo.training.rollout import Refused
+from areal_cppo.triangles.task import boxed_answer
+
+_WEIGHTS = {"answer_weight": 2.0, "format_weight": 1.0}
+
+TRIANGLES = "areal_cppo.triangles.reward.reward_fn"
+MAX_PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Attributes are those of a record: see `folder.EvaluationFolder`."""
+
+    extracted: str | None
+    correct: bool
+    format: bool
+
+
+class Scorer:
+    """Judges responses; use it as a context manager, which ends its processes.
+
+    Parameters
+    ----------
+    reward_fn
+        `package.module.name` of the task's reward function.
+    timeout_seconds
+        Of one response.
+    """
+
+    def __init__(self, reward_fn: str, timeout_seconds: float) -> None:
+        processes = min(MAX_PROCESSES, os.cpu_count() or 1)
+        self._pool = RewardPool(reward_fn, timeout_seconds, processes)
+        self._extract: Callable[[str], Any] = (
+            boxed_answer if reward_fn == TRIANGLES else final_answer
+        )
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.close()
+
+    async def __call__(
+        self,
+        prompt: str,
+        response: str,
+        prompt_ids: list[int],
+        response_ids: list[int],
+        answer: str,
+    ) -> Verdict:
+        """Judge a response to a prompt.
+
+        Raises
+        ------
+        Refused
+            `reward_timeout` or `reward_error`, as in training.
+        """
+        call = self._pool.submit(
+            prompt=prompt,
+            completions=response,
+            prompt_ids=prompt_ids,
+            completion_ids=response_ids,
+            answer=answer,
+            **_WEIGHTS,
+        )
+        try:
+            reward = await asyncio.wrap_future(call)
+        except RewardTimeout as error:
+            raise Refused("reward_timeout") from error
+        except RewardError as error:
+            raise Refused("reward_error") from error
+        correct, format_kept = divmod(round(reward), 2)
+        extracted = self._extract(response)
+        return Verdict(
+            None if extracted is None else str(extracted),
+            bool(correct),
+            bool(format_kept),
+        )

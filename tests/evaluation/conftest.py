@@ -1,0 +1,66 @@
+"""An evaluation of the triangle task against a fake server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from areal.utils.image import image2base64
+from fake_server import FakeServer
+
+from areal_cppo.cli.demo import config_file, quoted
+from areal_cppo.evaluation.evaluate import Evaluation
+from areal_cppo.training.config import load_config
+from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.triangles.task import make_problem
+
+# The processes that compute rewards are given this process's path.
+sys.path.append(str(Path(__file__).parent))
+
+
+class Known(NamedTuple):
+    """A held-out problem as the fake server recognises it."""
+
+    index: int
+    answer: int
+    greedy: bool
+
+
+@pytest.fixture(scope="session")
+def known():
+    """From a request's payload to its problem."""
+    problems = {}
+    for index in range(32):
+        problem = make_problem(0, index, "held_out")
+        problems[image2base64(problem.image)[0]] = index, problem.answer
+
+    def look(payload: dict) -> Known:
+        greedy = payload["sampling_params"]["temperature"] == 0
+        (image,) = payload["image_data"]
+        return Known(*problems[image], greedy)
+
+    return look
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """Runs an evaluation of the tiny model's folder; returns its result and folder."""
+
+    def run(server: FakeServer, *overrides: str, k: int = 2, limit: int = 4, out="out"):
+        model = [f"{key}={quoted(checkpoint_dir())}" for key in MODEL_KEYS]
+        config = load_config(config_file("triangles.yaml"), [*model, *overrides])
+        notes: list[str] = []
+        evaluation = Evaluation(
+            config, k, limit, tmp_path / out, [server.address], notes.append
+        )
+        counted: list[int] = []
+        evaluation.notes, evaluation.counted = notes, counted
+        run.last = evaluation
+        return evaluation.run(lambda: counted.append(1)), evaluation.folder
+
+    return run
+
+
+MODEL_KEYS = ("actor.path", "tokenizer_path")

@@ -1,0 +1,13 @@
+"""Reward functions that don't do what they should; not a test itself."""
+
+import time
+
+
+def hangs(answer, **kwargs) -> float:
+    if answer == "hang":
+        time.sleep(60)
+    return 3.0
+
+
+def raises(answer, **kwargs) -> float:
+    raise ValueError("of the response nothing may be told")

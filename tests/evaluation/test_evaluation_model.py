@@ -1,0 +1,130 @@
+"""What `--model` may name: a folder, LoRA adapters, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from areal_cppo.cli.demo import config_file
+from areal_cppo.cli.main import main
+from areal_cppo.errors import UserError
+from areal_cppo.evaluation.model import MERGED, fingerprint, model_folder
+from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.triangles.sampling import PROMPT_IDS, problem_pixels
+from areal_cppo.triangles.task import make_problem
+
+
+@pytest.fixture
+def adapters(tmp_path):
+    """A folder of adapters that do something, as training writes it."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint_dir())
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    tuned = get_peft_model(model, settings)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    folder = tmp_path / "adapters"
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def logits(model) -> torch.Tensor:
+    ids = torch.tensor([PROMPT_IDS])
+    with torch.no_grad():
+        return model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == model.config.image_token_id).int(),
+            pixel_values=problem_pixels([make_problem(0, 0, "held_out")]),
+            image_grid_thw=torch.tensor([[1, 6, 6]]),
+        ).logits
+
+
+def test_adapters_become_part_of_the_weights(adapters, tmp_path):
+    notes: list[str] = []
+    merged = model_folder(str(adapters), tmp_path / "out", notes.append)
+    assert merged == tmp_path / "out" / MERGED and len(notes) == 1
+    load = AutoModelForImageTextToText.from_pretrained
+    base = load(checkpoint_dir()).eval()
+    before = logits(base)
+    expected = logits(PeftModel.from_pretrained(base, adapters).eval())
+    found = logits(load(merged).eval())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert (found - before).abs().max() > 0.1
+    assert AutoProcessor.from_pretrained(merged).image_processor.patch_size == 14
+    again = model_folder(str(adapters), tmp_path / "out", notes.append)
+    assert again == merged and len(notes) == 1  # made once
+
+
+def test_adapters_without_their_base_are_refused(adapters, tmp_path):
+    file = adapters / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "gone")
+    file.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="expected the base model .* found nothing at"):
+        model_folder(str(adapters), tmp_path / "out", print)
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    assert model_folder(str(checkpoint_dir()), tmp_path, print) == checkpoint_dir()
+
+
+def test_weights_that_were_written_over_are_other_weights(tmp_path):
+    folder = shutil.copytree(checkpoint_dir(), tmp_path / "model")
+    before = fingerprint(folder)
+    assert before and before == fingerprint(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert fingerprint(folder) != before
+
+
+def mistake(capsys, *arguments: str) -> str:
+    """The one line that a mistake is answered with."""
+    config = str(config_file("triangles.yaml"))
+    words = [word.replace("CONFIG", config) for word in arguments]
+    assert main(["eval", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("areal-cppo eval: ") and "expected" in line
+    return line
+
+
+@pytest.mark.parametrize(
+    "model, found",
+    [
+        ("nowhere", "found nothing at nowhere"),
+        ("nobody/nothing", "`hf download nobody/nothing`"),
+        ("EMPTY", "found none; give a folder"),
+        ("BARE", "expected an image processor"),
+    ],
+)
+def test_models_that_are_none(capsys, tmp_path, monkeypatch, model, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BARE").mkdir()
+    (tmp_path / "BARE" / "config.json").write_text("{}")
+    assert found in mistake(capsys, "--model", model, "--config", "CONFIG")
+    assert not list(tmp_path.glob("runs/eval-*"))
+
+
+@pytest.mark.parametrize(
+    "arguments, found",
+    [
+        (["--k", "-1"], "--k: expected a number >= 0, found -1"),
+        (["--limit", "0"], "--limit: expected a number >= 1, found 0"),
+        (["--server", "http://127.0.0.1:9"], "--server: expected a running server"),
+        (["heldout.size=0"], "heldout.size: expected at least 1, found 0"),
+        (["sglang.device=null"], "sglang.device: expected cpu"),
+        (["gconfig.temperatur=1"], "did you mean temperature"),
+    ],
+)
+def test_other_mistakes(capsys, tmp_path, monkeypatch, arguments, found):
+    monkeypatch.chdir(tmp_path)
+    fixed = ["--model", str(checkpoint_dir()), "--config", "CONFIG"]
+    assert found in mistake(capsys, *fixed, *arguments)
+    assert not list(tmp_path.glob("runs/eval-*"))

@@ -1,0 +1,53 @@
+"""Verdicts by the training's reward functions, in processes with a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from areal_cppo.evaluation.scoring import TRIANGLES, Scorer
+from areal_cppo.training.rollout import Refused
+
+PROBLEMS = "areal_cppo.rewards.reward.reward_fn"
+
+
+def judge(scorer: Scorer, response: str, answer):
+    return asyncio.run(scorer("a prompt", response, [1], [2], answer))
+
+
+@pytest.mark.parametrize(
+    "response, extracted, correct, kept",
+    [
+        (r"<think>1+1</think>\boxed{12}", "12", True, True),
+        (r"<think>1+1</think>\boxed{13}", "13", False, True),
+        (r"\boxed{12}", "12", True, False),
+        ("12", None, False, False),
+    ],
+)
+def test_verdicts(response, extracted, correct, kept):
+    for function, end in ((TRIANGLES, "<eos>"), (PROBLEMS, "<|im_end|>")):
+        with Scorer(function, 10) as scorer:
+            verdict = judge(scorer, response + end, "12")
+        assert verdict.extracted == extracted
+        assert (verdict.correct, verdict.format) == (correct, kept)
+
+
+def test_mathematics_is_judged_as_mathematics():
+    with Scorer(PROBLEMS, 10) as scorer:
+        verdict = judge(scorer, r"<think>x</think>\boxed{\frac{1}{2}}", "0.5")
+        assert verdict.correct and verdict.extracted == r"\frac{1}{2}"
+        assert not judge(scorer, r"<think>x</think>\boxed{0.05}", "0.5").correct
+
+
+def test_an_answer_that_takes_too_long_is_refused_and_the_next_one_judged():
+    with Scorer("slow_rewards.hangs", 0.5) as scorer:
+        with pytest.raises(Refused, match="reward_timeout"):
+            judge(scorer, "", "hang")
+        assert judge(scorer, "", "1").correct
+
+
+def test_a_reward_that_raises_is_refused():
+    with Scorer("slow_rewards.raises", 10) as scorer:
+        with pytest.raises(Refused, match="reward_error"):
+            judge(scorer, "", "1")
