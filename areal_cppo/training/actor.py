@@ -30,6 +30,7 @@ from areal_cppo.training.models import check_supported, mend_vision_model
 from areal_cppo.training.packing import (
     IMAGES,
     VIEW_ROWS,
+    PackedRow,
     add_missing_images,
     block_diagonal_causal_mask,
     fill_rows,
@@ -40,11 +41,7 @@ from areal_cppo.training.packing import (
     select_rows,
     with_image_grid,
 )
-from areal_cppo.training.perception import (
-    PackedRow,
-    PerceptionLoss,
-    nonfinite_tokens,
-)
+from areal_cppo.training.perception import PerceptionLoss, nonfinite_tokens
 from areal_cppo.training.perception_stats import record_gate, record_row
 from areal_cppo.training.views import ResponseViews, ViewMaker, packed_view
 

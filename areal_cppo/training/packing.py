@@ -16,7 +16,7 @@ row.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,6 +80,43 @@ def gate_tokens(batch: dict[str, Any], gate: str) -> torch.Tensor:
     if gate == "none":
         return response
     return response & (batch["advantages"] > 0)
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """What CPL needs of a micro-batch; tensors `[T]`, as AReaL's loss sees them."""
+
+    gate: torch.Tensor  # bool: tokens that may be selected
+    responses: torch.Tensor  # bool [sequences]: false for fillers
+    tokens: torch.Tensor  # int: the token at each position
+    labels: torch.Tensor  # int: the token that each position predicts
+    sequences: torch.Tensor  # int: which sequence
+    versions: torch.Tensor  # int: policy version that sampled the predicted token
+    behaviour_logprobs: torch.Tensor
+    proximal_logprobs: torch.Tensor | None
+
+    @classmethod
+    def from_micro_batch(cls, mb: dict[str, Any], gate: str) -> PackedRow:
+        """Read a packed micro-batch (`ctx.mb_input` of AReaL's FSDP engine).
+
+        `input_ids` and `versions` are stored at the token itself and shifted here;
+        `loss_mask`, `advantages`, `logprobs` and `prox_logp` come shifted. Positions
+        where the shift crosses a sequence boundary have no loss and so no gate.
+        """
+        sequences = sequence_ids(mb["cu_seqlens"])
+        n_sequences = mb["cu_seqlens"].numel() - 1
+        tokens = torch.zeros(n_sequences, dtype=torch.long, device=sequences.device)
+        tokens.index_add_(0, sequences, mb["loss_mask"].bool().long())
+        return cls(
+            gate=gate_tokens(mb, gate),
+            responses=tokens > 0,
+            tokens=mb["input_ids"],
+            labels=torch.roll(mb["input_ids"], shifts=-1, dims=-1),
+            sequences=sequences,
+            versions=torch.roll(mb["versions"], shifts=-1, dims=-1),
+            behaviour_logprobs=mb["logprobs"],
+            proximal_logprobs=mb.get("prox_logp"),
+        )
 
 
 def has_image(batch: dict[str, Any]) -> torch.Tensor:

@@ -13,7 +13,8 @@ import torch
 from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
 
-from areal_cppo.training.perception import PackedRow, RowLoss, Selection
+from areal_cppo.training.packing import PackedRow
+from areal_cppo.training.perception import RowLoss, Selection
 from areal_cppo.training.views import KINDS, ResponseViews
 
 
