@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from areal.utils.image import image2base64
-from fake_server import FakeServer
+from scripted_server import FakeServer
 
 from areal_cppo.cli.demo import config_file, quoted
 from areal_cppo.evaluation.evaluate import Evaluation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datasets
 import pytest
-from fake_server import FakeServer
+from scripted_server import FakeServer
 
 from areal_cppo.errors import UserError
 from areal_cppo.triangles.task import EOS, make_problem

@@ -15,8 +15,8 @@ import time
 from io import BytesIO
 
 import pytest
-from fake_server import FakeServer, in_sglangs_format
 from PIL import Image
+from scripted_server import FakeServer, in_sglangs_format
 
 from areal_cppo.cli.demo import config_file
 from areal_cppo.errors import RunError, UserError
