@@ -36,8 +36,15 @@ def make_pool():
         pool.close()
 
 
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children()}
+@pytest.fixture
+def children():
+    """The processes that the test has started, by number; other tests leave theirs."""
+
+    def alive() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    others = alive()
+    return lambda: alive() - others
 
 
 def test_the_real_reward(make_pool):
@@ -50,7 +57,7 @@ def test_the_real_reward(make_pool):
 
 
 @pytest.mark.parametrize("how", ["sleep", "hold the interpreter"])
-def test_what_hangs_is_ended_in_time_and_replaced(make_pool, how):
+def test_what_hangs_is_ended_in_time_and_replaced(make_pool, children, how):
     pool = make_pool("reward_functions.behave", timeout_seconds=1.0, processes=1)
     assert pool.submit(completions="").result() == 1.0
     before = children()
@@ -80,7 +87,7 @@ def test_time_in_the_queue_does_not_count(make_pool):
     assert futures[2].result() == 1.0  # waited two seconds
 
 
-def test_an_error_is_named_without_its_payload(make_pool):
+def test_an_error_is_named_without_its_payload(make_pool, children):
     pool = make_pool("reward_functions.behave", processes=1)
     with pytest.raises(RewardError) as error:
         pool.submit(completions="raise").result()
@@ -140,14 +147,13 @@ def test_an_image_can_not_be_sent(make_pool):
         pool.submit(completions="", images=[Image.new("RGB", (2, 2))])
 
 
-def test_processes_are_few_and_gone_at_the_end(make_pool):
-    before = children()
+def test_processes_are_few_and_gone_at_the_end(make_pool, children):
     pool = make_pool("reward_functions.process_id", processes=2)
     found = {pool.submit() for _ in range(50)}
     used = {int(future.result()) for future in found}
     assert 1 <= len(used) <= 2
     pool.close()
-    assert not (children() - before) & used
+    assert not children() & used
 
 
 def test_processes_end_with_a_parent_that_is_killed(gone):
