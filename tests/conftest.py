@@ -7,6 +7,8 @@ import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import psutil
+import pytest
 from hypothesis import settings
 
 from areal_cppo.serving.cpu import enable_in_this_process
@@ -21,3 +23,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Shared machines stall: how long an example took says nothing about the code.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
+
+
+@pytest.fixture
+def gone():
+    """Whether a process has ended; a zombie that nobody reaps has."""
+
+    def is_gone(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return is_gone

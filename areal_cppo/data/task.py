@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoProcessor, ProcessorMixin
 
 from areal_cppo.data.dataset import Note, ProblemDataset
 from areal_cppo.errors import UserError
 from areal_cppo.runs.folder import RunFolder
-from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.config import CPPOConfig, workflow_kwargs
 
 VALIDATION_SEED = 0  # the same problems whatever the run's seed
 
@@ -49,16 +47,9 @@ class ProblemTask:
             )
         self.config = config
         self.note = note
-        self.workflow_kwargs: dict[str, Any] = {
-            "reward_fn": "areal_cppo.rewards.reward.reward_fn",
-            "gconfig": config.gconfig,
-            "tokenizer": config.tokenizer_path,
-            "processor": config.tokenizer_path,
-            "reward": asdict(config.reward),
-            "groups": asdict(config.groups),
-            "max_prompt_tokens": config.data.max_prompt_tokens,
-            "context_length": config.sglang.context_length,
-        }
+        self.workflow_kwargs = workflow_kwargs(
+            config, "areal_cppo.rewards.reward.reward_fn"
+        )
 
     def train_dataset(self) -> ProblemDataset:
         """The problems to train on, in an order drawn by `config.seed`.

@@ -8,9 +8,10 @@ Everything that AReaL's own YAML understands is understood here too; CPPO adds
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
@@ -158,6 +159,20 @@ class CPPOConfig(PPOConfig):
             self.run_dir = str(
                 Path(self.cluster.fileroot) / self.experiment_name / self.trial_name
             )
+
+
+def workflow_kwargs(config: CPPOConfig, reward_fn: str) -> dict[str, Any]:
+    """What `CPPOWorkflow` is made with; `reward_fn` is an import string."""
+    return {
+        "reward_fn": reward_fn,
+        "gconfig": config.gconfig,
+        "tokenizer": config.tokenizer_path,
+        "processor": config.tokenizer_path,
+        "reward": asdict(config.reward),
+        "groups": asdict(config.groups),
+        "max_prompt_tokens": config.data.max_prompt_tokens,
+        "context_length": config.sglang.context_length,
+    }
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOConfig:

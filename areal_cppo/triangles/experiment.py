@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from areal_cppo.core import (
 )
 from areal_cppo.report.samples import SampleView, TokenView, write_samples
 from areal_cppo.runs.folder import RunFolder
-from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.config import CPPOConfig, workflow_kwargs
 from areal_cppo.triangles import sampling, task
 from areal_cppo.triangles.dataset import TriangleDataset
 from areal_cppo.triangles.pixels import image_grid
@@ -36,16 +36,9 @@ class TriangleTask:
 
     def __init__(self, config: CPPOConfig):
         self.config = config
-        self.workflow_kwargs: dict[str, Any] = {
-            "reward_fn": "areal_cppo.triangles.reward.reward_fn",
-            "gconfig": config.gconfig,
-            "tokenizer": config.tokenizer_path,
-            "processor": config.tokenizer_path,
-            "reward": asdict(config.reward),
-            "groups": asdict(config.groups),
-            "max_prompt_tokens": config.data.max_prompt_tokens,
-            "context_length": config.sglang.context_length,
-        }
+        self.workflow_kwargs = workflow_kwargs(
+            config, "areal_cppo.triangles.reward.reward_fn"
+        )
 
     def train_dataset(self) -> TriangleDataset:
         """As many problems as the run can use: none is seen twice."""
