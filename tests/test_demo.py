@@ -165,31 +165,45 @@ def test_a_killed_supervisor_leaves_nothing_behind(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk with room for the logs of a run, but not for its weights (3.8 MB)."""
+    """A disk with the room that a run asks for at its start, and hardly more."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk(small_disk):
+def fill(folder: Path) -> None:
+    """Leave room for a few lines of a log, but not for weights (3.8 MB)."""
+    free = psutil.disk_usage(str(folder)).free
+    with (folder / "filler").open("wb") as file:
+        file.write(bytes(free - 2**20))
+
+
+def test_a_disk_that_fills_up(small_disk):
     out = small_disk / "run"
     config = Path(__file__).parents[1] / "configs" / "triangles.yaml"
-    done = subprocess.run(
+    run = subprocess.Popen(
         [
             *(sys.executable, "-m", "areal_cppo", "train", "--config", str(config)),
             *(f"run_dir={out}", f"actor.path={checkpoint_dir()}"),
             *("heldout.size=0", "actor.objective=grpo"),
         ],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=START_SECONDS,
         env=os.environ | {MARK: str(out)},
     )
-    assert done.returncode == 1, done.stderr
-    assert "no space left" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    deadline = time.monotonic() + START_SECONDS
+    while not (out / "config.yaml").is_file():  # written once the checks have passed
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < deadline, "the run did not begin"
+        time.sleep(0.2)
+    fill(small_disk)
+    _, errors = run.communicate(timeout=START_SECONDS)
+    assert run.returncode == 1, errors
+    assert "no space left" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
     assert not processes_of(out), "an orphan is left"
