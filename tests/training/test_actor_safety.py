@@ -156,6 +156,21 @@ def test_on_policy_data_gives_exactly_the_unweighted_loss(actor, configure):
         assert stats[f"{CPL}/staleness_weight"] == 1.0
 
 
+def test_without_proximal_logprobs_the_current_policys_take_their_place(
+    actor, batch, monkeypatch
+):
+    """AReaL's `prox_logp_method: loglinear`; before the first update both are equal."""
+    recomputed, stats = gradient(actor, batch, "cpl")
+    monkeypatch.setattr(actor.config, "prox_logp_method", "loglinear")
+    for item in batch:
+        del item["prox_logp"]
+    taken, taken_stats = gradient(actor, batch, "cpl")
+    assert harness.relative_difference(taken, recomputed) < 1e-5
+    weight = f"{CPL}/staleness_weight"
+    assert taken_stats[weight] == pytest.approx(stats[weight], rel=1e-5)
+    assert stats[weight] != pytest.approx(1.0, abs=0.05)  # so the weights matter here
+
+
 @pytest.fixture(scope="module")
 def sharp(tmp_path_factory):
     """An actor whose distributions are one-hot to the last bit.
