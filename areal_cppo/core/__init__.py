@@ -6,6 +6,12 @@ transformers.
 
 from areal_cppo.core.config import CPLConfig, StalenessConfig, ViewsConfig
 from areal_cppo.core.divergence import token_divergence
+from areal_cppo.core.head import (
+    TokenStatistics,
+    score_hidden,
+    token_statistics,
+    view_divergences,
+)
 from areal_cppo.core.loss import aggregate_token_loss, contrastive_perception_loss
 from areal_cppo.core.patches import (
     PatchLayout,
@@ -16,7 +22,6 @@ from areal_cppo.core.patches import (
 )
 from areal_cppo.core.perturbation import Perturbation
 from areal_cppo.core.perturbations import PERTURBATIONS, parse_perturbations
-from areal_cppo.core.rows import tap_rows
 from areal_cppo.core.scores import (
     TokenScores,
     entropy_gain,
@@ -41,6 +46,7 @@ __all__ = [
     "Perturbation",
     "StalenessConfig",
     "TokenScores",
+    "TokenStatistics",
     "ViewBatch",
     "ViewsConfig",
     "aggregate_token_loss",
@@ -54,13 +60,15 @@ __all__ = [
     "patchify",
     "perturb_pixel_values",
     "rise_eligible",
+    "score_hidden",
     "score_tokens",
     "select_perception_tokens",
     "select_random_tokens",
     "staleness_weights",
-    "tap_rows",
     "token_divergence",
     "token_entropy",
+    "token_statistics",
     "unpatchify",
+    "view_divergences",
     "view_seed",
 ]

@@ -45,7 +45,8 @@ def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
             f"temperature: expected a number > 0, found {temperature}; "
             "pass the temperature that the tokens were sampled with"
         )
-    log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
+    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    log_p = torch.log_softmax(scaled, dim=-1)
     return log_p.clamp(min=_MIN_LOG_PROB)
 
 

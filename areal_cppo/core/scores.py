@@ -4,7 +4,7 @@ The score follows arXiv 2601.00501 and its code. Deviation: a floor on the rise 
 entropy can be set (:func:`rise_eligible`), because rounding alone makes the entropy of
 about half of all tokens rise.
 
-Letters: ``T`` packed response positions, ``G`` gated ones, ``V`` vocabulary.
+Letters: ``T`` response positions, ``G`` gated ones, ``V`` vocabulary.
 """
 
 import math
@@ -60,48 +60,35 @@ def token_entropy(
 
 @torch.no_grad()
 def score_tokens(
-    anchor_logits: Tensor,
-    negative_logits: Tensor,
-    positions: Tensor,
-    temperature: float = 1.0,
-    chunk_size: int = _ENTROPY_CHUNK,
+    anchor_logits: Tensor, negative_logits: Tensor, temperature: float = 1.0
 ) -> TokenScores:
     """Reduce the logits of two passes to what the selection needs.
 
-    Only ``chunk_size`` rows are copied or in fp32 at a time, whatever T and G.
+    All rows are in fp32 at a time; :func:`areal_cppo.core.score_hidden` calls it for a
+    few.
 
     Args:
-        anchor_logits: ``[T, V]``, any float dtype, of the whole row.
-        negative_logits: ``[G, V]``, any float dtype, at the gated positions only.
-        positions: ``[G]`` int64 in ``[0, T)``, the row's gated positions; G may be 0.
+        anchor_logits: ``[G, V]``, any float dtype, at the gated positions; G may be 0.
+        negative_logits: ``[G, V]``, any float dtype, at the same positions.
         temperature: what logits are divided by, > 0.
-        chunk_size: rows reduced at a time, >= 1; no effect on the result.
 
     Returns:
         Three tensors ``[G]`` without gradient; the entropies are those of
         :func:`token_entropy`. Not a number where logits are not.
 
     Raises:
-        ValueError: shapes do not agree, or an argument is out of range.
+        ValueError: shapes do not agree, or the temperature is out of range.
     """
-    _check_reduction("anchor_logits", anchor_logits, chunk_size)
-    expected = [len(positions), anchor_logits.shape[1]]
-    if list(negative_logits.shape) != expected:
+    _check_reduction("anchor_logits", anchor_logits)
+    if negative_logits.shape != anchor_logits.shape:
         raise ValueError(
-            f"negative_logits: expected shape {expected}, one row of anchor_logits' "
-            f"width for each of positions, found {list(negative_logits.shape)}; "
-            "take them at the gated positions"
+            f"negative_logits: expected shape {list(anchor_logits.shape)} as of "
+            f"anchor_logits, found {list(negative_logits.shape)}; "
+            "take both at the gated positions"
         )
-    columns: list[list[Tensor]] = [[], [], []]
-    for rows, negative in zip(
-        positions.split(chunk_size), negative_logits.split(chunk_size)
-    ):
-        log_p = log_probs(anchor_logits.index_select(0, rows), temperature)
-        log_q = log_probs(negative, temperature)
-        scores = (_entropy(log_p), _entropy(log_q), row_kl(log_p, log_q))
-        for column, score in zip(columns, scores):
-            column.append(score)
-    return TokenScores(*(torch.cat(column) for column in columns))
+    log_p = log_probs(anchor_logits, temperature)
+    log_q = log_probs(negative_logits, temperature)
+    return TokenScores(_entropy(log_p), _entropy(log_q), row_kl(log_p, log_q))
 
 
 def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
@@ -164,7 +151,7 @@ def _entropy(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
-def _check_reduction(name: str, logits: Tensor, chunk_size: int) -> None:
+def _check_reduction(name: str, logits: Tensor, chunk_size: int = 1) -> None:
     """Refuse logits that are no matrix, and chunks without rows."""
     if logits.dim() != 2:
         raise ValueError(

@@ -1,59 +1,63 @@
 """CPPO on AReaL's FSDP actor.
 
-`CPPOActor` is AReaL's `FSDPPPOActor` with four hooks overridden: packed rows get their
-attention mask (`_prepare_mb_inputs`), gated responses get micro-batches of their own
-(`_prepare_mb_list`), those micro-batches add CPL to the policy loss
-(`_compute_logprobs_and_loss`), and `train_batch` opens and closes one such step. Their
-order in a step: gate and views, then packing, then per micro-batch the anchor's pass
-(AReaL's), the negative view's, selection, policy loss, the positive view's, CPL.
+`CPPOActor` is AReaL's `FSDPPPOActor` with its own packing (`micro_batches.py`) and its
+own forward passes (`passes.py`) for the vision models that CPPO trains; advantages, the
+policy loss, the optimiser and all else are AReaL's. Their order in a step: gate and
+views, then packing, then per micro-batch the negative and the positive view's passes
+and the anchor's, in which perception tokens are selected and compared, then policy loss
+and CPL, then one backward pass. Text models go AReaL's own way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from areal.engine.core.model import is_qwen2_vl_model, is_qwen_vl_model
+from areal.engine.core.model import is_qwen2_vl_model, is_qwen3_vl_model
 from areal.engine.fsdp_engine import FSDPPPOActor
+from areal.utils import stats_tracker
+from areal.utils.data import tensor_container_to
+from areal.utils.perf_tracer import trace_scope
 
 from areal_cppo.core import PatchLayout
-from areal_cppo.core.rows import tap_rows
 from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.config import CPPOActorConfig
 from areal_cppo.training.groups import normalize_groups
 from areal_cppo.training.meter import Meter
-from areal_cppo.training.models import check_supported, mend_vision_model
+from areal_cppo.training.micro_batches import NEEDED, PASSES, Packer, needed_tokens
+from areal_cppo.training.models import VISION_MODELS, check_supported
 from areal_cppo.training.packing import (
     IMAGES,
-    VIEW_ROWS,
     PackedRow,
-    add_missing_images,
     block_diagonal_causal_mask,
-    fill_rows,
     gate_tokens,
     has_image,
-    join_micro_batches,
-    mark_view_rows,
-    select_rows,
     with_image_grid,
 )
+from areal_cppo.training.passes import ModelPasses, Output
 from areal_cppo.training.perception import PerceptionLoss, nonfinite_tokens
 from areal_cppo.training.perception_stats import record_gate, record_row
-from areal_cppo.training.views import ResponseViews, ViewMaker, packed_view
+from areal_cppo.training.prompts import image_sets
+from areal_cppo.training.rows import Batch, RowStyle
+from areal_cppo.training.tap import ModelTap
+from areal_cppo.training.views import ResponseViews, ViewMaker
+
+_PAGE = 256  # tokens; on a GPU rows are padded to it, as AReaL does
 
 
 @dataclass
 class GatedBatch:
     """The gate's verdict on one optimiser step's batch, agreed on by all ranks."""
 
-    rows: torch.Tensor  # bool [B]: this rank's responses that enter the view passes
-    views: dict[int, ResponseViews]  # by row, at least of `rows`
-    gated_rows: int  # most gated rows that any rank has
-    other_rows: int  # most other rows that any rank has
+    rows: torch.Tensor  # bool [B]: this rank's responses that pass
+    entering: set[int]  # those that enter the view passes
+    sets: list[int | None]  # per response the first one with the same images
+    views: Mapping[int, ResponseViews]  # by those first ones
     normalizer: int  # gated responses (or, later, perception tokens) of all ranks
 
 
@@ -66,8 +70,13 @@ class CPPOActor(FSDPPPOActor):
         config.check_layout()
         correct_image_positions()
         super().__init__(config)
-        check_supported(self.model_config.to_dict(), uses_cpl=config.uses_cpl)
-        self._layout: PatchLayout | None = None  # of the images, if it is a Qwen-VL
+        check_supported(
+            self.model_config.to_dict(),
+            uses_cpl=config.uses_cpl,
+            backend=config.backend,
+        )
+        # A text model, which goes AReaL's own way, has no passes of ours.
+        self._passes: ModelPasses | None = None
         self._gated: GatedBatch | None = None  # set while train_batch runs with CPL
         self._perception: PerceptionLoss | None = None
         self._views: ViewMaker | None = None
@@ -76,19 +85,21 @@ class CPPOActor(FSDPPPOActor):
     def initialize(self, *args, **kwargs):
         super().initialize(*args, **kwargs)
         config = self.config
-        mend_vision_model(self.model)
-        if is_qwen_vl_model(self.model_config.model_type):
-            processor = self.processor.image_processor
-            self._layout = PatchLayout.from_image_processor(processor)
+        if self.model_config.model_type not in VISION_MODELS:
+            return
+        tap = ModelTap(self.model)
+        self._layout = PatchLayout.from_image_processor(self.processor.image_processor)
+        self._passes = ModelPasses(
+            tap, config.temperature, config.speed.response_logits, self._meter
+        )
         if not config.uses_cpl:
             return
         self._views = ViewMaker(config.cpl.views, self._layout, config.view_seed)
         self._perception = PerceptionLoss(
-            self.model,
             config.cpl,
             view_seed=config.view_seed,
             temperature=config.temperature,
-            meter=self._meter,
+            vocabulary=tap.vocabulary,
         )
 
     def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -126,64 +137,109 @@ class CPPOActor(FSDPPPOActor):
         `input_` is AReaL's padded batch after `compute_advantages`.
         """
         batch, _ = self._normalize_batch_input(input_)
+        if self._passes is not None:
+            needed = needed_tokens(batch["loss_mask"], shifted=True)
+            batch = {**batch, NEEDED: needed}
         if self.config.uses_cpl:
             gated = self._apply_gate(batch)
             self._gated = gated if gated.normalizer else None
+        if self.config.reuses_proximal:
+            loss_fn = partial(_with_own_proximal, loss_fn)
         try:
             return super().train_batch(batch, loss_fn, loss_weight_fn)
         finally:
             self._gated = None
 
+    def forward_batch(self, input_, *args, **kwargs):
+        """AReaL's log-probs of a batch or of a list of trajectories, 0 where a token
+        has no loss. `loss_mask` is as rollout makes it."""
+        if self._passes is not None:
+            items = input_ if isinstance(input_, list) else [input_]
+            items = [
+                {**item, NEEDED: needed_tokens(item["loss_mask"], shifted=False)}
+                for item in items
+            ]
+            input_ = items if isinstance(input_, list) else items[0]
+        return super().forward_batch(input_, *args, **kwargs)
+
     def _apply_gate(self, batch: dict[str, Any]) -> GatedBatch:
         """Find the responses that enter the view passes, before any of them runs."""
         passed = gate_tokens(batch, self.config.cpl.gate).any(-1)
         image = has_image(batch)
-        candidates = (passed & image).nonzero().flatten().tolist()
+        first = self.config.speed.gate_first
+        candidates = (passed & image if first else image).nonzero().flatten().tolist()
+        images = batch.get(IMAGES) or [{}] * len(passed)
+        sets = image_sets(images)
+        distinct = dict.fromkeys(sets[row] for row in candidates)
         with self._meter.time("perturb"):
-            views = self._views(
-                batch.get(IMAGES), candidates, self.get_version(), self.device
-            )
-        record_gate(passed, image, views)
+            views = self._views(images, distinct, self.get_version(), self.device)
+        of_row = {row: views[sets[row]] for row in candidates if passed[row]}
+        record_gate(passed, image, of_row)
         rows = torch.zeros_like(passed)
-        rows[[row for row in candidates if views[row].usable]] = True
-        counts = torch.tensor([rows.sum(), (~rows).sum()], device=self.device)
-        most, total = counts.clone(), counts.clone()
-        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.dp_group)
+        rows[[row for row, view in of_row.items() if view.usable]] = True
+        total = rows.sum().to(self.device)
         dist.all_reduce(total, group=self.dp_group)
-        return GatedBatch(rows, views, *most.tolist(), normalizer=int(total[0]))
+        entering = set(rows.nonzero().flatten().tolist() if first else candidates)
+        return GatedBatch(rows.to(self.device), entering, sets, views, int(total))
 
     def _prepare_mb_list(self, input_: dict[str, Any]):
-        if self._gated is None:
-            return self._packed(input_)
+        if self._passes is None:
+            return super()._prepare_mb_list(input_)
+        images = input_.get(IMAGES) or [{}] * len(input_["input_ids"])
+        data = {key: value for key, value in input_.items() if key != IMAGES}
+        data = tensor_container_to(data, self.device)
+        data["input_ids"] = data["input_ids"].long()
         gated = self._gated
-        parts = []
-        for rows, count in (
-            (gated.rows, gated.gated_rows),
-            (~gated.rows, gated.other_rows),
-        ):
-            if count:
-                part = fill_rows(select_rows(input_, rows), self._packable(count))
-                parts.append(self._packed(part))
-        mark_view_rows(parts[0], gated.rows.nonzero().flatten().tolist())
-        return join_micro_batches(*parts) if len(parts) > 1 else parts[0]
+        batch = Batch(
+            input_ids=data["input_ids"],
+            image_tokens=data["mm_token_type_ids"],
+            position_ids=self._positions(data, images),
+            lengths=data["attention_mask"].sum(-1).tolist(),
+            images=images,
+            sets=image_sets(images) if gated is None else gated.sets,
+        )
+        packer = Packer(
+            self.config.mb_spec,
+            self._row_style(),
+            self.config.speed.share_prompts,
+            self.dp_group,
+        )
+        return packer(data, batch, () if gated is None else gated.entering)
 
-    def _packed(self, batch: dict[str, Any]):
-        """AReaL's packing, with an image in each micro-batch of a model with vision."""
-        if self._layout is None:
-            return super()._prepare_mb_list(batch)
-        mb_list = super()._prepare_mb_list(with_image_grid(batch))
-        add_missing_images(mb_list, self._layout, self.model_config.image_token_id)
-        return mb_list
+    def _positions(self, data: dict[str, Any], images: list) -> torch.Tensor:
+        """Temporal, vertical and horizontal position of each token: `[3, B, S]`."""
+        items = with_image_grid({**data, IMAGES: images})[IMAGES]
+        grids = [item["image_grid_thw"] for item in items if "image_grid_thw" in item]
+        return self._passes.tap.positions(
+            input_ids=data["input_ids"],
+            image_grid_thw=torch.cat(grids).to(self.device),
+            video_grid_thw=None,
+            attention_mask=data["attention_mask"],
+            mm_token_type_ids=data["mm_token_type_ids"],
+            inputs_embeds=None,
+            past_key_values=None,
+        )
 
-    def _packable(self, count: int) -> int:
-        """The least number of rows, `count` or more, that AReaL can cut as asked."""
-        spec = self.config.mb_spec
-        count = max(count, spec.n_mbs or 1, spec.n_mbs_divisor)
-        return -(-count // spec.granularity) * spec.granularity
+    def _row_style(self) -> RowStyle:
+        config = self.config
+        page = _PAGE if self.device.type == "cuda" else 1
+        if config.pad_to_maximum:
+            page = config.mb_spec.max_tokens_per_mb or page
+        mask = dict(full_attention=None, sliding_attention=None)
+        if is_qwen3_vl_model(self.model_config.model_type):
+            mask = None
+        return RowStyle(
+            self._layout,
+            self.model_config.image_token_id,
+            config.speed.share_images,
+            flash=config.attn_impl == "flash_attention_2",
+            page=page,
+            extra={"attention_mask": mask, "use_cache": False},
+        )
 
     def _prepare_mb_inputs(self, mb_item):
         inputs, ctx = super()._prepare_mb_inputs(mb_item)
-        if self.config.attn_impl != "sdpa":
+        if self._passes is not None or self.config.attn_impl != "sdpa":
             return inputs, ctx
         length = inputs["input_ids"].shape[-1]
         if inputs["cu_seqlens"].numel() > 2:  # one sequence needs no mask of ours
@@ -194,11 +250,38 @@ class CPPOActor(FSDPPPOActor):
         return inputs, ctx
 
     def forward_backward_batch(self, mb_list, process_output_fn, forward_only=False):
+        if self._passes is None:
+            return super().forward_backward_batch(
+                mb_list, process_output_fn, forward_only
+            )
         if self._gated is not None and self.config.cpl.aggregation == "token":
             self._gated.normalizer = self._count_perception_tokens(mb_list)
-        super().forward_backward_batch(mb_list, process_output_fn, forward_only)
+        for mb_item in mb_list:
+            _, ctx = self._prepare_mb_inputs(mb_item)
+            with trace_scope("fsdp_engine.forward"):
+                output = self._run(ctx.mb_input)
+            loss = process_output_fn(output, ctx.to_dict())
+            if not forward_only:
+                with trace_scope("fsdp_engine.backward"):
+                    loss.backward()
 
-    @torch.no_grad()
+    def _run(self, mb: dict[str, Any]) -> Output:
+        passes = mb[PASSES]
+        if passes.view is None:
+            return self._passes.anchor(passes, mb)
+        return self._passes.with_views(
+            passes,
+            mb,
+            self._packed_row(mb),
+            self._gated.views,
+            self._perception,
+            self.get_version(),
+        )
+
+    def _packed_row(self, mb: dict[str, Any]) -> PackedRow:
+        verdict = self._gated.rows[mb[PASSES].anchor.rows]
+        return PackedRow.from_micro_batch(mb, self.config.cpl.gate, verdict)
+
     def _count_perception_tokens(self, mb_list) -> int:
         """Perception tokens of all ranks: aggregation `token` divides by their number.
 
@@ -206,60 +289,72 @@ class CPPOActor(FSDPPPOActor):
         negative view's forward passes run once more.
         """
         count = torch.zeros((), dtype=torch.long, device=self.device)
-        for mb_item in mb_list:
-            if mb_item.orig_mb[VIEW_ROWS] is None:
+        for mb in mb_list.mbs:
+            if mb[PASSES].view is None:
                 continue
-            inputs, ctx = self._prepare_mb_inputs(mb_item)
-            logits = self.model(**inputs).logits.squeeze(0)
-            _, selection = self._select(logits, ctx)
+            selection = self._passes.selection(
+                mb[PASSES],
+                self._packed_row(mb),
+                self._gated.views,
+                self._perception,
+                self.get_version(),
+            )
             count += selection.chosen.sum()
         dist.all_reduce(count, group=self.dp_group)
         return max(1, int(count))
 
-    def _view(self, ctx, kind: str) -> torch.Tensor:
-        """Pixel values of a gated micro-batch seen through one view."""
-        views = [self._gated.views[row] for row in ctx.mb_input[VIEW_ROWS]]
-        return packed_view(views, kind, ctx.model_inputs["pixel_values"])
-
-    def _select(self, logits: torch.Tensor, ctx):
-        """The row of a gated micro-batch, and its perception tokens."""
-        row = PackedRow.from_micro_batch(ctx.mb_input, self.config.cpl.gate)
-        selection = self._perception.select(
-            logits,
-            ctx.model_inputs,
-            row,
-            self._view(ctx, "negative"),
-            self.get_version(),
-        )
-        return row, selection
+    def _compute_forward_result(self, output, ctx):
+        if self._passes is None:
+            return super()._compute_forward_result(output, ctx)
+        return _spread(output.statistics.logprobs, ctx.mb_input)
 
     def _compute_logprobs_and_loss(
         self,
-        logits,
+        output,
         ctx,
         loss_fn,
         loss_weight_fn,
         total_loss_weight,
         loss_multiplier: float = 1.0,
     ) -> torch.Tensor:
-        gated = self._gated is not None and ctx.mb_input[VIEW_ROWS] is not None
-        if gated:
-            row, selection = self._select(logits, ctx)
-            logits, anchor = tap_rows(logits, selection.positions)
-        loss = super()._compute_logprobs_and_loss(
-            logits, ctx, loss_fn, loss_weight_fn, total_loss_weight, loss_multiplier
-        )
-        if self.config.objective == "cpl":
-            loss = logits[:0].sum()
-        if not gated:
+        if self._passes is None:
+            return super()._compute_logprobs_and_loss(
+                output, ctx, loss_fn, loss_weight_fn, total_loss_weight, loss_multiplier
+            )
+        mb, statistics = ctx.mb_input, output.statistics
+        logprobs = _spread(statistics.logprobs, mb)
+        weight = loss_weight_fn(mb)
+        loss = statistics.logprobs.sum() * 0.0  # connected, on all ranks
+        if weight:
+            entropy = _spread(statistics.entropy, mb)
+            policy = loss_fn(logprobs, entropy, mb)
+            stats_tracker.stat(
+                vocab_min_logits=_spread(statistics.lowest, mb),
+                vocab_max_logits=_spread(statistics.highest, mb),
+                denominator="n_valid_tokens",
+            )
+            if self.config.objective != "cpl":
+                loss = policy * (weight / total_loss_weight * loss_multiplier)
+        if output.selection is None:
             return loss
+        return self._add_cpl(loss, output, logprobs, loss_multiplier)
+
+    def _add_cpl(
+        self,
+        loss: torch.Tensor,
+        output: Output,
+        logprobs: torch.Tensor,
+        loss_multiplier: float,
+    ) -> torch.Tensor:
+        """The loss of a micro-batch with its part of CPL, and its statistics."""
         cpl, version = self.config.cpl, self.get_version()
+        row, selection = output.row, output.selection
         result = self._perception(
-            anchor if "anchor" in cpl.grad else anchor.detach(),
-            ctx.model_inputs,
+            output.to_positive,
+            output.to_negative,
+            logprobs,
             row,
             selection,
-            self._view(ctx, "positive"),
             version=version,
             normalizer=self._gated.normalizer,
         )
@@ -282,3 +377,16 @@ class CPPOActor(FSDPPPOActor):
         flag = flag.to(device=self.device, dtype=torch.int32)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.dp_group)
         return bool(flag)
+
+
+def _with_own_proximal(loss_fn, logprobs, entropy, mb, **kwargs) -> torch.Tensor:
+    """AReaL's loss; where no proximal log-probs are given, they are its own input."""
+    mb.setdefault("prox_logp", logprobs.detach())
+    return loss_fn(logprobs, entropy, mb, **kwargs)
+
+
+def _spread(values: torch.Tensor, mb: dict[str, Any]) -> torch.Tensor:
+    """Values `[N]` of the needed tokens among all tokens of a micro-batch: fp32 `[L]`,
+    0 elsewhere."""
+    row = torch.zeros(len(mb["input_ids"]), dtype=torch.float32, device=values.device)
+    return row.index_copy(0, mb[PASSES].needed, values)

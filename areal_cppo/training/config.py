@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
+from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.core import CPLConfig
@@ -24,6 +25,7 @@ from areal_cppo.errors import UserError
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.training.models import check_layout
+from areal_cppo.training.speed import SpeedConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
 PACKED_ATTENTION = ("sdpa", "flash_attention_2")
@@ -53,6 +55,26 @@ class CPPOActorConfig(PPOActorConfig):
         },
     )
     cpl: CPLConfig = field(default_factory=CPLConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+
+    @property
+    def reuses_proximal(self) -> bool:
+        """Whether the update's own forward pass gives the proximal log-probs.
+
+        With one mini-batch the proximal policy, that at the start of the update, is the
+        policy of the update's only forward pass. Without the decoupled loss AReaL wants
+        the log-probs before; its methods other than `recompute` are its own affair.
+        """
+        return (
+            self.speed.reuse_proximal
+            and self.ppo_n_minibatches == 1
+            and self.use_decoupled_loss
+            and self.prox_logp_method == PROX_LOGP_METHOD_RECOMPUTE
+        )
+
+    def should_compute_prox_logp(self) -> bool:
+        """Whether AReaL's trainer computes the proximal log-probs before the update."""
+        return not self.reuses_proximal and super().should_compute_prox_logp()
 
     @property
     def uses_cpl(self) -> bool:

@@ -12,8 +12,6 @@ from typing import Any
 
 from areal.api.alloc_mode import AllocationValidationError, ModelAllocation
 from areal.engine.core.model import is_valid_vision_model
-from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedConfig
 
 from areal_cppo.errors import UserError
@@ -21,16 +19,6 @@ from areal_cppo.errors import UserError
 # Their patches are those of `areal_cppo.core.patches`; tests/training compares each
 # with plain transformers, through the real engine.
 VISION_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
-# How AReaL tells attention where the sequences of a packed row are.
-_ROW_LENGTHS = {
-    "cu_seqlens",
-    "max_seqlen",
-    "cu_seq_lens_q",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-}
 
 
 def read_model_config(path: str) -> dict[str, Any]:
@@ -52,7 +40,9 @@ def read_model_config(path: str) -> dict[str, Any]:
     return config
 
 
-def check_supported(model_config: Mapping[str, Any], *, uses_cpl: bool) -> None:
+def check_supported(
+    model_config: Mapping[str, Any], *, uses_cpl: bool, backend: str = "fsdp:d1"
+) -> None:
     """Refuse models that would be trained wrongly.
 
     Parameters
@@ -61,14 +51,24 @@ def check_supported(model_config: Mapping[str, Any], *, uses_cpl: bool) -> None:
         What config.json says.
     uses_cpl
         Without CPL a model that sees no images will do.
+    backend
+        `actor.backend`, checked by `check_layout`.
 
     Raises
     ------
     UserError
-        A vision model of another family; with CPL also a model without images.
+        A vision model of another family, or with tensor or context parallelism; with
+        CPL also a model without images.
     """
     model_type = model_config.get("model_type", "")
     if model_type in VISION_MODELS:
+        parallel = ModelAllocation.from_str(backend, name="actor").parallel
+        if parallel.tp_size * parallel.cp_size != 1:
+            raise UserError(
+                "actor.backend: expected fsdp:d<number of ranks> for a vision model, "
+                f"found {backend!r}, in which its packed rows were never tested; set "
+                "t1 and c1 (more of d instead)"
+            )
         return
     supported = ", ".join(VISION_MODELS)
     if is_valid_vision_model(model_type) or "vision_config" in model_config:
@@ -130,30 +130,3 @@ def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
                 f"{expected}, found {backend!r}: {kind}, in which CPL was never "
                 f"tested; set {letter}1 (more of d instead)"
             )
-
-
-def mend_vision_model(model: nn.Module) -> None:
-    """Mend a Qwen-VL model for AReaL's packed rows. Text models are left alone.
-
-    Two things. AReaL calls `engine.model.model.compute_3d_position_ids`, but the
-    attribute `model` of a `PeftModel` is the wrapped model itself; the method is one
-    level further in. And transformers from 5.9 on hands the keyword arguments of a call
-    on to the vision tower, which would take the row's sequence lengths for its images'.
-
-    Parameters
-    ----------
-    model
-        `engine.model`, once AReaL has wrapped it: a Qwen-VL model or a `PeftModel`
-        around one, sharded or not.
-    """
-    wrapped = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner = wrapped.model
-    if not hasattr(inner, "visual"):
-        return
-    if wrapped is not model:
-        wrapped.compute_3d_position_ids = inner.compute_3d_position_ids
-    inner.visual.register_forward_pre_hook(_without_row_lengths, with_kwargs=True)
-
-
-def _without_row_lengths(module, args, kwargs):
-    return args, {k: v for k, v in kwargs.items() if k not in _ROW_LENGTHS}

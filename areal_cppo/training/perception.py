@@ -1,10 +1,10 @@
 """The Contrastive Perception Loss of one packed micro-batch.
 
-One micro-batch of gated responses is one row of `T` packed tokens. The anchor's logits
-come from the forward pass of the policy loss; this module runs the model on the two
-views of the row's images (same tokens, same positions, other pixels), selects the
-perception tokens and returns the loss. Logits of the views are made only where they are
-needed: the negative's at the `G` gated tokens, the positive's at the `N` selected ones.
+The views' passes come first: the model runs on the same tokens with other pixels, and
+hands over its hidden states at the `G` gated tokens. Then the anchor's pass, which is
+that of the policy loss: inside it, where the output head's weights are at hand, the
+perception tokens are selected and both divergences computed at the `N` selected ones.
+Logits exist a few rows at a time (`areal_cppo.core.head`).
 
 Every rank makes the same calls of the model, whatever the gate let through: a row
 without gated tokens contributes a graph-connected zero.
@@ -12,10 +12,7 @@ without gated tokens contributes a graph-connected zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -27,18 +24,15 @@ from areal_cppo.core import (
     entropy_gain,
     image_digest,
     rise_eligible,
-    score_tokens,
+    score_hidden,
     select_perception_tokens,
     select_random_tokens,
     staleness_weights,
-    token_divergence,
+    view_divergences,
     view_seed,
 )
-from areal_cppo.core.divergence import log_probs
-from areal_cppo.training.meter import Meter
+from areal_cppo.core.head import Projection
 from areal_cppo.training.packing import PackedRow
-
-_ROWS = 256  # rows of logits in fp32 at a time
 
 
 @dataclass(frozen=True)
@@ -49,12 +43,20 @@ class Selection:
     scores: TokenScores  # [G]
     gain: torch.Tensor  # fp32 [G]
     chosen: torch.Tensor  # bool [G]
-    negative_logits: torch.Tensor  # [G, V]
 
     @property
     def positions(self) -> torch.Tensor:
         """Positions of the perception tokens: int64 `[N]`, ascending."""
         return self.gated[self.chosen]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Hidden states `[G, D]` of the three passes at the gated tokens."""
+
+    anchor: torch.Tensor
+    positive: torch.Tensor
+    negative: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,10 @@ def nonfinite_tokens(
 
 
 class PerceptionLoss:
-    """Computes CPL for packed rows of one model.
+    """Computes CPL for packed rows.
 
     Parameters
     ----------
-    model
-        The policy, as AReaL's engine calls it: `model(**inputs).logits`, which takes
-        `logits_to_keep` as an index tensor.
     config
         `actor.cpl`.
     view_seed
@@ -93,63 +92,53 @@ class PerceptionLoss:
         tokens (selection `random`).
     temperature
         Of the policy's distribution.
-    meter
-        Told how long view passes take and how large they are.
+    vocabulary
+        Number of words.
     """
 
     def __init__(
         self,
-        model: Callable[..., Any],
         config: CPLConfig,
         *,
         view_seed: int,
         temperature: float,
-        meter: Meter,
+        vocabulary: int,
     ):
-        self.model = model
         self.config = config
         self.view_seed = view_seed
         self.temperature = temperature
-        self.meter = meter
+        self.vocabulary = vocabulary
 
     def select(
         self,
-        anchor_logits: torch.Tensor,
-        inputs: dict[str, Any],
-        row: PackedRow,
+        anchor: torch.Tensor,
         negative: torch.Tensor,
+        project: Projection,
+        row: PackedRow,
         version: int,
     ) -> Selection:
-        """Run the negative view and select the row's perception tokens.
+        """Select the row's perception tokens.
 
         Parameters
         ----------
-        anchor_logits
-            `[T or more, V]`; not differentiated.
-        inputs
-            The model's inputs of the anchor pass.
+        anchor, negative
+            `[G, D]`, hidden states of two passes at the gated tokens.
+        project
+            The model's output head.
         row
             The row's tokens.
-        negative
-            Pixel values of the negative view, shape of the anchor's.
         version
             Current policy version.
-
-        Returns
-        -------
-        Selection
-            Its `negative_logits` have gradient if `negative` is among `cpl.grad`.
         """
         config = self.config
         gated = row.gate.nonzero().flatten()
-        logits = self._view_logits(inputs, gated, negative, "negative")
-        scores = score_tokens(anchor_logits, logits, gated, self.temperature)
+        scores = score_hidden(anchor, negative, project, self.temperature)
         gain = entropy_gain(scores.anchor_entropy, scores.negative_entropy)
         eligible = rise_eligible(
             scores.anchor_entropy,
             scores.negative_entropy,
             config.min_gain,
-            vocabulary=logits.shape[-1],
+            vocabulary=self.vocabulary,
         )
         sequences = row.sequences[gated]
         if config.selection == "all":
@@ -163,15 +152,35 @@ class PerceptionLoss:
             like[gated[chosen]] = True
             seeds = self._seeds(row, version)
             chosen = select_random_tokens(row.gate, row.sequences, like, seeds)[gated]
-        return Selection(gated, scores, gain, chosen, logits)
+        return Selection(gated, scores, gain, chosen)
+
+    def divergences(
+        self,
+        hidden: Hidden,
+        project: Projection,
+        row: PackedRow,
+        selection: Selection,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both views' divergences from the anchor at the perception tokens: `[N]`."""
+        chosen = selection.chosen
+        return view_divergences(
+            hidden.anchor[chosen],
+            hidden.positive[chosen],
+            hidden.negative[chosen],
+            project,
+            row.labels[selection.positions],
+            self.config.divergence,
+            self.temperature,
+            self.config.grad,
+        )
 
     def __call__(
         self,
-        anchor: torch.Tensor,
-        inputs: dict[str, Any],
+        to_positive: torch.Tensor,
+        to_negative: torch.Tensor,
+        logprobs: torch.Tensor,
         row: PackedRow,
         selection: Selection,
-        positive: torch.Tensor,
         *,
         version: int,
         normalizer: int,
@@ -180,15 +189,13 @@ class PerceptionLoss:
 
         Parameters
         ----------
-        anchor
-            `[N, V]`, the anchor's logits at the perception tokens; detached unless
-            `anchor` is among `cpl.grad`.
-        inputs, row, version
+        to_positive, to_negative
+            `[N]`, what `divergences` returned.
+        logprobs
+            `[T]`, the current policy's; they weigh stale tokens where the row has no
+            proximal ones (`prox_logp_method: loglinear`).
+        row, selection, version
             As for `select`.
-        selection
-            What `select` returned for this row.
-        positive
-            Pixel values of the positive view, shape of the anchor's.
         normalizer
             The number of gated responses (aggregation `sequence`) or of perception
             tokens (`token`) in the whole global batch.
@@ -201,17 +208,8 @@ class PerceptionLoss:
         """
         config = self.config
         selected = selection.positions
-        positive_logits = self._view_logits(inputs, selected, positive, "positive")
-        negative_logits = selection.negative_logits[selection.chosen]
-        labels = row.labels[selected]
-        to_positive, to_negative = (
-            token_divergence(
-                anchor, view, labels, config.divergence, temperature=self.temperature
-            )
-            for view in (positive_logits, negative_logits)
-        )
         token_loss = contrastive_perception_loss(to_positive, to_negative, config.tau)
-        weights = self._staleness_weights(anchor, row, selected, version)
+        weights = self._staleness_weights(logprobs, row, selected, version)
         loss = aggregate_token_loss(
             token_loss * weights,
             row.sequences[selected],
@@ -226,26 +224,6 @@ class PerceptionLoss:
             weights,
         )
 
-    def _view_logits(
-        self,
-        inputs: dict[str, Any],
-        positions: torch.Tensor,
-        pixel_values: torch.Tensor,
-        kind: str,
-    ) -> torch.Tensor:
-        """Logits `[len(positions), V]` of the row seen through one view per image."""
-        # A model that is asked for no position at all would skip its last layers'
-        # collectives on some ranks: ask for one, and use none of it.
-        keep = positions if positions.numel() else positions.new_zeros(1)
-        has_grad = kind in self.config.grad
-        inputs = {**inputs, "pixel_values": pixel_values}
-        with self.meter.time(f"{kind}_view"):
-            with nullcontext() if has_grad else torch.no_grad():
-                output = self.model(**inputs, logits_to_keep=keep)
-        tokens = inputs["input_ids"]
-        self.meter.view_pass(tokens.numel(), len(pixel_values), tokens.device)
-        return output.logits.squeeze(0)[: positions.numel()]
-
     def _seeds(self, row: PackedRow, version: int) -> list[int]:
         """One seed per sequence of the row, from its tokens alone."""
         lengths = torch.bincount(row.sequences).tolist()
@@ -254,21 +232,9 @@ class PerceptionLoss:
             for tokens in row.tokens.split(lengths)
         ]
 
-    def _label_logprobs(
-        self, logits: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Log-probabilities of `labels`: fp32 `[N]`, no grad, a few rows at a time."""
-        chunks = zip(logits.detach().split(_ROWS), labels.split(_ROWS))
-        return torch.cat(
-            [
-                log_probs(rows, self.temperature).gather(1, chosen[:, None]).squeeze(1)
-                for rows, chosen in chunks
-            ]
-        )
-
     def _staleness_weights(
         self,
-        anchor: torch.Tensor,
+        logprobs: torch.Tensor,
         row: PackedRow,
         selected: torch.Tensor,
         version: int,
@@ -280,8 +246,8 @@ class PerceptionLoss:
             proximal = behaviour
         elif row.proximal_logprobs is not None:
             proximal = row.proximal_logprobs[selected]
-        else:  # prox_logp_method: loglinear
-            proximal = self._label_logprobs(anchor, row.labels[selected])
+        else:
+            proximal = logprobs.detach()[selected]
         return staleness_weights(
             proximal,
             behaviour,

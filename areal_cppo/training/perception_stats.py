@@ -66,21 +66,22 @@ def record_row(
     not finite (`nonfinite` are this one's, bool `[T]`), only the counts.
     """
     positions, scores = selection.positions, selection.scores
-    at_gate = partial(_spread, row.gate, selection.gated)
-    at_selected = partial(_spread, row.gate, positions)
+    responses, gate = _and_none(row.responses), _and_none(row.gate)
+    at_gate = partial(_spread, gate, selection.gated)
+    at_selected = partial(_spread, gate, positions)
     selected = at_selected(torch.ones_like(positions)).bool()
-    stale = torch.zeros_like(row.gate)
+    stale = torch.zeros_like(gate)
     if max_staleness is not None:
-        stale = selected & (version - row.versions > max_staleness)
-    kept = torch.full_like(row.gate, not skipped)
+        stale = selected & _and_none(version - row.versions > max_staleness)
+    kept = torch.full_like(gate, not skipped)
     stats_tracker.denominator(
         **{
-            "cpl/view_sequences": row.responses,
-            "cpl/skipped_responses": row.responses & skipped,
-            "cpl/nonfinite_tokens": nonfinite,
-            "cpl/gated_tokens": row.gate & kept,
+            "cpl/view_sequences": responses,
+            "cpl/skipped_responses": responses & skipped,
+            "cpl/nonfinite_tokens": _and_none(nonfinite),
+            "cpl/gated_tokens": gate & kept,
             "cpl/perception_tokens": selected & kept,
-            "cpl/unselected_tokens": row.gate & ~selected & kept,
+            "cpl/unselected_tokens": gate & ~selected & kept,
             "cpl/stale_tokens": stale & kept,
         }
     )
@@ -118,6 +119,12 @@ def record_row(
         denominator="cpl/perception_tokens",
         reduce_type=ReduceType.AVG,
     )
+
+
+def _and_none(mask: torch.Tensor) -> torch.Tensor:
+    """A mask with one more entry, false: the tracker refuses an empty one, and a rank's
+    micro-batch may hold no response."""
+    return torch.nn.functional.pad(mask, (0, 1))
 
 
 def _spread(

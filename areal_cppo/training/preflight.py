@@ -69,7 +69,7 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
     elif _offline():
         cached_model(actor.path, ["config.json"])
     model_config = read_model_config(actor.path)
-    check_supported(model_config, uses_cpl=actor.uses_cpl)
+    check_supported(model_config, uses_cpl=actor.uses_cpl, backend=actor.backend)
     return model_config
 
 

@@ -14,7 +14,6 @@ from areal_cppo.core import (
     entropy_gain,
     rise_eligible,
     score_tokens,
-    scores,
     token_divergence,
     token_entropy,
 )
@@ -102,18 +101,18 @@ def test_gain_closed_form():
         entropy_gain(anchor, negative[:2])
 
 
-def draw(positions, words=31, dtype=torch.float32, length=23):
-    """Anchor logits of a row and negative logits at some of its positions."""
+def draw(rows, words=31, dtype=torch.float32):
+    """Logits of the anchor's and of the negative view's pass."""
     generator = torch.Generator().manual_seed(5)
-    anchor = torch.randn(length, words, generator=generator) * 3
-    negative = torch.randn(len(positions), words, generator=generator) * 2
-    return anchor.to(dtype), negative.to(dtype), torch.tensor(positions).long()
+    anchor = torch.randn(rows, words, generator=generator) * 3
+    negative = torch.randn(rows, words, generator=generator) * 2
+    return anchor.to(dtype), negative.to(dtype)
 
 
 def test_scores_worked_example():
-    # Row 2: p = (3/4, 1/4), q = (1/2, 1/2). Row 0: p = q = (1/2, 1/2).
-    anchor = torch.tensor([[0.0, 0.0], [7.0, -9.0], [math.log(3.0), 0.0]])
-    got = score_tokens(anchor, torch.zeros(2, 2), torch.tensor([2, 0]))
+    # First p = (3/4, 1/4), q = (1/2, 1/2); then p = q = (1/2, 1/2).
+    anchor = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])
+    got = score_tokens(anchor, torch.zeros(2, 2))
     h = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     torch.testing.assert_close(got.anchor_entropy, torch.tensor([h, math.log(2)]))
     torch.testing.assert_close(got.negative_entropy, torch.full((2,), math.log(2)))
@@ -122,40 +121,22 @@ def test_scores_worked_example():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("chunk_size", [1, 4, 7, 256])
-def test_scores_are_the_entropies_and_the_divergence(dtype, chunk_size):
-    """Bit for bit, in any order of positions, whatever the chunks."""
-    anchor, negative, positions = draw([3, 22, 0, 4, 5, 9, 21], dtype=dtype)
+def test_scores_are_the_entropies_and_the_divergence(dtype):
+    """Bit for bit."""
+    anchor, negative = draw(7, dtype=dtype)
     anchor.requires_grad_()
-    got = score_tokens(anchor, negative, positions, 0.7, chunk_size)
-    picked = anchor.detach()[positions]
-    labels = torch.zeros(len(positions), dtype=torch.long)
-    assert torch.equal(got.anchor_entropy, token_entropy(picked, 0.7))
+    got = score_tokens(anchor, negative, 0.7)
+    labels = torch.zeros(7, dtype=torch.long)
+    assert torch.equal(got.anchor_entropy, token_entropy(anchor, 0.7))
     assert torch.equal(got.negative_entropy, token_entropy(negative, 0.7))
-    kl = token_divergence(picked, negative, labels, "kl", 0.7)
+    kl = token_divergence(anchor, negative, labels, "kl", 0.7)
     assert torch.equal(got.divergence, kl)
     assert not any(x.requires_grad for x in got)
     assert all(x.dtype == torch.float32 for x in got)
 
 
 def test_scores_of_no_token():
-    anchor, negative, positions = draw([])
-    assert all(x.shape == (0,) for x in score_tokens(anchor, negative, positions))
-
-
-def test_scoring_never_holds_more_than_a_chunk(monkeypatch):
-    """The scale promise: rows in fp32 are chunk_size at a time, copies as well."""
-    sizes = []
-    log_probs = scores.log_probs
-
-    def spy(logits, temperature):
-        sizes.append(len(logits))
-        return log_probs(logits, temperature)
-
-    monkeypatch.setattr(scores, "log_probs", spy)
-    anchor, negative, positions = draw(list(range(13)))
-    score_tokens(anchor, negative, positions, chunk_size=5)
-    assert sorted(sizes) == [3, 3, 5, 5, 5, 5]
+    assert all(x.shape == (0,) for x in score_tokens(*draw(0)))
 
 
 def test_scores_of_extreme_logits_are_finite_and_of_broken_ones_are_not():
@@ -163,10 +144,10 @@ def test_scores_of_extreme_logits_are_finite_and_of_broken_ones_are_not():
         [[1e4, -1e4], [-math.inf, 0.0], [0.0, 0.0], [math.nan, 0.0], [math.inf, 0.0]]
     )
     negative = torch.tensor([[-1e4, 1e4], [0.0, -math.inf], [0.0, 0.0], [0.0, 0.0]])
-    fine = score_tokens(anchor, negative[:3], torch.tensor([0, 1, 2]))
+    fine = score_tokens(anchor[:3], negative[:3])
     assert all(torch.isfinite(x).all() for x in fine)
     assert fine.divergence[0] == 2e4 and fine.divergence[2] == 0
-    broken = score_tokens(anchor, negative[2:], torch.tensor([3, 4]))
+    broken = score_tokens(anchor[3:], negative[2:])
     assert not torch.isfinite(broken.anchor_entropy).any()
     assert not torch.isfinite(broken.divergence).any()
     assert torch.isfinite(broken.negative_entropy).all()
@@ -179,14 +160,12 @@ def test_scores_of_extreme_logits_are_finite_and_of_broken_ones_are_not():
         ({"negative_logits": torch.zeros(3, 4)}, "negative_logits: expected shape .2"),
         ({"negative_logits": torch.zeros(2, 5)}, "negative_logits: expected shape .2"),
         ({"temperature": 0.0}, "temperature: expected a number > 0"),
-        ({"chunk_size": 0}, "chunk_size: expected an integer >= 1"),
     ],
 )
 def test_scores_refusals(change, message):
     arguments = {
-        "anchor_logits": torch.zeros(3, 4),
+        "anchor_logits": torch.zeros(2, 4),
         "negative_logits": torch.zeros(2, 4),
-        "positions": torch.tensor([0, 2]),
     }
     with pytest.raises(ValueError, match=message):
         score_tokens(**(arguments | change))

@@ -29,7 +29,7 @@ from harness import (  # noqa: E402
     update_gradient,
 )
 
-import areal_cppo.training.actor as actor_module  # noqa: E402
+import areal_cppo.training.passes as passes_module  # noqa: E402
 from areal_cppo.core import CPLConfig  # noqa: E402
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)
@@ -114,18 +114,18 @@ def run(actor, case: Case, rank: int, world: int):
     actor.config.mb_spec = ONE_ROW
     items = prepared(actor, mine)
     actor.config.mb_spec = case.spec
-    original = actor_module.packed_view
+    original = passes_module.packed_view
 
     def poisoned(views, kind, anchor):
         view = original(views, kind, anchor)
         return view * float("nan") if kind == "negative" else view
 
     if case.poisoned_rank is not None and case.poisoned_rank % world == rank:
-        actor_module.packed_view = poisoned
+        passes_module.packed_view = poisoned
     try:
         gradient, stats = update_gradient(actor, items)
     finally:
-        actor_module.packed_view = original
+        passes_module.packed_view = original
     wanted = {f"ppo_actor/update/{key}" for key in STATS} | {"cppo/gain_p50"}
     return gradient, {key: stats[key] for key in wanted & stats.keys()}
 

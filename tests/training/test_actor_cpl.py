@@ -13,7 +13,7 @@ import naive
 import pytest
 import torch
 
-import areal_cppo.training.actor as actor_module
+import areal_cppo.training.passes as passes_module
 from areal_cppo.core import StalenessConfig
 
 
@@ -134,13 +134,13 @@ class Counted:
 
     def __init__(self, monkeypatch):
         self.images: dict[str, list[int]] = {"positive": [], "negative": []}
-        original = actor_module.packed_view
+        original = passes_module.packed_view
 
         def counting(views, kind, anchor):
             self.images[kind].append(sum(view.images for view in views))
             return original(views, kind, anchor)
 
-        monkeypatch.setattr(actor_module, "packed_view", counting)
+        monkeypatch.setattr(passes_module, "packed_view", counting)
 
 
 def test_grpo_computes_no_view(actor, batch, monkeypatch):

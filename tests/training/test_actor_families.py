@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
-from areal_cppo.training.models import mend_vision_model
+from areal_cppo.training.images import SharedImages
+from areal_cppo.training.micro_batches import NEEDED, needed_tokens
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 ONE_EACH = MicroBatchSpec(n_mbs=6)
@@ -138,6 +139,7 @@ def positions_by_hand(ids: list[int], grids) -> list[list[int]]:
 def test_packed_positions_are_those_by_hand(family):
     """What goes into the model, and so also what SGLang computes for still images."""
     padded, _ = family.actor._normalize_batch_input([dict(i) for i in family.batch])
+    padded[NEEDED] = needed_tokens(padded["loss_mask"], shifted=False)
     for mb_item in family.actor._prepare_mb_list(padded):
         grids = iter(mb_item.padded_mb["image_grid_thw"])
         bounds = mb_item.orig_mb["cu_seqlens"].tolist()
@@ -165,24 +167,25 @@ def test_gradient_checkpointing_changes_nothing(family):
     assert harness.relative_difference(gradient, plain) < 1e-5
 
 
-def test_the_vision_tower_never_takes_the_rows_lengths_for_its_own(family):
-    """transformers from 5.9 on hands them to it; here that is done by hand."""
+def test_the_vision_tower_never_sees_the_rows_packing(family):
+    """transformers from 5.9 on hands it over; here that is done by hand."""
     model = naive.load(family.folder)
     images = family.batch[0]["multi_modal_input"][0]
 
-    def features(**lengths):
+    def features(**more):
         tower = model.model.visual
-        done = tower(
-            images["pixel_values"], grid_thw=images["image_grid_thw"], **lengths
-        )
+        done = tower(images["pixel_values"], grid_thw=images["image_grid_thw"], **more)
         return done.pooler_output
 
     expected = features()
-    mend_vision_model(model)
-    bounds = torch.tensor([0, 3, len(images["pixel_values"])], dtype=torch.int32)
-    of_the_row = dict(cu_seqlens=bounds, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)
-    most = dict(max_seqlen=9, max_length_q=9, max_length_k=9)
-    assert torch.equal(features(**of_the_row, **most), expected)
+    SharedImages(model.model.visual)
+    seen = []
+    block = model.model.visual.blocks[0]
+    block.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True
+    )
+    assert torch.equal(features(packing="of the row"), expected)
+    assert seen and "packing" not in seen[0]
 
 
 @pytest.mark.parametrize("config_class", [Qwen2Config, Qwen3Config])

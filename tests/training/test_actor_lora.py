@@ -33,6 +33,7 @@ CASES = [
 
 
 class Setup(NamedTuple):
+    name: str
     actor: CPPOActor
     folder: Path  # the base model's
     adapters: Path
@@ -49,6 +50,7 @@ def setup(request, tmp_path_factory) -> Setup:
     folder = families.make_folder(name, tmp_path_factory.mktemp(name))
     actor = families.lora_actor(folder, targets)
     return Setup(
+        name,
         actor,
         folder,
         families.save(actor, tmp_path_factory.mktemp("adapters")),
@@ -83,8 +85,9 @@ def test_a_checkpoint_has_the_tokenizer(setup, tmp_path):
 def test_logprobs_equal_peft_alone(setup):
     """Also that PEFT hides the method from AReaL that computes the positions."""
     model = families.with_adapters(setup.folder, setup.adapters)
-    packed = setup.actor.compute_logp([dict(item) for item in setup.batch])
-    for item, logprobs in zip(setup.batch, packed, strict=True):
+    batch = families.mixed_batch(setup.name)
+    packed = setup.actor.compute_logp([dict(item) for item in batch])
+    for item, logprobs in zip(batch, packed, strict=True):
         n = naive.n_response(item)
         with torch.no_grad():
             expected = naive.logprobs(model, item)

@@ -112,7 +112,8 @@ def test_counts(actor, configure):
         "stale_tokens": 5,
         "nonfinite_tokens": 0,
         "skipped_responses": 0,
-        "view_tokens": 2 * 256,  # a row padded to a page, seen twice
+        # Image, its two marks, prompt and response; seen twice.
+        "view_tokens": 2 * ((6 + 3 + 12) + (8 + 3 + 7) + (4 + 5 + 31)),
         "view_patches": 2 * (4 * 4 + 6 * 4 + 2 * 4),
     }
     assert {name: stats[f"{CPL}/{name}"] for name in expected} == expected

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from areal_cppo.training.packing import (
     block_diagonal_causal_mask,
-    select_rows,
     sequence_ids,
 )
 
@@ -79,9 +78,3 @@ def test_more_images_than_columns(actor):
         torch.testing.assert_close(
             response_part(item, logprobs), response_part(item, alone), rtol=0, atol=1e-5
         )
-
-
-def test_select_rows_takes_tensors_and_lists():
-    batch = {"a": torch.arange(3), "b": [7, 8, 9], "c": "kept"}
-    rows = select_rows(batch, torch.tensor([True, False, True]))
-    assert rows["a"].tolist() == [0, 2] and rows["b"] == [7, 9] and rows["c"] == "kept"

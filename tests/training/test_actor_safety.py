@@ -12,7 +12,7 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 from conftest import set_cpl
 
-import areal_cppo.training.actor as actor_module
+import areal_cppo.training.passes as passes_module
 from areal_cppo.core import CPLConfig, StalenessConfig, ViewsConfig
 
 CPL = "ppo_actor/update/cpl"
@@ -35,13 +35,13 @@ def test_not_a_number_is_left_out_and_counted(
 ):
     configure(aggregation=aggregation)
     policy, _ = gradient(actor, batch, "grpo")
-    original = actor_module.packed_view
+    original = passes_module.packed_view
 
     def poisoned(views, which, anchor):
         view = original(views, which, anchor)
         return view * float("nan") if which == kind else view
 
-    monkeypatch.setattr(actor_module, "packed_view", poisoned)
+    monkeypatch.setattr(passes_module, "packed_view", poisoned)
     update, stats = gradient(actor, batch)
     assert harness.relative_difference(update, policy) < 1e-6
     assert stats["cppo/skipped_micro_batches"] == 1
@@ -55,7 +55,7 @@ def test_not_a_number_is_left_out_and_counted(
 def test_only_the_micro_batch_that_is_not_finite_is_left_out(actor, batch, monkeypatch):
     actor.config.mb_spec = MicroBatchSpec(n_mbs=5)
     whole, _ = gradient(actor, batch, "cpl")
-    original = actor_module.packed_view
+    original = passes_module.packed_view
     calls = []
 
     def first_poisoned(views, kind, anchor):
@@ -63,7 +63,7 @@ def test_only_the_micro_batch_that_is_not_finite_is_left_out(actor, batch, monke
         view = original(views, kind, anchor)
         return view * float("nan") if len(calls) == 1 else view
 
-    monkeypatch.setattr(actor_module, "packed_view", first_poisoned)
+    monkeypatch.setattr(passes_module, "packed_view", first_poisoned)
     rest, stats = gradient(actor, batch, "cpl")
     assert stats["cppo/skipped_micro_batches"] == 1
     assert torch.isfinite(rest).all() and rest.norm() > 0
@@ -82,7 +82,7 @@ def test_a_negative_view_equal_to_its_anchor_is_never_used(
 ):
     configure(views=ViewsConfig(negative=negative))
     passes = []
-    monkeypatch.setattr(actor_module, "packed_view", lambda *a: passes.append(a))
+    monkeypatch.setattr(passes_module, "packed_view", lambda *a: passes.append(a))
     update, stats = gradient(actor, batch)
     assert not passes
     assert stats[f"{CPL}/unchanged_responses"] == 3

@@ -27,7 +27,6 @@ from areal_cppo.core import (
     score_tokens,
     select_perception_tokens,
     staleness_weights,
-    tap_rows,
     token_divergence,
 )
 from areal_cppo.training.config import load_config
@@ -149,7 +148,7 @@ def composed(config: CPLConfig, passes, tokens, advantage):
     length = len(tokens)
     gate = torch.full((length,), advantage > 0)
     gated = gate.nonzero().flatten()
-    scores = score_tokens(anchor, negative[gated], gated)
+    scores = score_tokens(anchor[gated], negative[gated])
     entropies = (scores.anchor_entropy, scores.negative_entropy)
     eligible = rise_eligible(*entropies, config.min_gain, WORDS)
     sequence = torch.zeros(length, dtype=torch.long)
@@ -161,9 +160,10 @@ def composed(config: CPLConfig, passes, tokens, advantage):
         config.quota,
     )
     selected = gated[chosen]
-    _, picked = tap_rows(anchor, selected)
     divergences = [
-        token_divergence(picked, view[selected], tokens[selected], config.divergence)
+        token_divergence(
+            anchor[selected], view[selected], tokens[selected], config.divergence
+        )
         for view in (positive, negative)
     ]
     token_loss = contrastive_perception_loss(*divergences, config.tau)

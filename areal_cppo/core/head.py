@@ -1,0 +1,207 @@
+"""The output head, read a few rows at a time: no ``[T, V]`` of logits is ever held.
+
+A pass of the model hands over hidden states where something is asked of its
+distributions, and the projection to logits. What is asked (a log-probability, an
+entropy, a divergence) is computed for a chunk of rows and only that is kept; where it
+needs gradient the chunk's logits are computed again in the backward pass
+(``torch.utils.checkpoint``). The numbers are those of the whole logits.
+
+Letters: ``T`` tokens, ``N`` selected tokens, ``D`` hidden size, ``V`` vocabulary.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from areal_cppo.core.divergence import log_probs, token_divergence
+from areal_cppo.core.scores import TokenScores, score_tokens
+
+CHUNK = 1024  # rows: 0.6 GB in fp32 with a vocabulary of 150k
+_SCORE_CHUNK = 256  # two passes' logits and their log-probabilities at a time
+
+Projection = Callable[[Tensor], Tensor]  # [n, D] to [n, V]
+
+
+class TokenStatistics(NamedTuple):
+    """What the policy loss and its metrics need of each token's distribution.
+
+    Attributes:
+        logprobs: ``[T]`` fp32, nats, of the labels, at the temperature; with gradient.
+        entropy: ``[T]`` fp32, nats, at the temperature; no gradient.
+        lowest, highest: ``[T]`` fp32, least and largest logit; no gradient.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+
+def token_statistics(
+    hidden: Tensor,
+    project: Projection,
+    labels: Tensor,
+    temperature: float = 1.0,
+    chunk_size: int | None = CHUNK,
+) -> TokenStatistics:
+    """Compute log-probabilities and entropies from hidden states.
+
+    Args:
+        hidden: ``[T, D]``, T >= 1, any float dtype.
+        project: the output head.
+        labels: ``[T]`` int64 in ``[0, V)``.
+        temperature: what logits are divided by, > 0.
+        chunk_size: rows of logits at a time, >= 1; None: all at once, kept for the
+            backward pass. No effect on the result.
+
+    Returns:
+        Four tensors ``[T]``.
+
+    Raises:
+        ValueError: shapes do not agree, or an argument is out of range.
+    """
+    _check(hidden, labels, chunk_size)
+
+    def read(rows: Tensor, chosen: Tensor) -> TokenStatistics:
+        logits = project(rows)
+        log_p = log_probs(logits, temperature)
+        logprobs = log_p.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        # After what has gradient: computing again stops there.
+        with torch.no_grad():
+            entropy = -(log_p.exp() * log_p).sum(dim=-1)
+            lowest, highest = torch.aminmax(logits, dim=-1)
+        return TokenStatistics(logprobs, entropy, lowest.float(), highest.float())
+
+    if chunk_size is None:
+        return read(hidden, labels)
+    chunks = zip(hidden.split(chunk_size), labels.split(chunk_size))
+    parts = [_again_in_backward(read, *chunk) for chunk in chunks]
+    return TokenStatistics(*(torch.cat(column) for column in zip(*parts)))
+
+
+@torch.no_grad()
+def score_hidden(
+    anchor: Tensor,
+    negative: Tensor,
+    project: Projection,
+    temperature: float = 1.0,
+    chunk_size: int = _SCORE_CHUNK,
+) -> TokenScores:
+    """Compute what the selection needs from the hidden states of two passes.
+
+    Args:
+        anchor: ``[G, D]``, any float dtype, given the original image; G may be 0.
+        negative: ``[G, D]``, given the negative view, at the same tokens.
+        project: the output head.
+        temperature: what logits are divided by, > 0.
+        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+
+    Returns:
+        Three tensors ``[G]`` without gradient, as :func:`score_tokens`.
+
+    Raises:
+        ValueError: shapes do not agree, or an argument is out of range.
+    """
+    _check(anchor, anchor[:, 0], chunk_size)
+    _check_same(anchor, negative=negative)
+    parts = [
+        score_tokens(project(rows), project(others), temperature)
+        for rows, others in zip(anchor.split(chunk_size), negative.split(chunk_size))
+    ]
+    return TokenScores(*(torch.cat(column) for column in zip(*parts)))
+
+
+def view_divergences(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    project: Projection,
+    labels: Tensor,
+    kind: str = "kl",
+    temperature: float = 1.0,
+    grad: Collection[str] = ("anchor", "positive", "negative"),
+    chunk_size: int = CHUNK // 2,
+) -> tuple[Tensor, Tensor]:
+    """Compute both views' divergences from the anchor from hidden states.
+
+    Args:
+        anchor, positive, negative: ``[N, D]``, any float dtype, of the three passes at
+            the selected tokens; N may be 0.
+        project: the output head.
+        labels: ``[N]`` ints in ``[0, V)``, the sampled tokens.
+        kind, temperature: as :func:`token_divergence` takes them.
+        grad: which of the three distributions carry gradient, to their hidden states
+            and to the head.
+        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+
+    Returns:
+        Divergence of the positive and of the negative view, ``[N]`` fp32 each. With
+        N = 0 they are still connected to the inputs' graphs.
+
+    Raises:
+        ValueError: shapes do not agree, or an argument is out of range.
+    """
+    _check(anchor, labels, chunk_size)
+    _check_same(anchor, positive=positive, negative=negative)
+
+    def project_branch(name: str, rows: Tensor) -> Tensor:
+        if name in grad:
+            return project(rows)
+        with torch.no_grad():
+            return project(rows)
+
+    def read(rows: Tensor, near: Tensor, far: Tensor, chosen: Tensor):
+        logits = project_branch("anchor", rows)
+        return tuple(
+            token_divergence(
+                logits, project_branch(name, view), chosen, kind, temperature
+            )
+            for name, view in (("positive", near), ("negative", far))
+        )
+
+    tensors = (anchor, positive, negative, labels)
+    chunks = zip(*(tensor.split(chunk_size) for tensor in tensors))
+    parts = [_again_in_backward(read, *chunk) for chunk in chunks]
+    to_positive, to_negative = (torch.cat(column) for column in zip(*parts))
+    return to_positive, to_negative
+
+
+def _again_in_backward(read: Callable, *tensors: Tensor):
+    """Call ``read``, keeping its inputs only; it runs once more in the backward pass.
+
+    Nothing in it is random, so that no random state needs to be kept.
+    """
+    if not torch.is_grad_enabled():
+        return read(*tensors)
+    return checkpoint(read, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+
+def _check(hidden: Tensor, labels: Tensor, chunk_size: int | None) -> None:
+    """Refuse hidden states that are no matrix, other labels, chunks without rows."""
+    if hidden.dim() != 2:
+        raise ValueError(
+            f"hidden: expected shape [T, D], found {list(hidden.shape)}; "
+            "flatten batch and time into T"
+        )
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"labels: expected shape {list(hidden.shape[:1])}, one for each of the "
+            f"hidden states, found {list(labels.shape)}; take both at the same tokens"
+        )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(
+            f"chunk_size: expected an integer >= 1, found {chunk_size}; pass 1 or more"
+        )
+
+
+def _check_same(anchor: Tensor, **views: Tensor) -> None:
+    """Refuse hidden states of other tokens."""
+    for name, view in views.items():
+        if view.shape != anchor.shape:
+            raise ValueError(
+                f"{name}: expected shape {list(anchor.shape)} as of anchor, found "
+                f"{list(view.shape)}; take both at the same tokens"
+            )
