@@ -76,9 +76,10 @@ def token_statistics(
         return TokenStatistics(logprobs, entropy, lowest.float(), highest.float())
 
     if chunk_size is None:
-        return read(hidden, labels)
-    chunks = zip(hidden.split(chunk_size), labels.split(chunk_size))
-    parts = [_again_in_backward(read, *chunk) for chunk in chunks]
+        parts = [read(hidden, labels)]
+    else:
+        chunks = zip(hidden.split(chunk_size), labels.split(chunk_size))
+        parts = [_again_in_backward(read, *chunk) for chunk in chunks]
     return TokenStatistics(*(torch.cat(column) for column in zip(*parts)))
 
 

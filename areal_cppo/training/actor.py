@@ -10,23 +10,22 @@ and CPL, then one backward pass. Text models go AReaL's own way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from areal.engine.core.model import is_qwen2_vl_model, is_qwen3_vl_model
+from areal.engine.core.model import is_qwen2_vl_model
 from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
-from areal.utils.data import tensor_container_to
 from areal.utils.perf_tracer import trace_scope
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.training.batch_stats import record_batch
+from areal_cppo.training.batches import prepare_batch, row_style
 from areal_cppo.training.config import CPPOActorConfig
+from areal_cppo.training.gate import GatedBatch, apply_gate
 from areal_cppo.training.groups import normalize_groups
 from areal_cppo.training.meter import Meter
 from areal_cppo.training.micro_batches import NEEDED, PASSES, Packer, needed_tokens
@@ -35,30 +34,12 @@ from areal_cppo.training.packing import (
     IMAGES,
     PackedRow,
     block_diagonal_causal_mask,
-    gate_tokens,
-    has_image,
-    with_image_grid,
 )
 from areal_cppo.training.passes import ModelPasses, Output
 from areal_cppo.training.perception import PerceptionLoss, nonfinite_tokens
-from areal_cppo.training.perception_stats import record_gate, record_row
-from areal_cppo.training.prompts import image_sets
-from areal_cppo.training.rows import Batch, RowStyle
+from areal_cppo.training.perception_stats import record_row
 from areal_cppo.training.tap import ModelTap
-from areal_cppo.training.views import ResponseViews, ViewMaker
-
-_PAGE = 256  # tokens; on a GPU rows are padded to it, as AReaL does
-
-
-@dataclass
-class GatedBatch:
-    """The gate's verdict on one optimiser step's batch, agreed on by all ranks."""
-
-    rows: torch.Tensor  # bool [B]: this rank's responses that pass
-    entering: set[int]  # those that enter the view passes
-    sets: list[int | None]  # per response the first one with the same images
-    views: Mapping[int, ResponseViews]  # by those first ones
-    normalizer: int  # gated responses (or, later, perception tokens) of all ranks
+from areal_cppo.training.views import ViewMaker
 
 
 class CPPOActor(FSDPPPOActor):
@@ -141,7 +122,15 @@ class CPPOActor(FSDPPPOActor):
             needed = needed_tokens(batch["loss_mask"], shifted=True)
             batch = {**batch, NEEDED: needed}
         if self.config.uses_cpl:
-            gated = self._apply_gate(batch)
+            gated = apply_gate(
+                batch,
+                self.config,
+                self._views,
+                self._meter,
+                self.get_version(),
+                self.device,
+                self.dp_group,
+            )
             self._gated = gated if gated.normalizer else None
         if self.config.reuses_proximal:
             loss_fn = partial(_with_own_proximal, loss_fn)
@@ -162,80 +151,23 @@ class CPPOActor(FSDPPPOActor):
             input_ = items if isinstance(input_, list) else items[0]
         return super().forward_batch(input_, *args, **kwargs)
 
-    def _apply_gate(self, batch: dict[str, Any]) -> GatedBatch:
-        """Find the responses that enter the view passes, before any of them runs."""
-        passed = gate_tokens(batch, self.config.cpl.gate).any(-1)
-        image = has_image(batch)
-        first = self.config.speed.gate_first
-        candidates = (passed & image if first else image).nonzero().flatten().tolist()
-        images = batch.get(IMAGES) or [{}] * len(passed)
-        sets = image_sets(images)
-        distinct = dict.fromkeys(sets[row] for row in candidates)
-        with self._meter.time("perturb"):
-            views = self._views(images, distinct, self.get_version(), self.device)
-        of_row = {row: views[sets[row]] for row in candidates if passed[row]}
-        record_gate(passed, image, of_row)
-        rows = torch.zeros_like(passed)
-        rows[[row for row, view in of_row.items() if view.usable]] = True
-        total = rows.sum().to(self.device)
-        dist.all_reduce(total, group=self.dp_group)
-        entering = set(rows.nonzero().flatten().tolist() if first else candidates)
-        return GatedBatch(rows.to(self.device), entering, sets, views, int(total))
-
     def _prepare_mb_list(self, input_: dict[str, Any]):
         if self._passes is None:
             return super()._prepare_mb_list(input_)
-        images = input_.get(IMAGES) or [{}] * len(input_["input_ids"])
-        data = {key: value for key, value in input_.items() if key != IMAGES}
-        data = tensor_container_to(data, self.device)
-        data["input_ids"] = data["input_ids"].long()
-        gated = self._gated
-        batch = Batch(
-            input_ids=data["input_ids"],
-            image_tokens=data["mm_token_type_ids"],
-            position_ids=self._positions(data, images),
-            lengths=data["attention_mask"].sum(-1).tolist(),
-            images=images,
-            sets=image_sets(images) if gated is None else gated.sets,
+        gated, config = self._gated, self.config
+        data, batch = prepare_batch(
+            input_,
+            None if gated is None else gated.sets,
+            self._passes.tap.positions,
+            self.device,
         )
         packer = Packer(
-            self.config.mb_spec,
-            self._row_style(),
-            self.config.speed.share_prompts,
+            config.mb_spec,
+            row_style(config, self.model_config, self._layout, self.device),
+            config.speed.share_prompts,
             self.dp_group,
         )
         return packer(data, batch, () if gated is None else gated.entering)
-
-    def _positions(self, data: dict[str, Any], images: list) -> torch.Tensor:
-        """Temporal, vertical and horizontal position of each token: `[3, B, S]`."""
-        items = with_image_grid({**data, IMAGES: images})[IMAGES]
-        grids = [item["image_grid_thw"] for item in items if "image_grid_thw" in item]
-        return self._passes.tap.positions(
-            input_ids=data["input_ids"],
-            image_grid_thw=torch.cat(grids).to(self.device),
-            video_grid_thw=None,
-            attention_mask=data["attention_mask"],
-            mm_token_type_ids=data["mm_token_type_ids"],
-            inputs_embeds=None,
-            past_key_values=None,
-        )
-
-    def _row_style(self) -> RowStyle:
-        config = self.config
-        page = _PAGE if self.device.type == "cuda" else 1
-        if config.pad_to_maximum:
-            page = config.mb_spec.max_tokens_per_mb or page
-        mask = dict(full_attention=None, sliding_attention=None)
-        if is_qwen3_vl_model(self.model_config.model_type):
-            mask = None
-        return RowStyle(
-            self._layout,
-            self.model_config.image_token_id,
-            config.speed.share_images,
-            flash=config.attn_impl == "flash_attention_2",
-            page=page,
-            extra={"attention_mask": mask, "use_cache": False},
-        )
 
     def _prepare_mb_inputs(self, mb_item):
         inputs, ctx = super()._prepare_mb_inputs(mb_item)

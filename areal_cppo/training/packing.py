@@ -120,16 +120,3 @@ def has_image(batch: dict[str, Any]) -> torch.Tensor:
         ["pixel_values" in item for item in items],
         device=batch["input_ids"].device,
     )
-
-
-def with_image_grid(batch: dict[str, Any]) -> dict[str, Any]:
-    """`batch`, with an empty image grid in its first row if none has an image.
-
-    Without a grid AReaL can't compute the positions of a Qwen-VL batch.
-    """
-    n_rows = batch["input_ids"].shape[0]
-    items = list(batch.get(IMAGES) or [{} for _ in range(n_rows)])
-    if not any("image_grid_thw" in item for item in items):
-        grid = torch.zeros(0, 3, dtype=torch.long, device=batch["input_ids"].device)
-        items[0] = {**items[0], "image_grid_thw": grid}
-    return {**batch, IMAGES: items}

@@ -1,4 +1,4 @@
-"""The forward passes of one micro-batch: two views where the gate asks for them, anchor.
+"""The forward passes of one micro-batch: of two views, where gated, and the anchor.
 
 Letters: `L` tokens of the micro-batch's responses, each whole; `N` those whose
 distribution the loss asks for; `G` gated ones.

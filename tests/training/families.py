@@ -241,6 +241,11 @@ def layer_runs(actor: CPPOActor, work: Callable[[], Any]) -> tuple[Any, int]:
     return result, len(runs)
 
 
+def grouped_batch(name: str) -> list[dict[str, Any]]:
+    """Groups that share a prompt or an image; six responses are gated and have one."""
+    return harness.grouped_batch(FAMILIES[name].layout)
+
+
 def mixed_batch(name: str) -> list[dict[str, Any]]:
     """Six responses: up to three images each, of other sizes; the advantage
     of the second and the fifth is not positive, and the sixth is text only."""

@@ -174,6 +174,47 @@ def text_only(item: dict[str, Any]) -> dict[str, Any]:
     return kept | {"multi_modal_input": [{}]}
 
 
+def group(
+    seed: int,
+    lengths: list[int],
+    rewards: list[float],
+    *grids: tuple[int, int],
+    n_prompt: int = 5,
+    layout: PatchLayout = LAYOUT,
+) -> list[dict[str, Any]]:
+    """Responses to one prompt, each with a copy of its images; one item a response."""
+    items = [
+        trajectory(
+            100 * seed + i, length, reward, *grids, n_prompt=n_prompt, layout=layout
+        )
+        for i, (length, reward) in enumerate(zip(lengths, rewards, strict=True))
+    ]
+    first = items[0]
+    start = int(first["loss_mask"].argmax())
+    for item in items[1:]:
+        item["input_ids"][:, :start] = first["input_ids"][:, :start]
+        images = first["multi_modal_input"][0]
+        item["multi_modal_input"] = [{k: v.clone() for k, v in images.items()}]
+    return items
+
+
+def grouped_batch(layout: PatchLayout = LAYOUT) -> list[dict[str, Any]]:
+    """Two groups of uneven responses, one of them with two images; a third whose prompt
+    has the first's image; one alone; one without an image. Six are gated, in three
+    groups and alone, and have images."""
+    first = group(1, [12, 5, 20, 9], [1.0, -1.0, 1.0, -1.0], (4, 4), layout=layout)
+    other = group(2, [7, 11], [1.0, 1.0], (4, 4), n_prompt=3, layout=layout)
+    for item in other:
+        item["multi_modal_input"] = [dict(first[0]["multi_modal_input"][0])]
+    return [
+        *first,
+        *group(3, [3, 8, 2], [-1.0, 1.0, -1.0], (4, 2), (2, 6), layout=layout),
+        *other,
+        trajectory(4, 13, 1.0, (6, 4), layout=layout),
+        *map(text_only, group(5, [6, 4], [1.0, -1.0], (2, 2), layout=layout)),
+    ]
+
+
 def uneven_batch() -> list[dict[str, Any]]:
     """Five responses: other lengths, other image sizes, two without a positive
     advantage."""

@@ -21,6 +21,7 @@ from areal.api.cli_args import MicroBatchSpec  # noqa: E402
 from conftest import set_cpl  # noqa: E402
 from harness import (  # noqa: E402
     actor_config,
+    grouped_batch,
     make_actor,
     prepared,
     text_only,
@@ -67,6 +68,21 @@ SHARES = {
         4: (1, 1, 2, 2, 3, 3, 3, 0, 0),
     },
 }
+# The same for `grouped_batch`: groups of 4, 3, 2, 1 and, without an image, 2.
+GROUP_SHARES = {
+    "groups cut": {
+        2: (0, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1),
+        4: (0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3),
+    },
+    "groups whole": {
+        2: (0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1),
+        4: (0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3),
+    },
+    "all views on the first rank": {
+        2: (0, 1, 0, 1, 1, 0, 1, 0, 0, 0, 1, 1),
+        4: (0, 1, 0, 2, 3, 0, 1, 0, 0, 0, 2, 3),
+    },
+}
 
 
 @dataclass
@@ -79,23 +95,46 @@ class Case:
     objective: str = "cppo"
     poisoned_rank: int | None = None  # whose negative views are not a number
 
+    def batch(self) -> list[dict]:
+        """Of all ranks."""
+        return grouped_batch() if self.share in GROUP_SHARES else batch()
 
-CASES = {
-    f"{aggregation}, {share}, {name}": Case({"aggregation": aggregation}, share, spec)
-    for aggregation in ("sequence", "token")
-    for share in SHARES
-    for name, spec in {"one row": ONE_ROW, "split": SPLIT}.items()
-} | {
-    "random tokens": Case({"selection": "random"}),
-    "all tokens": Case({"selection": "all", "divergence": "k3"}),
-    "no gate": Case({"gate": "none"}),
-    "anchor only": Case({"grad": ["anchor"]}),
-    "floor on the gain": Case({"min_gain": 0.01}),
-    "policy loss alone": Case(objective="grpo"),
-    "CPL alone": Case(objective="cpl"),
-    "poisoned first rank": Case(poisoned_rank=0, spec=ONE_ROW),
-    "poisoned last rank": Case(poisoned_rank=-1, spec=ONE_ROW),
-}
+    def owners(self, world: int) -> tuple[int, ...]:
+        """Which rank each response of it goes to."""
+        return (SHARES | GROUP_SHARES)[self.share].get(world, (0,) * len(self.batch()))
+
+
+CASES = (
+    {
+        f"{aggregation}, {share}, {name}": Case(
+            {"aggregation": aggregation}, share, spec
+        )
+        for aggregation in ("sequence", "token")
+        for share in SHARES
+        for name, spec in {"one row": ONE_ROW, "split": SPLIT}.items()
+    }
+    | {
+        f"{aggregation}, {share}, {name}": Case(
+            {"aggregation": aggregation}, share, spec
+        )
+        for aggregation, name, spec in (
+            ("sequence", "one row", ONE_ROW),
+            ("token", "split", SPLIT),
+        )
+        for share in GROUP_SHARES
+    }
+    | {
+        "random tokens": Case({"selection": "random"}),
+        "all tokens": Case({"selection": "all", "divergence": "k3"}),
+        "no gate": Case({"gate": "none"}),
+        "anchor only": Case({"grad": ["anchor"]}),
+        "floor on the gain": Case({"min_gain": 0.01}),
+        "policy loss alone": Case(objective="grpo"),
+        "CPL alone": Case(objective="cpl"),
+        "poisoned first rank": Case(poisoned_rank=0, spec=ONE_ROW),
+        "poisoned last rank": Case(poisoned_rank=-1, spec=ONE_ROW),
+    }
+)
 STATS = (
     "cpl/gated_responses",
     "cpl/view_sequences",
@@ -109,8 +148,8 @@ STATS = (
 def run(actor, case: Case, rank: int, world: int):
     set_cpl(actor, CPLConfig(**({"coef": 1.0} | case.cpl)))
     actor.config.objective = case.objective
-    owners = SHARES[case.share].get(world, [0] * len(batch()))
-    mine = [item for item, owner in zip(batch(), owners) if owner == rank]
+    owned = zip(case.batch(), case.owners(world), strict=True)
+    mine = [item for item, owner in owned if owner == rank]
     actor.config.mb_spec = ONE_ROW
     items = prepared(actor, mine)
     actor.config.mb_spec = case.spec

@@ -23,6 +23,7 @@ from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.images import SharedImages
 from areal_cppo.training.micro_batches import NEEDED, needed_tokens
+from areal_cppo.training.speed import SpeedConfig
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 ONE_EACH = MicroBatchSpec(n_mbs=6)
@@ -89,6 +90,30 @@ def test_cpl_gradient_equals_naive(family):
     assert harness.relative_difference(gradient, reference) < 1e-5
 
 
+@pytest.mark.parametrize("spec", [ONE_ROW, BY_TOKENS])
+@pytest.mark.parametrize("shared", ["prompts", "images", "nothing"])
+def test_groups_equal_naive(family, shared, spec):
+    """Of DeepStack's features, too, each stands where its image does."""
+    actor = family.actor
+    actor.config.mb_spec = spec
+    actor.config.speed = SpeedConfig(
+        share_prompts=shared == "prompts", share_images=shared != "nothing"
+    )
+    try:
+        items = families.grouped_batch(family.name)
+        logprobs = actor.compute_logp([dict(item) for item in items])
+        batch = harness.prepared(actor, items)
+        gradient, _ = harness.update_gradient(actor, batch)
+    finally:
+        actor.config.speed = SpeedConfig()
+    model = naive.load(family.folder)
+    assert_plain_logprobs(logprobs, items, model)
+    loss, counts = naive.cpl(model, batch, layout=family.layout)
+    assert len(counts) == 6
+    reference = naive.gradient(model, loss + naive.policy(model, batch))
+    assert harness.relative_difference(gradient, reference) < 1e-5
+
+
 def test_cpl_reaches_all_of_the_vision_tower(family):
     """The reference's gradient, which the test above compares with, is no blank."""
     family.actor.config.objective = "cpl"
@@ -151,10 +176,12 @@ def test_packed_positions_are_those_by_hand(family):
             assert positions[:, start:end].T.tolist() == expected
 
 
-def test_gradient_checkpointing_changes_nothing(family):
+@pytest.mark.parametrize("grouped", [False, True])
+def test_gradient_checkpointing_changes_nothing(family, grouped):
     """It is on (each layer runs again on the way back) and gives the same gradient."""
     family.actor.config.objective = "cpl"
-    batch = harness.prepared(family.actor, family.batch)
+    items = families.grouped_batch(family.name) if grouped else family.batch
+    batch = harness.prepared(family.actor, items)
     config = harness.actor_config(
         family.folder, objective="cpl", gradient_checkpointing=True
     )

@@ -99,14 +99,18 @@ def test_logprobs_equal_peft_alone(setup):
         assert (expected - base).abs().max() > 1e-2  # the adapters do something
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("objective", ["cpl", "cppo"])
-def test_gradient_equals_peft_alone(setup, objective):
+def test_gradient_equals_peft_alone(setup, objective, grouped):
     setup.actor.config.objective = objective
-    gradient, stats = harness.update_gradient(setup.actor, setup.batch)
+    batch = setup.batch
+    if grouped:
+        batch = harness.prepared(setup.actor, families.grouped_batch(setup.name))
+    gradient, stats = harness.update_gradient(setup.actor, batch)
     model = families.with_adapters(setup.folder, setup.adapters)
-    loss, counts = naive.cpl(model, setup.batch, layout=setup.layout)
+    loss, counts = naive.cpl(model, batch, layout=setup.layout)
     if objective == "cppo":
-        loss = loss + naive.policy(model, setup.batch)
+        loss = loss + naive.policy(model, batch)
     assert stats["ppo_actor/update/cpl/perception_tokens"] == sum(counts)
     expected = naive.gradient(model, loss)
     assert harness.relative_difference(gradient, expected) < 1e-5
