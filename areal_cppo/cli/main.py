@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from areal_cppo import __version__
+from areal_cppo.cli.bench import add_bench
 from areal_cppo.errors import RunError, UserError
 
 
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("-o", "--out", required=True, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
 
+    add_bench(commands)
+
     doctor = commands.add_parser(
         "doctor", help="what of the environment is ready or missing"
     )
@@ -108,6 +111,10 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.report import report
 
         return report(args.run)
+    if args.command == "bench":
+        from areal_cppo.cli.bench import bench
+
+        return bench(args)
     if args.command == "tiny-model":
         from areal_cppo.serving.cpu import enable_in_this_process
 

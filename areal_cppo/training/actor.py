@@ -70,9 +70,7 @@ class CPPOActor(FSDPPPOActor):
             return
         tap = ModelTap(self.model)
         self._layout = PatchLayout.from_image_processor(self.processor.image_processor)
-        self._passes = ModelPasses(
-            tap, config.temperature, config.speed.response_logits, self._meter
-        )
+        self._passes = ModelPasses(tap, config.temperature, config.speed, self._meter)
         if not config.uses_cpl:
             return
         self._views = ViewMaker(config.cpl.views, self._layout, config.view_seed)

@@ -20,6 +20,7 @@ from areal_cppo.training.meter import Meter
 from areal_cppo.training.micro_batches import Passes
 from areal_cppo.training.packing import PackedRow, next_tokens
 from areal_cppo.training.perception import Hidden, PerceptionLoss, Selection
+from areal_cppo.training.speed import SpeedConfig
 from areal_cppo.training.tap import ModelTap, at_least_one, hidden_states
 from areal_cppo.training.views import ResponseViews, packed_view
 
@@ -52,18 +53,18 @@ class ModelPasses:
         The model.
     temperature
         Of the policy's distribution.
-    response_logits
-        Whether logits are made of response tokens only, a few at a time.
+    speed
+        `actor.speed`, read at each pass.
     meter
         Told how long view passes take and how large they are.
     """
 
     def __init__(
-        self, tap: ModelTap, temperature: float, response_logits: bool, meter: Meter
+        self, tap: ModelTap, temperature: float, speed: SpeedConfig, meter: Meter
     ):
         self.tap = tap
         self.temperature = temperature
-        self.response_logits = response_logits
+        self.speed = speed
         self.meter = meter
 
     def anchor(self, passes: Passes, mb: dict[str, Any]) -> Output:
@@ -176,7 +177,7 @@ class ModelPasses:
         tokens that they predict."""
         places = passes.anchor.places[passes.needed]
         labels = next_tokens(mb)[passes.needed]
-        if not self.response_logits:
+        if not self.speed.response_logits:
             others = torch.ones_like(passes.anchor.inputs["input_ids"][0])
             others[places] = 0
             places = torch.cat([places, others.nonzero().flatten()])
@@ -188,7 +189,7 @@ class ModelPasses:
     def _statistics(
         self, hidden: Tensor, project: Projection, labels: Tensor
     ) -> TokenStatistics:
-        chunk_size = CHUNK if self.response_logits else None
+        chunk_size = CHUNK if self.speed.response_logits else None
         return token_statistics(hidden, project, labels, self.temperature, chunk_size)
 
 

@@ -23,7 +23,6 @@ from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.images import SharedImages
 from areal_cppo.training.micro_batches import NEEDED, needed_tokens
-from areal_cppo.training.speed import SpeedConfig
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 ONE_EACH = MicroBatchSpec(n_mbs=6)
@@ -96,16 +95,15 @@ def test_groups_equal_naive(family, shared, spec):
     """Of DeepStack's features, too, each stands where its image does."""
     actor = family.actor
     actor.config.mb_spec = spec
-    actor.config.speed = SpeedConfig(
-        share_prompts=shared == "prompts", share_images=shared != "nothing"
-    )
+    speed = actor.config.speed
+    speed.share_prompts, speed.share_images = shared == "prompts", shared != "nothing"
     try:
         items = families.grouped_batch(family.name)
         logprobs = actor.compute_logp([dict(item) for item in items])
         batch = harness.prepared(actor, items)
         gradient, _ = harness.update_gradient(actor, batch)
     finally:
-        actor.config.speed = SpeedConfig()
+        speed.share_prompts = speed.share_images = True
     model = naive.load(family.folder)
     assert_plain_logprobs(logprobs, items, model)
     loss, counts = naive.cpl(model, batch, layout=family.layout)

@@ -36,9 +36,8 @@ def as_before(actor):
 
 
 def set_speed(actor, **off) -> None:
-    speed = SpeedConfig(**off)
-    actor.config.speed = speed
-    actor._passes.response_logits = speed.response_logits
+    for name in SWITCHES:
+        setattr(actor.config.speed, name, off.get(name, True))
 
 
 def off(*names: str) -> dict[str, bool]:

@@ -1,0 +1,41 @@
+"""A tiny workload, and actors on a tiny model; torch's threads stay as they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from areal_cppo.bench.quiet import quiet
+
+# First: what AReaL's engine logs when it is imported is left out, too.
+with quiet():
+    from areal_cppo.bench.arms import Actors
+    from areal_cppo.bench.train_step import model_folder
+from areal_cppo.bench.workload import Workload
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return Workload(image=56, prompt=6, response=12, group=3, groups=2, max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A folder and its configuration."""
+    with quiet(), model_folder("tiny", seed=1) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def actors(model, workload):
+    with quiet():
+        made = Actors(model[0], workload)
+        yield made
+        made.close()
