@@ -73,16 +73,16 @@ def all_arms() -> list[Arm]:
     for name in speed:
         # A shared prompt holds its image: only without it an image comes up twice.
         off = ("share_prompts", name) if name == "share_images" else (name,)
-        ablations.append(Arm(f"d-{name}", f"CPPO, {' and '.join(off)} off", off=off))
+        ablations.append(Arm(f"d-{name}", f"CPPO without {', '.join(off)}", off=off))
     return [
         Arm("a", "AReaL, GRPO", FSDPPPOActor),
-        Arm("a*", "AReaL, GRPO, sequences kept apart", ApartActor),
-        Arm("b", "published CPPO on AReaL", PublishedActor),
-        Arm("c", "GRPO", objective="grpo"),
-        Arm("d", "CPPO"),
-        Arm("e", "CPPO, gradient through the anchor only", grad=("anchor",)),
+        Arm("a*", "AReaL, GRPO, sequences apart", ApartActor),
+        Arm("b", "AReaL, published CPPO", PublishedActor),
+        Arm("c", "ours, GRPO", objective="grpo"),
+        Arm("d", "ours, CPPO"),
+        Arm("e", "ours, CPPO, gradient of anchor only", grad=("anchor",)),
         *ablations,
-        Arm("d-all", "CPPO, all of actor.speed off", off=tuple(speed)),
+        Arm("d-all", "CPPO without all of these", off=tuple(speed)),
     ]
 
 

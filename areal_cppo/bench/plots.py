@@ -127,14 +127,15 @@ def _arms(document: dict[str, Any]) -> Figure:
         flops = [arm["flops"] / stock[0]["flops"] for arm in arms]
         lower = [place + 0.4 for place in places]
         ax.barh(lower, flops, 0.35, color=fs.GREY, label="operations")
-        ax.axvline(1, color=fs.MUTED, linewidth=0.8)
+        ax.axvline(1, color=fs.MUTED, linewidth=0.8, zorder=0)
         ax.set_xlabel("ratio to AReaL's GRPO")
     else:
         seconds = [arm["seconds"]["median"] for arm in arms]
         ax.set_xlabel("seconds a train step")
     bars = ax.barh(places, seconds, 0.35, color=fs.BLUE, label="time")
     ax.bar_label(bars, [f"{value:.2f}" for value in seconds], padding=3)
-    ax.set_yticks(places, [f"{arm['name']} ({arm['letter']})" for arm in arms])
+    ax.margins(x=0.1, y=0.02)
+    ax.set_yticks(places, [arm["name"] for arm in arms])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     fs.legend_above(ax, columns=2)

@@ -7,6 +7,7 @@ to `[n, S]`. Each sample has its own copy of the image, as the workflow makes th
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -96,8 +97,9 @@ class Workload:
         return [draw.randint(low, high) for _ in range(self.samples)]
 
     def positives(self) -> list[int]:
-        """Responses of each group with a positive advantage: as even as can be."""
-        total = round(self.positive * self.samples)
+        """Responses of each group with a positive advantage: at least the share asked
+        for, as even as can be."""
+        total = math.ceil(self.positive * self.samples - 1e-9)
         return [
             total * (i + 1) // self.groups - total * i // self.groups
             for i in range(self.groups)

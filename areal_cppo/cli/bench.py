@@ -53,7 +53,7 @@ def add_bench(commands: Any) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="of the CPU (all cores, with --quick 1; if others use them, 1 is steadier)",
+        help="of the CPU (all cores; with --quick 1, steadier where others work)",
     )
     step.add_argument("--quick", action="store_true", help="tiny sizes, one repeat")
     step.add_argument("--gpu", action="store_true", help="Qwen2.5-VL-3B in bf16")

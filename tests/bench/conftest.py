@@ -1,6 +1,9 @@
-"""A tiny workload, and actors on a tiny model; torch's threads stay as they were."""
+"""A tiny workload, and actors on a tiny model; what a command sets is set back."""
 
 from __future__ import annotations
+
+import os
+from unittest import mock
 
 import pytest
 import torch
@@ -14,11 +17,13 @@ with quiet():
 from areal_cppo.bench.workload import Workload
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True, scope="module")
+def process():
+    """Environment and torch's threads, which a command changes, as it may."""
+    threads = torch.get_num_threads()
+    with mock.patch.dict(os.environ):
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
