@@ -53,7 +53,7 @@ def add_bench(commands: Any) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="of the CPU (all cores; with --quick 1, steadier where others work)",
+        help="of the CPU (all cores; with --quick 1)",
     )
     step.add_argument("--quick", action="store_true", help="tiny sizes, one repeat")
     step.add_argument("--gpu", action="store_true", help="Qwen2.5-VL-3B in bf16")
@@ -108,6 +108,9 @@ def _train_step(args: argparse.Namespace) -> int:
         )
     if not args.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Read when torch is imported. By default a thread that waits for another keeps its
+    # core busy: beside other work a step on all cores then takes ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     enable_in_this_process()
     import torch
 

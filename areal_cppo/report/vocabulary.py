@@ -153,8 +153,8 @@ METRICS = {
     "seconds_logprobs": (
         "Log-probs",
         "s",
-        "Time of the step for the proximal policy's log-probabilities; absent where the "
-        "update's own forward pass gives them (actor.speed.reuse_proximal).",
+        "Time of the step for the proximal policy's log-probabilities; absent where "
+        "the update's own forward pass gives them (actor.speed.reuse_proximal).",
     ),
     "seconds_update": (
         "Update",
