@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
-from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv
 
 from areal_cppo.core import (
     CPLConfig,
@@ -19,10 +17,10 @@ from areal_cppo.core import (
     perturb_pixel_values,
     select_perception_tokens,
 )
+from areal_cppo.training.attention import Packing, packed_attention
 
 _IMAGES = "multi_modal_input"  # AReaL's key
 _KINDS = ("positive", "negative")
-
 
 APART_ATTENTION = "areal_cppo_bench_apart"
 
@@ -44,15 +42,16 @@ def apart_attention(
     tuple
         `[1, T, heads, size]`, and None in place of the weights.
     """
-    groups = query.shape[1] // key.shape[1]
     lengths = cu_seq_lens_q.diff().tolist()
-    outputs = [
-        functional.scaled_dot_product_attention(
-            q, repeat_kv(k, groups), repeat_kv(v, groups), is_causal=True, scale=scaling
-        )
-        for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)))
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return packed_attention(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        packing=Packing(lengths, lengths, None, query.device),
+        scaling=scaling,
+    )
 
 
 AttentionInterface.register(APART_ATTENTION, apart_attention)

@@ -19,7 +19,7 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 from areal.utils.data import concat_padded_tensors
 
-from areal_cppo.core import StalenessConfig
+from areal_cppo.core import StalenessConfig, ViewsConfig
 from areal_cppo.training.config import CPPOActorConfig
 from areal_cppo.training.speed import SpeedConfig
 
@@ -267,6 +267,23 @@ def test_without_the_gate_first_all_with_an_image_enter(actor):
     assert count["tokens"][:3] == [images] * 3
     assert stats[f"{CPL}/gated_responses"] == 6
     assert stats[f"{CPL}/negative_views"] == 7  # of gated responses; one has two
+
+
+def test_unchanged_negatives_never_count_whoever_enters(actor, configure):
+    """Without the gate first their responses enter the passes all the same."""
+    half = {"name": "blank", "probability": 0.5}
+    configure(views=ViewsConfig(negative=[half]), selection="all")
+    actor.config.objective = "cpl"
+    items = harness.prepared(actor, harness.grouped_batch())
+    actor.set_version(3)
+    first, stats = harness.update_gradient(actor, items)
+    assert 0 < stats[f"{CPL}/unchanged_responses"] < 6
+    set_speed(actor, **off("gate_first"))
+    later, later_stats = harness.update_gradient(actor, items)
+    assert first.norm() > 0.01
+    assert harness.relative_difference(later, first) < 1e-5
+    for name in ("unchanged_responses", "gated_responses", "perception_tokens", "loss"):
+        assert later_stats[f"{CPL}/{name}"] == pytest.approx(stats[f"{CPL}/{name}"])
 
 
 def test_nothing_gated_costs_nothing(actor):
