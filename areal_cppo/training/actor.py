@@ -55,6 +55,7 @@ class CPPOActor(FSDPPPOActor):
             self.model_config.to_dict(),
             uses_cpl=config.uses_cpl,
             backend=config.backend,
+            tree_training=config.enable_tree_training,
         )
         # A text model, which goes AReaL's own way, has no passes of ours.
         self._passes: ModelPasses | None = None

@@ -106,6 +106,11 @@ class CPPOActorConfig(PPOActorConfig):
         and `backend` has none.
         """
         check_layout(self.backend, self.attn_impl, uses_cpl=self.uses_cpl)
+        if self.mb_spec.granularity != 1:
+            raise ValueError(
+                "actor.mb_spec.granularity: expected 1, found "
+                f"{self.mb_spec.granularity}; responses are packed by their prompts"
+            )
         if self.uses_cpl and self.enable_tree_training:
             raise ValueError(
                 "actor.enable_tree_training: expected false, found true; AReaL's tree "

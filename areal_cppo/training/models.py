@@ -41,7 +41,11 @@ def read_model_config(path: str) -> dict[str, Any]:
 
 
 def check_supported(
-    model_config: Mapping[str, Any], *, uses_cpl: bool, backend: str = "fsdp:d1"
+    model_config: Mapping[str, Any],
+    *,
+    uses_cpl: bool,
+    backend: str = "fsdp:d1",
+    tree_training: bool = False,
 ) -> None:
     """Refuse models that would be trained wrongly.
 
@@ -51,14 +55,14 @@ def check_supported(
         What config.json says.
     uses_cpl
         Without CPL a model that sees no images will do.
-    backend
-        `actor.backend`, checked by `check_layout`.
+    backend, tree_training
+        `actor.backend`, checked by `check_layout`, and `actor.enable_tree_training`.
 
     Raises
     ------
     UserError
-        A vision model of another family, or with tensor or context parallelism; with
-        CPL also a model without images.
+        A vision model of another family, or with tensor or context parallelism or tree
+        training; with CPL also a model without images.
     """
     model_type = model_config.get("model_type", "")
     if model_type in VISION_MODELS:
@@ -68,6 +72,12 @@ def check_supported(
                 "actor.backend: expected fsdp:d<number of ranks> for a vision model, "
                 f"found {backend!r}, in which its packed rows were never tested; set "
                 "t1 and c1 (more of d instead)"
+            )
+        if tree_training:
+            raise UserError(
+                "actor.enable_tree_training: expected false for a vision model, found "
+                "true; AReaL's tree packing carries no images, and prompts are shared "
+                "without it (actor.speed.share_prompts)"
             )
         return
     supported = ", ".join(VISION_MODELS)

@@ -69,7 +69,12 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
     elif _offline():
         cached_model(actor.path, ["config.json"])
     model_config = read_model_config(actor.path)
-    check_supported(model_config, uses_cpl=actor.uses_cpl, backend=actor.backend)
+    check_supported(
+        model_config,
+        uses_cpl=actor.uses_cpl,
+        backend=actor.backend,
+        tree_training=actor.enable_tree_training,
+    )
     return model_config
 
 

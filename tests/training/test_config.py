@@ -132,6 +132,36 @@ def test_supported_models(name):
         check_supported(config, uses_cpl=uses_cpl)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backend": "fsdp:d1t2"}, "actor.backend: expected fsdp:d.*'fsdp:d1t2'.*t1"),
+        ({"backend": "fsdp:d2c2"}, "actor.backend: expected fsdp:d.*'fsdp:d2c2'.*c1"),
+        ({"tree_training": True}, "actor.enable_tree_training: expected false"),
+    ],
+)
+def test_what_a_vision_model_cannot_have_even_with_grpo(change, words):
+    for uses_cpl in (True, False):
+        with pytest.raises(UserError, match=words):
+            check_supported({"model_type": "qwen3_vl"}, uses_cpl=uses_cpl, **change)
+    check_supported({"model_type": "qwen3"}, uses_cpl=False, **change)
+
+
+def test_responses_are_packed_by_prompt_not_by_number(load):
+    with pytest.raises(UserError, match="granularity: expected 1, found 2"):
+        load("actor.mb_spec.granularity=2")
+
+
+@pytest.mark.parametrize("name", ["share_prompts", "reuse_proximal"])
+def test_what_makes_a_step_cheap_can_be_switched_off(load, name):
+    config = load(f"actor.speed.{name}=false")
+    assert getattr(config.actor.speed, name) is False
+    with pytest.raises(UserError, match=f"actor.speed.{name}: expected"):
+        load(f"actor.speed.{name}=3")
+    with pytest.raises(UserError, match="expected a key of SpeedConfig"):
+        load(f"actor.speed.{name}s=false")
+
+
 def folder_without_weights(folder: Path, model_type: str) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
