@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from areal.engine.core.model import is_qwen2_vl_model
 from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
 from areal.utils.perf_tracer import trace_scope
@@ -175,8 +174,6 @@ class CPPOActor(FSDPPPOActor):
         length = inputs["input_ids"].shape[-1]
         if inputs["cu_seqlens"].numel() > 2:  # one sequence needs no mask of ours
             mask = block_diagonal_causal_mask(inputs["cu_seqlens"], length)
-            if is_qwen2_vl_model(self.model_config.model_type):
-                mask = {"full_attention": mask, "sliding_attention": mask}
             inputs["attention_mask"] = mask
         return inputs, ctx
 

@@ -181,8 +181,7 @@ class ModelPasses:
             others = torch.ones_like(passes.anchor.inputs["input_ids"][0])
             others[places] = 0
             places = torch.cat([places, others.nonzero().flatten()])
-        if not len(places):
-            places = at_least_one(places)
+        places = at_least_one(places)
         padding = len(places) - len(labels)
         return places, torch.nn.functional.pad(labels, (0, padding))
 
