@@ -20,6 +20,7 @@ from areal_cppo.errors import UserError
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOConfig
 from areal_cppo.training.rollout import CPPORolloutEngine
+from areal_cppo.training.schedulers import make_scheduler
 
 
 class Observer(Protocol):
@@ -61,6 +62,9 @@ class CPPOTrainer(PPOTrainer):
             # AReaL logs in whatever the mode; wandb then asks for no key.
             os.environ["WANDB_MODE"] = "offline"
         super().__init__(config, train_dataset, valid_dataset)
+
+    def _init_scheduler(self):
+        return make_scheduler(self.config)
 
     def _create_train_engine(self, actor_config, alloc):
         actor = CPPOActor.as_controller(actor_config, self.scheduler)
