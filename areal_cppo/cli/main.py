@@ -10,6 +10,7 @@ import sys
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.slurm import add_slurm
 from areal_cppo.errors import RunError, UserError
 
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("--seed", type=int, default=0)
 
     add_bench(commands)
+    add_slurm(commands)
 
     doctor = commands.add_parser(
         "doctor", help="what of the environment is ready or missing"
@@ -115,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.bench import bench
 
         return bench(args)
+    if args.command == "slurm":
+        from areal_cppo.cli.slurm import slurm
+
+        return slurm(args)
     if args.command == "tiny-model":
         from areal_cppo.serving.cpu import enable_in_this_process
 

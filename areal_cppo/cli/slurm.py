@@ -1,0 +1,245 @@
+"""`areal-cppo slurm`: a submission script for Slurm, written or submitted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.errors import UserError
+from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
+
+_TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d\d?(:\d\d){0,2}")  # as sbatch has it
+_NAME = re.compile(r"[\w.+-]+")
+_SBATCH_SECONDS = 60
+
+
+def add_slurm(commands: Any) -> None:
+    """Add `slurm` to the parser's commands."""
+    slurm = commands.add_parser(
+        "slurm", help="write, or submit, a job for a Slurm cluster"
+    )
+    slurm.add_argument("--config", required=True, metavar="FILE")
+    slurm.add_argument("--nodes", type=int, required=True, metavar="N")
+    slurm.add_argument(
+        "--generation-nodes",
+        type=int,
+        metavar="N",
+        help="how many of them generate (follows from the backends where GPUs are)",
+    )
+    slurm.add_argument("--time", default="24:00:00", help="limit of an attempt (a day)")
+    slurm.add_argument("--job-name", help="default: the configuration's name")
+    for name in ("partition", "account", "qos"):
+        slurm.add_argument(f"--{name}")
+    slurm.add_argument(
+        "--cpus-per-task",
+        type=int,
+        metavar="N",
+        help="cores of a node (default: what the fullest node's workers ask for)",
+    )
+    slurm.add_argument(
+        "--notice",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="how long before the limit the run is asked to stop (300)",
+    )
+    slurm.add_argument(
+        "--requeues", type=int, default=10, metavar="N", help="restarts at most (10)"
+    )
+    slurm.add_argument(
+        "--runs", default="runs", metavar="DIR", help="run folders go there (runs)"
+    )
+    slurm.add_argument(
+        "--setup",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="shell line to run first, as 'module load cuda'; may be given again",
+    )
+    slurm.add_argument(
+        "--container", choices=("none", "apptainer", "pyxis"), default="none"
+    )
+    slurm.add_argument("--image", metavar="PATH", help="of the container")
+    slurm.add_argument(
+        "--mounts", default="", metavar="HOST:CONTAINER,...", help="into the container"
+    )
+    slurm.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    slurm.add_argument(
+        "--submit", action="store_true", help="give it to sbatch, print the job's id"
+    )
+    slurm.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def slurm(args: argparse.Namespace) -> int:
+    """Write the script, or submit it; the exit status."""
+    _check(args)
+    enable_in_this_process()
+    from areal_cppo.slurm.script import Submission, fixed_settings, write_script
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.resources import check_resources
+    from areal_cppo.training.schedulers.layout import make_layout
+
+    settings = [*fixed_settings(args.nodes), *args.overrides]
+    config = load_config(args.config, settings)
+    layout = make_layout(config, args.nodes, args.generation_nodes)
+    # All but what depends on the model, which may be on the cluster only.
+    check_resources(config, {})
+    saved = config.recover
+    if not (saved.freq_steps or saved.freq_secs or saved.freq_epochs):
+        _note(
+            "recover: no checkpoints at intervals, so that a preempted job or a failed "
+            "node loses the whole attempt; set recover.freq_steps or recover.freq_secs"
+        )
+    text = write_script(
+        Submission(
+            config=args.config,
+            overrides=tuple(args.overrides),
+            layout=layout,
+            job_name=args.job_name or config.experiment_name,
+            time=args.time,
+            cpus=args.cpus_per_task or layout.cpus_per_node(),
+            notice_seconds=args.notice,
+            requeues=args.requeues,
+            runs=args.runs,
+            partition=args.partition,
+            account=args.account,
+            qos=args.qos,
+            setup=tuple(args.setup),
+            container=args.container,
+            image=args.image or "",
+            mounts=args.mounts,
+            written_by=_command_line(args),
+        )
+    )
+    if args.out:
+        _write(Path(args.out), text)
+    elif not args.submit:
+        print(text, end="")
+    if args.submit:
+        _submit(text)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (
+        ("nodes", 1),
+        ("generation_nodes", 1),
+        ("cpus_per_task", 1),
+        ("notice", 1),
+        ("requeues", 0),
+    ):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: expected a number >= {least}, found {value}")
+    if not _TIME.fullmatch(args.time):
+        raise UserError(
+            f"--time: expected minutes, [hours:]minutes:seconds or days-hours, found "
+            f"{args.time!r}; a day is 24:00:00 or 1-0"
+        )
+    for name in ("job_name", "partition", "account", "qos"):
+        value = getattr(args, name)
+        if value is not None and not _NAME.fullmatch(value.replace(",", "")):
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option}: expected letters, digits and ._+-, found {value!r}; "
+                "leave out the other characters"
+            )
+    if (args.container == "none") != (args.image is None):
+        raise UserError(
+            f"--image: expected with --container apptainer or pyxis, and only there, "
+            f"found --container {args.container} and --image {args.image}; "
+            "give both or neither"
+        )
+    for word in args.overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if key == "cluster.n_nodes" and value != str(args.nodes):
+            raise UserError(
+                f"cluster.n_nodes: expected the number of --nodes, {args.nodes}, found "
+                f"{value}; leave it out"
+            )
+        if key == "scheduler.type" and value != "allocation":
+            raise UserError(
+                f"scheduler.type: expected allocation, found {value}; with slurm or "
+                "ray start `areal-cppo train` yourself (docs/slurm.md)"
+            )
+
+
+def _command_line(args: argparse.Namespace) -> str:
+    """The command again, with what was given and without where the text went."""
+    words = ["areal-cppo", "slurm", "--config", args.config]
+    defaults = {
+        "generation_nodes": None,
+        "time": "24:00:00",
+        "job_name": None,
+        "partition": None,
+        "account": None,
+        "qos": None,
+        "cpus_per_task": None,
+        "notice": 300,
+        "requeues": 10,
+        "runs": "runs",
+        "container": "none",
+        "image": None,
+        "mounts": "",
+    }
+    words += ["--nodes", str(args.nodes)]
+    for name, default in defaults.items():
+        value = getattr(args, name)
+        if value != default:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    for line in args.setup:
+        words += ["--setup", line]
+    return shlex.join([*words, *args.overrides])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    except OSError as error:
+        raise UserError(
+            f"--out: expected a file that can be written, found {path}: "
+            f"{error.strerror}; name another"
+        ) from error
+    _note(f"script: {path}")
+
+
+def _submit(text: str) -> None:
+    """Give the script to sbatch, in this interpreter's environment."""
+    Path("logs").mkdir(exist_ok=True)
+    environment = os.environ | interpreter_environment(os.environ)
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable"],
+            input=text,
+            text=True,
+            capture_output=True,
+            env=environment,
+            timeout=_SBATCH_SECONDS,
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            "--submit: expected sbatch on PATH, found none; submit on a login node of "
+            "the cluster, or write the script with -o FILE"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"--submit: expected an answer of sbatch within {_SBATCH_SECONDS} s, found "
+            "none; is the cluster's controller up (`scontrol ping`)?"
+        ) from error
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise UserError(f"--submit: expected sbatch to take the script, found: {said}")
+    print(done.stdout.strip().partition(";")[0])  # with the cluster's name, on some
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Submission scripts for Slurm."""
