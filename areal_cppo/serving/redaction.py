@@ -2,7 +2,7 @@
 
 AReaL's HTTP client puts the whole request into the text of its error: token ids of the
 prompt and its images in base64. Whoever logs that error, or prints its traceback, logs
-them. And a worker logs each variable of its environment that it is told to set.
+them.
 """
 
 from __future__ import annotations
