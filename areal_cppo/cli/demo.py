@@ -11,11 +11,8 @@ import yaml
 
 from areal_cppo.cli.train import run_with_display
 from areal_cppo.errors import UserError
-from areal_cppo.runs.supervisor import Limits
 
 _NEEDED_BYTES = 300 * 2**20  # checkpoints, traces and logs of a run take about 60 MiB
-# A step takes seconds here, start-up a minute; several times that on a busy machine.
-_PATIENCE = Limits(start=600.0, step=300.0, end=300.0)
 _EVALUATIONS = 3  # after training began: two on the way and one at the end
 
 
@@ -50,9 +47,7 @@ def demo(
     )
     # Where a GPU is, trainer and server would each find it and go their own way.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return run_with_display(
-        config, own + overrides, f"demo {objective}", steps, _PATIENCE
-    )
+    return run_with_display(config, own + overrides, f"demo {objective}", steps)
 
 
 def config_file(name: str) -> Path:

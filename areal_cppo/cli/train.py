@@ -10,7 +10,7 @@ from typing import Any
 
 from areal_cppo.report.live import live_display
 from areal_cppo.runs.finish import finish_run
-from areal_cppo.runs.supervisor import Limits, Outcome, supervise
+from areal_cppo.runs.supervisor import Outcome, supervise
 
 
 def train(config: str, overrides: list[str], dry_run: bool = False) -> int:
@@ -27,16 +27,14 @@ def run_with_display(
     overrides: list[str],
     name: str,
     steps: int | None = None,
-    limits: Limits | None = None,
 ) -> int:
     """Supervise a run, show it, and finish its folder whatever happened.
 
-    `steps` is the number of train steps, where it is known beforehand; `limits` say
-    how long the run may be silent.
+    `steps` is the number of train steps, where it is known beforehand.
     """
     log = Path(tempfile.mkdtemp(prefix="areal-cppo-")) / "controller.log"
     with live_display(steps, name, stream=sys.stdout) as live:
-        outcome = supervise(config, overrides, log, Display(live), limits)
+        outcome = supervise(config, overrides, log, Display(live))
     return conclude(outcome, log)
 
 

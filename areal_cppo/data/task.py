@@ -16,7 +16,7 @@ VALIDATION_SEED = 0  # the same problems whatever the run's seed
 
 
 class ProblemTask:
-    """What the controller asks of a task (`areal_cppo.training.controller.Task`).
+    """What the controller asks of a task (`areal_cppo.training.heldout.Task`).
 
     Held-out accuracy is measured by `areal-cppo eval`, on checkpoints: a real model is
     never loaded into the controller.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 from areal_cppo.report.html import write_report
 from areal_cppo.report.runs import Run, load_run
 from areal_cppo.report.timeline import overlap_share, union
-from areal_cppo.runs.folder import CLOCK, RunFolder
+from areal_cppo.runs.folder import CLOCK, RunFolder, read_lines
 
 # What the controller's trace calls the phases in which the trainer computes.
 TRAINING_PHASES = {
@@ -30,10 +29,9 @@ def finish_run(path: str | Path) -> Path:
     Works on what there is: a run that was killed has fewer steps and a shorter line.
     """
     folder = RunFolder(path)
-    if not folder.timeline.is_file():
-        timeline = read_timeline(folder)
-        if timeline is not None:
-            folder.write(folder.timeline, timeline)
+    timeline = read_timeline(folder)
+    if timeline is not None:
+        folder.write(folder.timeline, timeline)
     run = load_run(folder.path)
     folder.write(folder.summary, summarize(run))
     return write_report(folder.path)
@@ -43,8 +41,8 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     """When was generated, trained, and weights were handed over.
 
     Read from AReaL's own tracers: the controller's phases, and the sessions of the
-    rollout workers, whose clock is the wall clock. Seconds since training began, on
-    one clock; `None` where the run was not traced.
+    rollout workers, whose clock is the wall clock. Seconds of training, on one clock,
+    without those between a stop and going on; `None` where the run was not traced.
     """
     traces = _trace_folder(folder)
     if traces is None:
@@ -52,35 +50,55 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     events = [
         event
         for file in traces.glob("**/master/traces*.jsonl")
-        for event in _lines(file)
+        for event in read_lines(file)
     ]
-    clock = next((event for event in events if event.get("name") == CLOCK), None)
-    if clock is None:
+    starts = [Start.of(e) for e in events if e.get("name") == CLOCK]
+    if not starts:
         return None
-    start, origin = clock["args"]["unix_seconds"], clock["ts"]
-    training, weights = [], []
+    training, weights, generation = [], [], []
+    start = starts[0]
     for event in events:
+        if event.get("name") == CLOCK:
+            start = Start.of(event)
         if event.get("ph") != "X":
             continue
-        begin = (event["ts"] - origin) / 1e6
+        begin = start.offset + (event["ts"] - start.origin) / 1e6
         span = [round(begin, 3), round(begin + event["dur"] / 1e6, 3)]
         if event["name"] in TRAINING_PHASES:
             training.append([*span, TRAINING_PHASES[event["name"]]])
         elif event["name"] == WEIGHTS_PHASE:
             weights.append(span)
-    generation = []
     for file in traces.glob("**/sessions*.jsonl"):
-        for session in _lines(file):
+        for session in read_lines(file):
             for phase in session.get("phases", {}).get("generate", []):
-                if phase["start_ts"] is not None and phase["end_ts"] is not None:
-                    generation.append(
-                        [round(phase[k] - start, 3) for k in ("start_ts", "end_ts")]
-                    )
+                times = phase["start_ts"], phase["end_ts"]
+                if None in times:
+                    continue
+                start = max(
+                    (s for s in starts if s.unix <= times[0]), default=starts[0]
+                )
+                generation.append(
+                    [round(start.offset + time - start.unix, 3) for time in times]
+                )
     return {
         "generation": sorted(generation),
         "training": sorted(training),
         "weights": sorted(weights),
     }
+
+
+@dataclass(frozen=True, order=True)
+class Start:
+    """One of the times at which training began: the first, or going on."""
+
+    unix: float  # seconds
+    origin: float  # what the tracer's clock showed then, microseconds
+    offset: float  # seconds that training had taken before
+
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> Start:
+        said = event["args"]
+        return cls(said["unix_seconds"], event["ts"], said.get("offset", 0.0))
 
 
 def _trace_folder(folder: RunFolder) -> Path | None:
@@ -145,12 +163,3 @@ def _without(intervals, holes) -> list[tuple[float, float]]:
             if piece[0] < piece[1]
         ]
     return rest
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a file, up to a line that a killed process left unfinished."""
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return

@@ -3,11 +3,14 @@
     config.yaml        the resolved configuration
     metrics.jsonl      a line a train step
     evaluations.jsonl  a line an evaluation on held-out problems
+    ledger.jsonl       a line a train step: the problems it was made with
+    events.jsonl       a line whenever something started, stopped or failed
     summary.json       the run in one object
     timeline.json      when was generated, trained, and weights were handed over
     samples.json       a few responses, token by token, with samples/*.png
     report.html        all of it, to look at
-    checkpoints/       weights
+    checkpoints/       weights to use: Hugging Face folders
+    recover/           checkpoints to go on from
     logs/              what every process printed
 
 Lines are appended whole and flushed, so a run that is killed keeps every finished step.
@@ -17,6 +20,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,10 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.stop = self.path / "STOP"
+        self.recover = self.path / "recover"
         self.summary = self.path / "summary.json"
         self.timeline = self.path / "timeline.json"
         self.checkpoints = self.path / "checkpoints"
@@ -47,8 +57,55 @@ class RunFolder:
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
+    def event(self, event: str, **fields: Any) -> None:
+        """Add a line to `events.jsonl`, with the time."""
+        self.append(self.events, {"event": event, "time": time.time(), **fields})
+
+    def cut(self, step: int) -> None:
+        """Take back what was written of steps after `step`: they will be made anew.
+
+        A line that a killed process left unfinished goes, too.
+        """
+        for path in self.checkpoints.glob("step-*"):
+            number = path.name.removeprefix("step-")
+            if not number.isdigit() or int(number) > step:
+                shutil.rmtree(path)
+        for file in (self.metrics, self.evaluations, self.ledger):
+            if file.exists():
+                kept = [line for line in read_lines(file) if line["step"] <= step]
+                text = "".join(json.dumps(line) + "\n" for line in kept)
+                replace_file(file, text)
+
+    def set_aside(self) -> Path:
+        """Move what a run that can't be gone on with has made into a folder of its own;
+        returns that."""
+        number = 1 + len(list(self.path.glob("before-*")))
+        aside = self.path / f"before-{number}"
+        aside.mkdir()
+        for path in (self.metrics, self.evaluations, self.ledger, self.checkpoints):
+            if path.exists():
+                path.rename(aside / path.name)
+        self.checkpoints.mkdir()
+        return aside
+
     def write(self, file: Path, record: Any) -> None:
         """Replace a JSON file in one step: a reader sees the old one or the new one."""
-        aside = file.with_name(file.name + ".part")
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, file)
+        replace_file(file, json.dumps(record, indent=1) + "\n")
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a text file aside and put it in the place of the old one."""
+    aside = file.with_name(file.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a file, but for lines that a killed process left unfinished."""
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue

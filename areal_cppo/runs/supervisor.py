@@ -1,9 +1,16 @@
 """Starts a run's controller in a process of its own, watches it, and cleans up.
 
-The supervisor imports neither torch nor areal, so it answers at once. It ends a run
-when the controller ends, when a generation server no longer listens, when nothing has
-happened for too long, or on Ctrl-C; each time every process that the run started is
-ended, wherever it is in the process tree, and what was measured is kept.
+The supervisor imports neither torch nor areal, so it answers at once. A life of a run
+ends when the controller ends, when it shows no sign of life, when nothing has happened
+for too long, or by a signal; each time every process that the run started is ended,
+wherever it is in the process tree, and what was measured is kept. After a failure the
+run is started again, to go on from its last checkpoint, if it is configured so.
+
+| signal | what becomes of the run |
+| --- | --- |
+| SIGUSR1 | asked to stop: it finishes its step and writes a checkpoint; status 75 |
+| SIGTERM | the same, within `recover.grace_seconds`; then it is ended, status 143 |
+| SIGINT | ended, status 130 |
 """
 
 from __future__ import annotations
@@ -11,8 +18,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,15 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import RunError
+from areal_cppo.runs.folder import RunFolder
+from areal_cppo.runs.signals import Signals
 from areal_cppo.serving.processes import end_processes, end_run, run_environment
 
 CONTROLLER = "areal_cppo.training.controller"  # the module to run
 PIPE = "AREAL_CPPO_PIPE"  # number of the file descriptor that it talks on
 Listener = Callable[[dict[str, Any]], None]
 
+STOPPED, INTERRUPTED, TERMINATED = 75, 130, 143
+_FINAL = (0, 2, STOPPED, INTERRUPTED, TERMINATED)  # not to be tried again
 _POLL_SECONDS = 2.0
-_STRIKES = 2  # refused connections in a row until a server counts as dead
-_CONNECT_SECONDS = 5.0
 _GRACE_SECONDS = 5.0
 
 
@@ -39,12 +46,13 @@ _GRACE_SECONDS = 5.0
 class Limits:
     """How long a run may go without saying anything, in seconds.
 
-    The defaults are for large models on a cluster.
+    Until the run says its own, the block `watchdog` of its configuration.
     """
 
     start: float = 3600.0  # until training begins
     step: float = 7200.0  # between two steps
     end: float = 3600.0  # from the last step to the end
+    silent: float = 120.0  # between two signs of life
 
 
 @dataclass
@@ -57,40 +65,53 @@ class Outcome:
 
 
 @dataclass
-class _Watch:
-    """What the supervisor knows of the run so far."""
+class _Life:
+    """What the supervisor knows of the run since its controller was started."""
 
-    servers: list[str] = field(default_factory=list)
-    strikes: dict[str, int] = field(default_factory=dict)
+    limits: Limits
     stage: str = "start"
     heard: float = field(default_factory=time.monotonic)
+    alive: float = field(default_factory=time.monotonic)
+    step: int = 0
+    retries: int = 0
+    grace: float = 0.0
+    restart: bool = True
     outcome: Outcome = field(default_factory=lambda: Outcome(1))
 
     def hear(self, event: dict[str, Any]) -> None:
-        self.heard = time.monotonic()
+        self.alive = time.monotonic()
         kind = event["kind"]
+        if kind == "alive":
+            return
+        self.heard = self.alive
         if kind == "run":
             self.outcome.folder = Path(event["folder"])
+            self.retries = event.get("retries", 0)
+            self.grace = event.get("grace", 0.0)
+            self.limits = (
+                Limits(**event["limits"]) if "limits" in event else self.limits
+            )
         elif kind == "training":
-            self.servers, self.stage = event["servers"], "step"
+            self.stage = "step"
+        elif kind == "step":
+            self.step = event["record"]["step"]
         elif kind in ("trained", "stopped"):
-            self.servers, self.stage = [], "end"
+            self.stage = "end"
         elif kind == "error":
             self.outcome.status = event["status"]
             self.outcome.error = event["text"]
-            # Who talks to a dead server fails first, with a text that doesn't say so.
-            dead = [address for address in self.servers if not _listens(address)]
-            if dead and event["status"] == 1:
-                self.outcome.error = _obituary(dead[0])
+            self.restart = event.get("restart", True)
 
-    def check(self, limits: Limits) -> None:
-        """Raise `RunError` if a server is gone or the run stands still."""
-        for address in self.servers:
-            alive = _listens(address)
-            self.strikes[address] = 0 if alive else self.strikes.get(address, 0) + 1
-            if self.strikes[address] >= _STRIKES:
-                raise RunError(_obituary(address))
-        silence, limit = time.monotonic() - self.heard, getattr(limits, self.stage)
+    def check(self) -> None:
+        """Raise `RunError` if the run stands still."""
+        now = time.monotonic()
+        if now - self.alive > self.limits.silent:
+            raise RunError(
+                f"the controller showed no sign of life for {now - self.alive:.0f} s "
+                f"(limit {self.limits.silent:.0f} s): the run was ended; see logs/ of "
+                "its folder"
+            )
+        silence, limit = now - self.heard, getattr(self.limits, self.stage)
         if silence > limit:
             raise RunError(
                 f"nothing happened for {silence:.0f} s (stage: {self.stage}, limit "
@@ -117,15 +138,60 @@ def supervise(
         Called with each event the controller sends (see
         `areal_cppo.training.controller`), in this process.
     limits
-        Of the run's silence.
+        Of the run's silence, until it says its own.
     """
     run_id = uuid.uuid4().hex
+    failures, best = 0, -1
+    with Signals() as signals:
+        while True:
+            life = _live(
+                run_id, [str(config), *overrides], log, listener, limits, signals
+            )
+            outcome = life.outcome
+            if outcome.status in _FINAL or not life.restart or signals.any:
+                return outcome
+            failures, best = (
+                (failures + 1, best) if life.step <= best else (1, life.step)
+            )
+            if failures > life.retries:
+                if life.retries:
+                    outcome.error = (
+                        f"{outcome.error} (started again {life.retries} times without "
+                        "a new step)"
+                    )
+                return outcome
+            _say_again(outcome, failures, life.retries, listener)
+
+
+def _say_again(outcome: Outcome, failures: int, retries: int, listener) -> None:
+    """Tell that the run is started again, and why."""
+    if outcome.folder is not None and outcome.folder.is_dir():
+        RunFolder(outcome.folder).event(
+            "restarting", reason=outcome.error, status=outcome.status
+        )
+    listener(
+        {
+            "kind": "note",
+            "text": f"{outcome.error}; starting again from the last checkpoint "
+            f"({failures} of {retries})",
+        }
+    )
+
+
+def _live(
+    run_id: str,
+    arguments: list[str],
+    log: Path,
+    listener: Listener,
+    limits: Limits | None,
+    signals: Signals,
+) -> _Life:
+    """Start the controller, listen to it until it ends, and clean up."""
     read, write = os.pipe()
     environment = os.environ | run_environment(run_id) | {PIPE: str(write)}
-    command = [sys.executable, "-u", "-m", CONTROLLER]
     with log.open("ab") as stream:
         controller = subprocess.Popen(
-            [*command, str(config), *overrides],
+            [sys.executable, "-u", "-m", CONTROLLER, *arguments],
             env=environment,
             pass_fds=(write,),
             stdin=subprocess.DEVNULL,
@@ -134,64 +200,48 @@ def supervise(
             start_new_session=True,  # Ctrl-C reaches the supervisor only
         )
     os.close(write)
-    watch = _Watch()
+    life = _Life(limits or Limits())
     try:
-        with _sigterm_as_interrupt():
-            _listen(read, watch, listener, limits or Limits())
-            watch.outcome.status = controller.wait(timeout=_GRACE_SECONDS)
+        _listen(read, life, listener, signals)
+        life.outcome.status = controller.wait(timeout=_GRACE_SECONDS)
     except KeyboardInterrupt:
-        watch.outcome = Outcome(130, "interrupted", watch.outcome.folder)
+        status = TERMINATED if signals.terminated else INTERRUPTED
+        life.outcome = Outcome(status, "interrupted", life.outcome.folder)
     except RunError as error:
-        watch.outcome = Outcome(error.exit_status, str(error), watch.outcome.folder)
+        life.outcome = Outcome(error.exit_status, str(error), life.outcome.folder)
     except subprocess.TimeoutExpired:
         pass  # it said all it had to say, and end_run ends it
     finally:
         os.close(read)
         _end(run_id, controller)
-    if watch.outcome.status not in (0, 130) and watch.outcome.error is None:
-        watch.outcome.error = _last_words(controller, log)
-    return watch.outcome
+    if life.outcome.status not in _FINAL and life.outcome.error is None:
+        life.outcome.error = _last_words(controller, log)
+    return life
 
 
-def _listen(pipe: int, watch: _Watch, listener: Listener, limits: Limits) -> None:
+def _listen(pipe: int, life: _Life, listener: Listener, signals: Signals) -> None:
     """Pass on events until the controller closes its end of the pipe."""
     pending = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
+        selector.register(signals.pipe, selectors.EVENT_READ)
         next_check = time.monotonic() + _POLL_SECONDS
         while True:
-            if selector.select(timeout=_POLL_SECONDS):
+            ready = [key.fd for key, _ in selector.select(timeout=_POLL_SECONDS)]
+            if pipe in ready:
                 chunk = os.read(pipe, 65536)
                 if not chunk:
                     return
                 *lines, pending = (pending + chunk).split(b"\n")
                 for line in lines:
                     event = json.loads(line)
-                    watch.hear(event)
-                    listener(event)
+                    life.hear(event)
+                    if event["kind"] != "alive":
+                        listener(event)
+            signals.obey(life.outcome.folder, life.grace)
             if time.monotonic() >= next_check:
-                watch.check(limits)
+                life.check()
                 next_check = time.monotonic() + _POLL_SECONDS
-
-
-def _obituary(address: str) -> str:
-    return (
-        f"the generation server at {address} died: expected it to listen, found its "
-        "port closed; finished steps are kept, its last words are in logs/ of the "
-        "run's folder"
-    )
-
-
-def _listens(address: str) -> bool:
-    """Whether something accepts connections; one that is merely slow does."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
-            return True
-    except TimeoutError:
-        return True
-    except OSError:
-        return False
 
 
 def _end(run_id: str, controller: subprocess.Popen) -> None:
@@ -211,16 +261,3 @@ def _last_words(controller: subprocess.Popen, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = f"; its log ends: {lines[-1][:200]}" if lines else ""
     return f"the controller ended with status {controller.returncode}{said}"
-
-
-class _sigterm_as_interrupt:
-    """SIGTERM to the supervisor cleans up as Ctrl-C does."""
-
-    def __enter__(self):
-        def interrupt(signum, frame):
-            raise KeyboardInterrupt
-
-        self.previous = signal.signal(signal.SIGTERM, interrupt)
-
-    def __exit__(self, *exc):
-        signal.signal(signal.SIGTERM, self.previous)

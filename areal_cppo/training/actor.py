@@ -37,6 +37,7 @@ from areal_cppo.training.packing import (
 from areal_cppo.training.passes import ModelPasses, Output
 from areal_cppo.training.perception import PerceptionLoss, nonfinite_tokens
 from areal_cppo.training.perception_stats import record_row
+from areal_cppo.training.recover.rank_state import load_rank, save_rank
 from areal_cppo.training.tap import ModelTap
 from areal_cppo.training.views import ViewMaker
 
@@ -109,6 +110,14 @@ class CPPOActor(FSDPPPOActor):
         super().ppo_update(data)
         if self.config.uses_cpl:
             self._meter.flush(self.dp_group, self.device)
+
+    def save_training_state(self, folder: str) -> None:
+        """Write all that is needed to go on; all ranks together."""
+        save_rank(self, folder)
+
+    def load_training_state(self, folder: str) -> None:
+        """Go on from what `save_training_state` wrote; all ranks together."""
+        load_rank(self, folder)
 
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:
         """One optimiser step on policy loss and CPL.

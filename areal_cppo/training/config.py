@@ -19,12 +19,13 @@ from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.core import CPLConfig
-from areal_cppo.core.checks import Choice, check_fields, setting
+from areal_cppo.core.checks import Choice, Number, check_fields, setting
 from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.training.models import check_layout
+from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
 from areal_cppo.training.speed import SpeedConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
@@ -148,6 +149,12 @@ class GroupsConfig:
         Choice(("keep", "drop")),
         "keep: train on the rest of the group; drop: on none of it; counted either way",
     )
+    attempts: int = setting(
+        3,
+        Number(1, integer=True),
+        "Times that a problem is handed out before it is given up, if its group is "
+        "dropped or fails.",
+    )
 
     def __post_init__(self):
         check_fields(self, "groups.")
@@ -164,6 +171,8 @@ class CPPOConfig(PPOConfig):
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     groups: GroupsConfig = field(default_factory=GroupsConfig)
+    recover: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     run_dir: str = field(
         default="",
         metadata={

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
 
@@ -130,6 +130,28 @@ class MetricsRecorder:
         self._samples = 0
         self._refused: dict[str, int] = {}
         self._totals: dict[str, float] = defaultdict(float)
+
+    def go_on(self, records: Iterable[dict[str, Any]]) -> None:
+        """Count on from the records of the steps before; call it just before training.
+
+        `seconds` goes on from the last of them: it leaves out the time between.
+        """
+        record: dict[str, Any] = {}
+        for record in records:
+            self.watch.look(record)
+        self._last = time.time()
+        self.start = self._last - record.get("seconds", 0.0)
+        self.steps = record.get("step", 0)
+        self._samples = record.get("samples", 0)
+        self._refused = dict(record.get("refused", {}))
+        for name in RUNNING:
+            if name + TOTAL in record:
+                self._totals[name] = record[name + TOTAL]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return self._last - self.start
 
     def step_done(self, step: int, stats: dict[str, float]) -> None:
         now = time.time()

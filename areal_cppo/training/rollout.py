@@ -26,10 +26,10 @@ from areal.api import ModelRequest, ModelResponse, RolloutWorkflow
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
 from areal.infra import RemoteInfEngine
-from areal.infra.controller import RolloutController
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
 
 from areal_cppo.serving.server import SERVER_VARIABLES
+from areal_cppo.training.recover.rollout import LedgerRolloutController
 
 REFUSED = "refused/"  # 0 or 1 per response (or group), recorded by the workflow
 
@@ -137,8 +137,8 @@ class CPPOInfEngine(RemoteInfEngine):
         return GroupedRolloutWorkflow(single, group_size, self.logger)
 
 
-class CPPORolloutController(RolloutController):
-    """AReaL's rollout controller; `export_stats` also says how many were refused."""
+class CPPORolloutController(LedgerRolloutController):
+    """AReaL's rollout controller with a ledger, and counts of what was refused."""
 
     def _collective_rpc(self, method, *args, **kwargs):
         replies = super()._collective_rpc(method, *args, **kwargs)

@@ -14,7 +14,7 @@ def load_task(
     config: CPPOConfig,
     note: Callable[[str], None] = logging.getLogger("CPPOTask").info,
 ):
-    """The task of an experiment (`areal_cppo.training.controller.Task`).
+    """The task of an experiment (`areal_cppo.training.heldout.Task`).
 
     Parameters
     ----------

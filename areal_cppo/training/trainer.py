@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from copy import deepcopy
+from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from areal.api.cli_args import (
     SchedulingStrategy,
     SchedulingStrategyType,
     SGLangConfig,
+    ValidDatasetConfig,
 )
 from areal.api.io_struct import SaveLoadMeta
 from areal.utils.environ import is_single_controller
@@ -19,6 +21,8 @@ from areal.utils.environ import is_single_controller
 from areal_cppo.errors import UserError
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.recover.ledger import PromptLedger
+from areal_cppo.training.recover.loader import PromptLoader
 from areal_cppo.training.rollout import CPPORolloutEngine
 from areal_cppo.training.schedulers import make_scheduler
 
@@ -61,10 +65,33 @@ class CPPOTrainer(PPOTrainer):
         if config.stats_logger.wandb.mode == "offline":
             # AReaL logs in whatever the mode; wandb then asks for no key.
             os.environ["WANDB_MODE"] = "offline"
-        super().__init__(config, train_dataset, valid_dataset)
+        # AReaL's own recovery is left out: `areal_cppo.training.recover` has it all.
+        areal = copy(config)
+        areal.recover = replace(config.recover, mode="disabled")
+        super().__init__(areal, train_dataset, valid_dataset)
+        self.config = config
 
     def _init_scheduler(self):
         return make_scheduler(self.config)
+
+    def _create_dataloader(self, dataset, dataset_config, rank, world_size):
+        if isinstance(dataset_config, ValidDatasetConfig):
+            return super()._create_dataloader(dataset, dataset_config, rank, world_size)
+        if len(dataset) < dataset_config.batch_size:
+            raise UserError(
+                f"train_dataset.batch_size: expected at most the {len(dataset)} usable "
+                f"problems, found {dataset_config.batch_size}; lower it"
+            )
+        ledger = PromptLedger(
+            len(dataset),
+            self.config.seed,
+            dataset_config.shuffle,
+            self.config.groups.attempts,
+        )
+        return PromptLoader(dataset, dataset_config.batch_size, ledger)
+
+    def _save_recover_checkpoint(self, epoch, epoch_step, global_step):
+        """Nothing: the `Keeper` writes one, after the step's metrics."""
 
     def _create_train_engine(self, actor_config, alloc):
         actor = CPPOActor.as_controller(actor_config, self.scheduler)
@@ -120,6 +147,37 @@ class CPPOTrainer(PPOTrainer):
     def server_addresses(self) -> list[str]:
         """`host:port` of each generation server."""
         return [f"{server.host}:{server.port}" for server in self.rollout.server_infos]
+
+    def workers(self) -> dict[str, str]:
+        """`host:port` of the RPC server of each trainer worker, by its name.
+
+        With Ray workers have none.
+        """
+        engines = [self.actor] if self.ref is None else [self.actor, self.ref]
+        return {
+            worker.id: f"{worker.ip}:{worker.worker_ports[0]}"
+            for engine in engines
+            for worker in engine.workers
+            if worker.worker_ports and self.config.scheduler.type != "ray"
+        }
+
+    def save_training_state(self, folder: Path) -> None:
+        """Have all trainer ranks write what they need to go on."""
+        self.actor._custom_function_call("save_training_state", str(folder))
+
+    def load_training_state(self, folder: Path, version: int) -> None:
+        """Have all trainer ranks go on, and hand their weights to the servers.
+
+        The policy has `version` from now on, everywhere.
+        """
+        self.actor._custom_function_call("load_training_state", str(folder))
+        self.rollout.pause()
+        self.actor.update_weights(self.weight_update_meta.with_version(version))
+        for engine in (self.actor, self.rollout, self.eval_rollout):
+            if engine is not None:
+                engine.set_version(version)
+        self.rollout.staleness_manager.on_version_recovered(version)
+        self.rollout.resume()
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write the actor's weights, tokenizer and processor as a Hugging Face folder.

@@ -32,7 +32,7 @@ HELDOUT_SEED = 0  # the same problems whatever the run's seed
 
 
 class TriangleTask:
-    """What the controller asks of a task (`areal_cppo.training.controller.Task`)."""
+    """What the controller asks of a task (`areal_cppo.training.heldout.Task`)."""
 
     def __init__(self, config: CPPOConfig):
         self.config = config

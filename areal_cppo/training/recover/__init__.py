@@ -1,0 +1,1 @@
+"""Stopping, going on and giving up: ledger, checkpoints, stop requests, watchdogs."""
