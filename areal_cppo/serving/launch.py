@@ -1,0 +1,61 @@
+"""`python -m areal_cppo.serving.launch`: AReaL's launcher of SGLang, guarded.
+
+Takes AReaL's flags. The token that requests must carry comes in an environment
+variable, because command lines are seen by every user of a machine and SGLang prints
+its own. An environment is seen by the same user and root.
+
+AReaL's launcher is used as it is: two names that it looks up when it runs are replaced,
+that of the function its scheduler processes run and that which registers endpoints.
+
+The server and its scheduler (which imports the main module again) listen only where
+the run may, and log nothing private.
+"""
+
+import os
+import sys
+
+from areal_cppo.serving.guard import Gate, Secret, add_endpoints
+from areal_cppo.serving.listen import narrow_this_process
+from areal_cppo.serving.redaction import redact_logs
+
+MODULE = "areal_cppo.serving.launch"
+TOKEN_VARIABLE = "AREAL_CPPO_SERVER_TOKEN"
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until killed."""
+    token = os.environ.pop(TOKEN_VARIABLE, "")  # SGLang's processes inherit the rest
+
+    from areal.experimental.inference_service.sglang import awex, scheduler
+    from areal.experimental.inference_service.sglang.launch_server import (
+        areal_launch_server,
+    )
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+    from sglang.srt.utils.common import suppress_noisy_warnings
+
+    from areal_cppo.serving.held_weights import run_scheduler
+
+    suppress_noisy_warnings()
+    server_args = prepare_server_args(arguments)
+    if token:
+        server_args.api_key = Secret(token)
+    register = awex.register_awex_endpoints
+
+    def register_all(app, rpc) -> None:
+        register(app, rpc)
+        add_endpoints(app, Gate(), rpc)
+
+    awex.register_awex_endpoints = register_all
+    scheduler.areal_run_scheduler_process = run_scheduler
+    try:
+        areal_launch_server(server_args)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    narrow_this_process()
+    redact_logs()
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,91 @@
+"""Requests to a server: the token goes along, and no payload is ever logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+from areal.api.io_struct import HttpRequest
+
+from areal_cppo.serving.guard import COMPARE_PATH, OPEN_PATH
+
+# Reaches the scheduler process, also of a paused server; SGLang's own /health doesn't:
+# it generates a token, which waits while paused, and answers 503 after 20 s.
+HEARTBEAT = HttpRequest("/v1/loads?include=core", None, "GET")
+HEALTH = HttpRequest("/health", None, "GET")
+
+
+class ServerError(Exception):
+    """A server failed; the message says how, and holds nothing of the request.
+
+    Attributes
+    ----------
+    gone : bool
+        Nobody listens, or the connection broke.
+    """
+
+    def __init__(self, reason: str, gone: bool = False):
+        super().__init__(reason)
+        self.gone = gone
+
+
+def authorization(token: str) -> dict[str, str]:
+    """Headers that carry a token; none for an empty one."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+class ServerClient:
+    """Control requests to one server, blocking.
+
+    Parameters
+    ----------
+    address
+        `host:port`.
+    token
+        May be empty.
+    """
+
+    def __init__(self, address: str, token: str = ""):
+        self.address = address
+        self._headers = authorization(token)
+
+    def send(self, request: HttpRequest, timeout: float) -> Any:
+        """The answer, parsed if it is JSON.
+
+        Raises
+        ------
+        ServerError
+            No answer within `timeout` seconds, or a status other than 200.
+        """
+        what = request.endpoint.partition("?")[0]
+        try:
+            answer = requests.request(
+                request.method,
+                f"http://{self.address}{request.endpoint}",
+                json=request.payload,
+                headers=self._headers,
+                timeout=timeout,
+            )
+        except requests.Timeout:
+            raise ServerError(f"no answer to {what} in {timeout:.0f} s") from None
+        except requests.RequestException as error:
+            kind = type(error).__name__
+            raise ServerError(f"{what} failed ({kind})", gone=True) from None
+        if answer.status_code != 200:
+            raise ServerError(f"{what} answered status {answer.status_code}")
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+    def open_for(self, version: int, timeout: float) -> None:
+        """Let the server serve, with this version of the weights."""
+        self.send(HttpRequest(OPEN_PATH, {"version": version}), timeout)
+
+    def compare(self, path: str, adapter: str | None, timeout: float) -> str | None:
+        """What the server holds that differs from a folder; None: nothing does."""
+        request = HttpRequest(COMPARE_PATH, {"path": path, "adapter": adapter})
+        answer = self.send(request, timeout)
+        if not isinstance(answer, dict) or not isinstance(answer.get("equal"), bool):
+            raise ServerError(f"{COMPARE_PATH} answered nonsense")
+        return None if answer["equal"] else str(answer.get("message"))[:300]
