@@ -5,8 +5,8 @@ node that the layout gives its role. Deviations from `LocalScheduler`:
 
 1. A worker's command begins with srun (`_prepare_worker_specs`), and a small launcher
    on the node picks its GPUs.
-2. Ports are chosen where the worker runs. It takes one by itself, says so through
-   AReaL's name service, and is asked for the others (`_configure_worker`).
+2. Address and ports are chosen where the worker runs. It takes a port by itself, says
+   so through AReaL's name service, and is asked for others (`_configure_worker`).
 3. A worker that dies ends the run at once, whatever the controller waits for.
 4. Steps that outlive their srun are cancelled.
 """
@@ -30,8 +30,9 @@ from areal.utils.network import format_hostport, split_hostport
 
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.listen import WORKER
 from areal_cppo.training.schedulers.layout import Layout, Place, make_layout
-from areal_cppo.training.schedulers.nodes import Node, allocation, slurm
+from areal_cppo.training.schedulers.nodes import job_nodes, slurm
 from areal_cppo.training.schedulers.watch import WorkerWatch
 
 # Set by the submission script.
@@ -56,7 +57,7 @@ class AllocationScheduler(LocalScheduler):
     layout
         Who goes where.
     nodes
-        Of the job, as many as the layout has.
+        Names of the job's nodes, as many as the layout has.
     environment
         Of this process, as the job's script set it up.
     """
@@ -65,7 +66,7 @@ class AllocationScheduler(LocalScheduler):
         self,
         config: CPPOConfig,
         layout: Layout,
-        nodes: list[Node],
+        nodes: list[str],
         environment: Mapping[str, str],
     ):
         self.layout = layout
@@ -89,7 +90,7 @@ class AllocationScheduler(LocalScheduler):
         UserError
             There is no job, or its nodes aren't what the configuration needs.
         """
-        nodes = allocation(os.environ)
+        nodes = job_nodes(os.environ)
         generating = os.environ.get(GENERATION_NODES)
         layout = make_layout(
             config, len(nodes), int(generating) if generating else None
@@ -126,13 +127,12 @@ class AllocationScheduler(LocalScheduler):
 
     def _command(self, role: str, rank: int, place: Place, worker: str) -> list[str]:
         """The whole command of a worker, but for what AReaL adds at its end."""
-        node = self.nodes[place.node]
         environment = self._environment
         options = [
             f"--job-name={_step_name(role, rank)}",
             "--nodes=1",
             "--ntasks=1",
-            f"--nodelist={node.name}",
+            f"--nodelist={self.nodes[place.node]}",
             # Steps share the node: without it the second would wait for the first.
             "--overlap",
             "--kill-on-bad-exit=1",
@@ -156,7 +156,7 @@ class AllocationScheduler(LocalScheduler):
             *shlex.split(environment.get(STEP_PREFIX, "")),
             *(sys.executable, "-m", _LAUNCHER, "--rank", str(rank)),
             *("--gpus", ",".join(map(str, place.gpus)), "--"),
-            *(python, *arguments, "--host", node.address),
+            *(python, *arguments),
         ]
 
     def _allocate_gpus(self, num_gpus: int) -> list[int]:
@@ -204,8 +204,12 @@ class AllocationScheduler(LocalScheduler):
             reply.raise_for_status()
             worker.worker_ports[1:] = [str(each) for each in reply.json()["ports"]]
 
-    async def _fork_single_worker(self, session, role, idx, target_wi, *args):
-        info = await super()._fork_single_worker(session, role, idx, target_wi, *args)
+    async def _fork_single_worker(
+        self, session, role, idx, target_wi, target_role, command=None
+    ):
+        info = await super()._fork_single_worker(
+            session, role, idx, target_wi, target_role, command or WORKER
+        )
         worker = info.worker
         more = len(worker.worker_ports) - 1
         if more:  # AReaL took them from this machine: zeros
@@ -252,7 +256,7 @@ class AllocationScheduler(LocalScheduler):
 
     def _obituary(self, info: WorkerInfo) -> str:
         role, rank = info.worker.id.split("/")
-        node = self.nodes[self.layout.places[role][int(rank)].node].name
+        node = self.nodes[self.layout.places[role][int(rank)].node]
         return (
             f"worker {info.worker.id} on node {node} died: expected its step to last "
             f"as long as the run; finished steps are kept, its log: {info.log_file}"
