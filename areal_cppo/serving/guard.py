@@ -73,9 +73,7 @@ class Gate:
             if scope["type"] == "http":
                 headers = dict(scope["headers"])
                 asked = headers.get(VERSION_HEADER.lower().encode())
-                why = self.refusal(
-                    scope["path"], asked and asked.decode("latin-1")
-                )
+                why = self.refusal(scope["path"], asked and asked.decode("latin-1"))
                 if why is not None:
                     from fastapi.responses import JSONResponse
 

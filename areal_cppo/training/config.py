@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from areal.api.cli_args import PPOActorConfig, PPOConfig, load_expr_config
+from areal.api.cli_args import (
+    InferenceEngineConfig,
+    PPOActorConfig,
+    PPOConfig,
+    load_expr_config,
+)
 from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -26,6 +31,7 @@ from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.training.models import check_layout
 from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
+from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.speed import SpeedConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl")
@@ -161,11 +167,19 @@ class GroupsConfig:
 
 
 @dataclass
+class CPPORolloutConfig(InferenceEngineConfig):
+    """AReaL's rollout settings plus `servers`."""
+
+    servers: ServersConfig = field(default_factory=ServersConfig)
+
+
+@dataclass
 class CPPOConfig(PPOConfig):
     """A CPPO experiment: AReaL's PPO experiment with the CPPO actor."""
 
     actor: CPPOActorConfig = field(default_factory=CPPOActorConfig)
     ref: CPPOActorConfig | None = field(default=None)
+    rollout: CPPORolloutConfig = field(default_factory=CPPORolloutConfig)
     sglang: GenerationServerConfig = field(default_factory=GenerationServerConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,13 +1,11 @@
-"""AReaL's SGLang rollout: refusals early and counted, groups whole, versions as sent.
+"""AReaL's SGLang rollout: refusals early and counted, groups whole.
 
 A response that contains a vision token can't be used: whoever reads it looks for one
 more image. If generation is interrupted by a weight update, AReaL sends prompt and
 partial response again; SGLang would answer 500 to such a one, AReaL would retry, print
 the request with its images and lose the whole group. So it is refused before that.
 
-AReaL stamps tokens with the version of the policy when they arrive. If the weights were
-updated in between, they look fresher than they are; so here each part of a response
-(there are several if it was interrupted) has the version its request was sent with.
+What becomes of servers that fail: `areal_cppo.training.servers`.
 
 The stock controller averages its workers' statistics and drops the counts; this one
 keeps the totals of the counters.
@@ -15,28 +13,23 @@ keeps the totals of the counters.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections import defaultdict
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from areal.api import ModelRequest, ModelResponse, RolloutWorkflow
+from areal.api import ModelAllocation, RolloutWorkflow
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
-from areal.infra import RemoteInfEngine
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
 
-from areal_cppo.serving.server import SERVER_VARIABLES
 from areal_cppo.training.recover.rollout import LedgerRolloutController
+from areal_cppo.training.servers.controller import FleetController
+from areal_cppo.training.servers.engine import RESENT, ServersEngine
 
 REFUSED = "refused/"  # 0 or 1 per response (or group), recorded by the workflow
 
 IMAGE_TOKENS = ("<|image_pad|>", "<|video_pad|>")
-
-# In a request's metadata: (version, tokens before it) of each part sent, in order.
-_SENT = "cppo_sent"
 
 
 class Refused(Exception):
@@ -58,7 +51,7 @@ class CPPOBackend(SGLangBackend):
     """AReaL's SGLang requests, but none that SGLang would fail on."""
 
     def build_generation_request(self, req, with_lora, version):
-        """AReaL's request, called just before it is sent; notes the version.
+        """AReaL's request, called just before it is sent.
 
         Raises `VisionTokenSampled` if there are more images in the tokens than there
         are images.
@@ -68,15 +61,7 @@ class CPPOBackend(SGLangBackend):
         runs = sum(is_image for is_image, _ in groupby(i in ids for i in req.input_ids))
         if runs > len(req.image_data or []):
             raise VisionTokenSampled
-        if _SENT in req.metadata:
-            req.metadata[_SENT].append((version, len(req.input_ids)))
         return super().build_generation_request(req, with_lora, version)
-
-    def launch_server(self, server_args):
-        """AReaL's server, with no memory of images across weight updates."""
-        for name, value in SERVER_VARIABLES.items():
-            os.environ.setdefault(name, value)
-        return super().launch_server(server_args)
 
 
 class GroupWorkflow(RolloutWorkflow):
@@ -104,27 +89,8 @@ class _WholeGroup(RolloutWorkflow):
         return await self.workflow.arun_group(engine, data, self.size)
 
 
-class CPPOInfEngine(RemoteInfEngine):
-    """AReaL's client of the generation servers, with versions as sent, groups whole."""
-
-    async def agenerate(self, req: ModelRequest) -> ModelResponse:
-        """AReaL's response; its `output_versions` are those its parts were sent with.
-
-        A request that failed and was sent again keeps the version of its first time:
-        its tokens may look older than they are, never fresher.
-        """
-        sent: list[tuple[int, int]] = []
-        response = await super().agenerate(
-            replace(req, metadata={**req.metadata, _SENT: sent})
-        )
-        ends = [start for _, start in sent[1:]]
-        ends.append(response.input_len + response.output_len)
-        response.output_versions = [
-            version
-            for (version, start), end in zip(sent, ends, strict=True)
-            for _ in range(end - start)
-        ]
-        return response
+class CPPOInfEngine(ServersEngine):
+    """AReaL's client of the generation servers, with groups whole."""
 
     def _resolve_workflow(
         self, workflow, workflow_kwargs, group_size=1, proxy_addr=None
@@ -137,8 +103,8 @@ class CPPOInfEngine(RemoteInfEngine):
         return GroupedRolloutWorkflow(single, group_size, self.logger)
 
 
-class CPPORolloutController(LedgerRolloutController):
-    """AReaL's rollout controller with a ledger, and counts of what was refused."""
+class CPPORolloutController(FleetController, LedgerRolloutController):
+    """AReaL's, with a ledger and a watch on servers; `export_stats` also has totals."""
 
     def _collective_rpc(self, method, *args, **kwargs):
         replies = super()._collective_rpc(method, *args, **kwargs)
@@ -150,13 +116,15 @@ class CPPORolloutController(LedgerRolloutController):
         """Statistics since the last call, averaged over workers by AReaL.
 
         For each counter `.../refused/<reason>` there is `.../refused/<reason>/total`,
-        the number of responses refused for it (of groups: `group_dropped`).
+        the number of responses refused for it (of groups: `group_dropped`), and
+        likewise for `servers/resent`, the number of requests sent again.
         """
         stats = super().export_stats()
         totals: dict[str, float] = defaultdict(float)
         for reply in self._worker_stats:
             for key, mean in reply.items():
-                if REFUSED in key and not key.endswith("__count"):
+                counts = REFUSED in key or RESENT in key
+                if counts and not key.endswith("__count"):
                     totals[f"{key}/total"] += mean * reply[f"{key}__count"]
         stats.update({key: float(round(total)) for key, total in totals.items()})
         return stats
@@ -171,6 +139,24 @@ class CPPORolloutEngine(RemoteSGLangEngine):
     def __init__(self, config: InferenceEngineConfig):
         self.config = config
         self._engine = CPPOInfEngine(config, CPPOBackend())
+
+    def initialize(
+        self,
+        engine_id: str | None = None,
+        addr: str | list[str] | None = None,
+        train_data_parallel_size: int | None = None,
+        token: str = "",
+        model: str | None = None,
+    ):
+        """AReaL's; besides the servers' token and the folder of the model."""
+        if train_data_parallel_size is None:
+            parallel = ModelAllocation.from_str(self.config.backend, "rollout").parallel
+            train_data_parallel_size = parallel.data_parallel_size
+        self._engine.initialize(engine_id, addr, train_data_parallel_size, token, model)
+
+    def server_status(self, states: dict[str, str]) -> dict[str, Any]:
+        """How the worker's server is; `states` are those of all servers."""
+        return self._engine.server_status(states)
 
     @classmethod
     def as_controller(cls, config: InferenceEngineConfig, scheduler):

@@ -117,6 +117,7 @@ class CPPOTrainer(PPOTrainer):
         }
         if is_eval:  # the same servers, no bound on staleness, no GPU of its own
             start |= {"role": "eval-rollout", "server_infos": self.rollout.server_infos}
+            start["token"] = self.rollout.token
             config.max_head_offpolicyness = int(1e12)
             config.scheduling_strategy = SchedulingStrategy(
                 type=SchedulingStrategyType.colocation, target="rollout"

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 from areal.api import ModelRequest, RolloutWorkflow
-from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig
+from areal.api.cli_args import GenerationHyperparameters
 from areal.infra.controller import RolloutController
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
-from areal.utils import logging, stats_tracker
+from areal.utils import stats_tracker
 from fake_server import FakeServer
 from transformers import AutoProcessor
 
+from areal_cppo.training.config import CPPORolloutConfig
 from areal_cppo.training.rollout import (
     CPPOBackend,
     CPPOInfEngine,
@@ -24,6 +25,8 @@ from areal_cppo.training.rollout import (
     CPPORolloutEngine,
     VisionTokenSampled,
 )
+from areal_cppo.training.servers.config import ServersConfig
+from areal_cppo.training.servers.generation import logger as request_logger
 from areal_cppo.training.workflow import logger as workflow_logger
 from areal_cppo.triangles import checkpoint_dir
 from areal_cppo.triangles.dataset import TriangleDataset
@@ -66,7 +69,7 @@ def generate(engine: CPPOInfEngine, req: ModelRequest):
 
 
 def make_engine(server: FakeServer) -> CPPOInfEngine:
-    config = InferenceEngineConfig(backend="sglang:d1", request_retries=1)
+    config = CPPORolloutConfig(backend="sglang:d1")
     engine = CPPOInfEngine(config, CPPOBackend())
     engine.addresses = [server.address]
     return engine
@@ -120,7 +123,7 @@ class OtherWorkflow(RolloutWorkflow):
 
 
 def test_other_workflows_are_grouped_by_areal(tokenizer):
-    engine = CPPOInfEngine(InferenceEngineConfig(backend="sglang:d1"), CPPOBackend())
+    engine = CPPOInfEngine(CPPORolloutConfig(backend="sglang:d1"), CPPOBackend())
     engine.logger = None
     workflow = OtherWorkflow()
     assert engine._resolve_workflow(workflow, None, 1) is workflow
@@ -144,14 +147,14 @@ def test_a_group_through_areals_executor(monkeypatch, caplog):
         "reward": {"timeout_seconds": 30.0},
     }
     stats_tracker.get("rollout").export()
-    for logger in (workflow_logger, logging.getLogger("[RemoteInfEngine Rank test]")):
+    for logger in (workflow_logger, request_logger):
         monkeypatch.setattr(logger, "handlers", [caplog.handler])
     with FakeServer(reply) as server:
-        config = InferenceEngineConfig(
+        config = CPPORolloutConfig(
             backend="sglang:d1",
             max_concurrent_rollouts=4,
             consumer_batch_size=1,
-            request_retries=1,
+            servers=ServersConfig(request_attempts=1),
         )
         engine = CPPORolloutEngine(config)
         engine.initialize(engine_id="test", addr=[server.address])
@@ -174,8 +177,8 @@ def test_a_group_through_areals_executor(monkeypatch, caplog):
     assert refused == [pytest.approx(1 / 3)]
     dropped = [v for k, v in stats.items() if k.endswith("refused/group_dropped")]
     assert dropped == [0.0]  # looked at as a group, by the workflow
-    assert "ClientResponseError" in caplog.text
-    assert "Payload" not in caplog.text
+    assert "status 500 (attempt 1 of 1)" in caplog.text
+    assert images.pop()[0] not in caplog.text
 
 
 def test_totals_over_workers(monkeypatch):

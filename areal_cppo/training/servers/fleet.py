@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection
 
-UP = "up"
+UP, LOST = "up", "lost"
 
 # After a failed request a server is asked again this much later, if others are there.
 AVOID_SECONDS = 5.0
@@ -58,6 +58,12 @@ class Fleet:
         """All servers, whatever their state."""
         with self._lock:
             return list(self._states)
+
+    def all_lost(self) -> bool:
+        """Whether there is no server left that could come back."""
+        with self._lock:
+            states = self._states.values()
+            return bool(states) and all(state == LOST for state in states)
 
     def choose(
         self, tried: Collection[str] = (), prefer: str | None = None

@@ -29,7 +29,7 @@ from typing import Any
 from areal.utils import logging
 
 from areal_cppo.training.servers.config import ServersConfig
-from areal_cppo.training.servers.fleet import UP
+from areal_cppo.training.servers.fleet import LOST, UP
 from areal_cppo.training.servers.http import (
     HEALTH,
     HEARTBEAT,
@@ -41,7 +41,7 @@ from areal_cppo.training.servers.weights import Weights
 
 logger = logging.getLogger("OwnedServer")
 
-STARTING, DOWN, LOST = "starting", "down", "lost"
+STARTING, DOWN = "starting", "down"
 _POLL_SECONDS = 0.5
 _REFUSED_BEATS = 2  # a single refused connection may be a full backlog
 
@@ -147,6 +147,7 @@ class OwnedServer:
                 "reason": self.reason,
                 "restarts": self.restarts,
                 "version": self.served,
+                "can_rejoin": self.can_rejoin,
                 "events": events,
             }
 
