@@ -151,6 +151,11 @@ def _check(args: argparse.Namespace) -> None:
                 f"--{option}: expected letters, digits and ._+-, found {value!r}; "
                 "leave out the other characters"
             )
+    if shlex.quote(args.runs) != args.runs:
+        raise UserError(
+            f"--runs: expected a path without spaces or other characters that a shell "
+            f"reads, found {args.runs!r}; AReaL passes it through one"
+        )
     if (args.container == "none") != (args.image is None):
         raise UserError(
             f"--image: expected with --container apptainer or pyxis, and only there, "

@@ -57,12 +57,11 @@ class Layout:
         return sorted({place.node for place in self.places.get(role, ())})
 
     def cpus_per_node(self) -> int:
-        """Cores that the workers of the fullest node ask for, and one controller's."""
+        """Cores that the workers of the fullest node ask for."""
         asked = [0] * self.nodes
         for places in self.places.values():
             for place in places:
                 asked[place.node] += place.cpus
-        asked[0] += 1
         return max(asked)
 
 

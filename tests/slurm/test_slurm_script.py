@@ -1,0 +1,154 @@
+"""The command's scripts: shellcheck, what they ask for, the ready ones, mistakes.
+
+Whether Slurm takes and runs them is for test_slurm_cluster.py and test_slurm_runs.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from areal_cppo.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+READY = sorted((ROOT / "examples/cppo/slurm").glob("*.sh"))
+CPU = ["--config", "configs/triangles.yaml"]
+GPU = ["--config", "configs/qwen2_5_vl-7b_virl39k.yaml"]
+CONTAINERS = {
+    "none": [],
+    "apptainer": ["--container=apptainer", "--image", "an image.sif"],
+    "pyxis": ["--container=pyxis", "--image", "nvcr.io#a/b:1", "--mounts=/data:/data"],
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def written(capsys, *arguments: str) -> str:
+    assert main(["slurm", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def variants():
+    sizes = {
+        "cpu-1": [*CPU, "--nodes=1"],
+        "cpu-2": [*CPU, "--nodes=2", "--generation-nodes=1", "seed=3"],
+        "gpu-1": [*GPU, "--nodes=1", "run_dir=here"],
+        "gpu-2": [
+            *GPU,
+            "--nodes=2",
+            "actor.backend=fsdp:d8",
+            "rollout.backend=sglang:d8",
+        ],
+    }
+    options = {
+        "plain": [],
+        "full": [
+            *("--partition=a,b", "--account=c", "--qos=d", "--job-name=e.f"),
+            *("--time=1-12", "--notice=60", "--requeues=3", "--cpus-per-task=4"),
+            *("--runs=../my-runs", "--setup", "module load cuda", "--setup", "cd ."),
+        ],
+    }
+    for size, container, option in product(sizes, CONTAINERS, options):
+        words = [*options[option], *CONTAINERS[container], *sizes[size]]
+        yield pytest.param(words, id=f"{size}-{container}-{option}")
+
+
+@pytest.mark.parametrize("arguments", list(variants()))
+def test_shellcheck_finds_nothing(arguments, capsys):
+    script = written(capsys, *arguments)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    found = subprocess.run(
+        [shellcheck, "--shell=bash", "-"], input=script, text=True, capture_output=True
+    )
+    assert found.returncode == 0, found.stdout
+    assert all(len(line) <= 88 for line in script.splitlines() if line[:1] != "#")
+
+
+def test_header_and_settings(capsys):
+    two = ["actor.backend=fsdp:d8", "rollout.backend=sglang:d8"]
+    script = written(capsys, *GPU, "--nodes=2", "--time=8:00:00", "--qos=high", *two)
+    asked = re.findall(r"^#SBATCH (\S+)$", script, re.MULTILINE)
+    assert set(asked) >= {
+        *("--nodes=2", "--ntasks-per-node=1", "--gres=gpu:8", "--cpus-per-task=64"),
+        *("--mem=0", "--exclusive", "--time=8:00:00", "--requeue", "--export=ALL"),
+        *("--open-mode=append", "--signal=B:USR1@300", "--qos=high"),
+        "--output=logs/%x-%j.out",
+    }
+    assert "# trainer: node 1, 8 process(es), 8 GPU(s)\n" in script
+    assert "# generation: node 2, 8 server(s), 8 GPU(s)\n" in script
+    for setting in ("cluster.n_nodes=2", "recover.mode=on", *two):
+        assert f"\n    {setting}\n" in script
+
+
+def test_a_named_run_folder_is_kept(capsys):
+    script = written(capsys, *CPU, "--nodes=1", "run_dir=here/run")
+    assert "\nrun_dir=here/run\n" in script
+    assert "    run_dir=" not in script
+
+
+def test_out_file_can_be_run_and_nothing_else_is_printed(tmp_path, capsys):
+    target = tmp_path / "new" / "job.sh"
+    assert written(capsys, *CPU, "--nodes=1", "-o", str(target)) == ""
+    assert target.stat().st_mode & 0o100
+    assert target.read_text().startswith("#!/bin/bash\n")
+
+
+def test_there_are_ready_scripts_for_1_2_and_8_nodes():
+    nodes = [re.search(r"--nodes=(\d+)", path.read_text())[1] for path in READY]
+    assert sorted(nodes) == ["1", "2", "8"]
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_script_is_what_its_command_writes(path, capsys):
+    text = path.read_text()
+    command = re.search(r"^#   areal-cppo slurm (.*)$", text, re.MULTILINE)[1]
+    assert written(capsys, *shlex.split(command)) == text
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    (
+        ([*CPU, "--nodes=0"], "--nodes: expected a number >= 1, found 0"),
+        ([*CPU, "--nodes=3"], "--nodes: expected at least a worker a node, found 3"),
+        ([*GPU, "--nodes=2"], "--nodes: expected 8 GPUs (trainer 4 + generation 4)"),
+        ([*CPU, "--nodes=1", "--time=soon"], "--time: expected minutes"),
+        ([*CPU, "--nodes=1", "--qos=a b"], "--qos: expected letters"),
+        ([*CPU, "--nodes=1", "--runs=my runs"], "--runs: expected a path without"),
+        ([*CPU, "--nodes=1", "--image=x"], "--image: expected with --container"),
+        ([*CPU, "--nodes=1", "--container=pyxis"], "--image: expected with"),
+        (
+            [*CPU, "--nodes=2", "cluster.n_nodes=1"],
+            "cluster.n_nodes: expected the numb",
+        ),
+        ([*CPU, "--nodes=1", "scheduler.type=ray"], "scheduler.type: expected alloca"),
+        ([*CPU, "--nodes=1", "actor.nothing=1"], "expected a key of CPPOActorConfig"),
+        (["--config=none.yaml", "--nodes=1"], "config: expected a YAML file"),
+        ([*CPU, "--nodes=1", "--out=/proc/x/y"], "--out: expected a file"),
+        (
+            [*GPU, "--nodes=1", "train_dataset.batch_size=6"],
+            "train_dataset.batch_size: expected a multiple",
+        ),
+    ),
+)
+def test_mistakes_are_one_line(arguments, said, capsys):
+    assert main(["slurm", *arguments]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert len(error) == 1, error
+    assert error[0].startswith("areal-cppo slurm: ")
+
+
+def test_submit_without_sbatch_is_a_mistake(monkeypatch, tmp_path, capsys):
+    config = str(ROOT / "configs/triangles.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["slurm", "--config", config, "--nodes=1", "--submit"]) == 2
+    assert "--submit: expected sbatch on PATH" in capsys.readouterr().err
