@@ -116,13 +116,28 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """SIGKILL a node's daemon and all that its jobs started there: a power cut."""
         pid = int((self.folder / f"slurmd.{node}.pid").read_text())
-        for process in (psutil.Process(pid), *self._stepds(node)):
-            tree = [process, *process.children(recursive=True)]
-            for each in tree:
-                try:
-                    each.kill()
-                except psutil.NoSuchProcess:
-                    pass
+        doomed = [psutil.Process(pid)]
+        for stepd in self._stepds(node):
+            doomed += [stepd, *stepd.children(recursive=True)]
+        for process in doomed:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+
+    def processes(self, job_id: str) -> list[psutil.Process]:
+        """What is alive of all that a job ever started, daemons aside."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("SLURM_JOB_ID") == job_id
+                dead = process.status() == psutil.STATUS_ZOMBIE
+                here = process.environ().get("SLURM_CONF") == str(self.conf)
+                if mine and here and not dead and process.name() != "slurmstepd":
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
     def wait_for_nodes(self) -> None:
         """Wait until all nodes are usable; one that is down is resumed."""
@@ -183,28 +198,25 @@ class Cluster:
         )
 
     def _is_mine(self, process: psutil.Process) -> bool:
+        """Whether a process is a daemon of this cluster; all name its folder."""
         try:
-            words = " ".join(process.cmdline())
-            daemon = process.name() in (*_DAEMONS, "slurmstepd")
-            return daemon and (
-                str(self.folder) in words or process in self._stepds(*self.nodes)
+            if process.name() == "slurmstepd":
+                return any(process in self._stepds(node) for node in self.nodes)
+            return process.name() in _DAEMONS and any(
+                str(self.folder) in word for word in process.cmdline()
             )
         except psutil.Error:
             return False
 
-    def _stepds(self, *nodes: str) -> list[psutil.Process]:
-        """slurmstepd processes of some nodes; each keeps its node's spool open."""
+    def _stepds(self, node: str) -> list[psutil.Process]:
+        """The parents of what jobs run on a node; they write into its daemon's log."""
+        log = str(self.folder / f"slurmd.{node}.log")
         found = []
-        spools = tuple(f"{self.folder}/spool.{node}/" for node in nodes)
         for process in psutil.process_iter():
             try:
-                if process.name() != "slurmstepd":
-                    continue
-                log = {entry.path for entry in process.open_files()}
-                names = log | {process.environ().get("SLURMD_NODENAME", "")}
-                by_path = any(path.startswith(spools) for path in names)
-                by_log = any(f"{self.folder}/slurmd.{n}.log" in log for n in nodes)
-                if by_path or by_log:
+                if process.name() == "slurmstepd" and log in (
+                    entry.path for entry in process.open_files()
+                ):
                     found.append(process)
             except psutil.Error:
                 continue

@@ -12,6 +12,8 @@ In AReaL 1.0.4:
    any job that has ended is a failure, at once.
 4. States of jobs that it doesn't know are a KeyError; here all are known.
 5. A configuration without GPUs divides by zero; here it doesn't.
+6. Jobs outlive a controller that was killed; here it touches a file every few seconds,
+   and a job ends itself when that is no longer done.
 
 What stays: whole nodes only, and jobs that are never requeued by themselves.
 """
@@ -22,6 +24,7 @@ import shlex
 import subprocess
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 from areal.infra.scheduler.exceptions import WorkerFailedError
 from areal.infra.scheduler.slurm import SlurmScheduler
@@ -55,6 +58,9 @@ MORE_STATES = {
 }
 _GOING_ON = (JobState.PENDING, JobState.RUNNING)
 _WATCH_SECONDS = 10.0  # a question to slurmctld each
+# Network disks show a file's new time late, and clocks differ between machines.
+_SILENCE_SECONDS = 300
+_LOOK_SECONDS = 30
 _LOG_LINES = 5
 
 
@@ -65,6 +71,9 @@ class SlurmJobsScheduler(SlurmScheduler):
         for state, meaning in MORE_STATES.items():
             STATUS_MAPPING.setdefault(state, meaning)
         super().__init__(exp_config=config)
+        self._alive = Path(self._log_path_of("controller")).with_suffix(".alive")
+        self._alive = self._alive.absolute()
+        self._alive.touch()
         self._watch = WorkerWatch(self._find_dead, _WATCH_SECONDS)
         self._watch.start()
 
@@ -89,7 +98,7 @@ class SlurmJobsScheduler(SlurmScheduler):
         script = super()._generate_sbatch_script(
             *args, schedulings=[spec, *schedulings[1:]], **kwargs
         )
-        return _with_pipefail(script)
+        return _with_guards(script, self._alive)
 
     def _check_job_status(self, role: str) -> None:
         while role in self._colocated_roles:
@@ -103,6 +112,7 @@ class SlurmJobsScheduler(SlurmScheduler):
             )
 
     def _find_dead(self) -> str | None:
+        self._alive.touch()
         jobs = copy(self._jobs)
         for role, job in jobs.items():
             try:
@@ -128,8 +138,15 @@ class SlurmJobsScheduler(SlurmScheduler):
         )
 
 
-def _with_pipefail(script: str) -> str:
-    """The same script; a pipe in it fails if any of its commands does."""
+def _with_guards(script: str, alive: Path) -> str:
+    """The same script; a failed worker fails it, a dead controller ends it."""
     lines = script.splitlines()
     last = max(i for i, line in enumerate(lines) if line.startswith("#SBATCH"))
-    return "\n".join([*lines[: last + 1], "set -o pipefail", *lines[last + 1 :], ""])
+    guards = [
+        "set -o pipefail # a worker's status is the job's, whoever reads its output",
+        f"while sleep {_LOOK_SECONDS}; do",
+        f"    touched=$(stat -c %Y {shlex.quote(str(alive))}) || touched=0",
+        f"    (($(date +%s) - touched < {_SILENCE_SECONDS})) || break",
+        'done && scancel "$SLURM_JOB_ID" & # the controller is gone',
+    ]
+    return "\n".join([*lines[: last + 1], *guards, *lines[last + 1 :], ""])

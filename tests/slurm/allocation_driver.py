@@ -1,0 +1,107 @@
+"""Run inside a job of two nodes with a GPU each: starts workers, kills one, says what.
+
+    python allocation_driver.py CONFIG FOLDER
+
+Prints one JSON object: of each worker its address, ports and the environment of its
+process, then the error that the killed one led to, and the steps that were left after
+all had been deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from areal_cppo.serving.cpu import enable_in_this_process
+
+SHOWN = ("CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_PROCID", "SLURM_STEP_ID")
+
+
+def worker_process(role: str) -> psutil.Process:
+    """The Python process of a role's worker; srun's client names it as well."""
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            mine = process.environ().get("SLURM_JOB_ID") == os.environ["SLURM_JOB_ID"]
+        except psutil.Error:
+            continue
+        python = words and "python" in words[0]
+        if python and mine and "areal_cppo.training.worker" in words and role in words:
+            return process
+    raise LookupError(role)
+
+
+def steps() -> list[str]:
+    shown = subprocess.run(
+        ["squeue", "--steps", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%j"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return sorted(shown.stdout.split())
+
+
+def main(config_path: str, folder: str) -> None:
+    from areal.api import Job
+
+    from areal_cppo.errors import RunError
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.listen import apply_listen_host
+    from areal_cppo.training.schedulers import make_scheduler
+
+    config = load_config(
+        config_path,
+        [
+            "scheduler.type=allocation",
+            "cluster.n_nodes=2",
+            "cluster.n_gpus_per_node=1",
+            f"run_dir={folder}",
+            *(f"{role}.scheduling_spec.0.gpu=1" for role in ("actor", "rollout")),
+        ],
+    )
+    Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
+    apply_listen_host(config)
+    scheduler = make_scheduler(config)
+    result: dict = {"workers": {}, "gpus_per_node": scheduler.n_gpus_per_node}
+    for role, engine in (("actor", config.actor), ("rollout", config.rollout)):
+        scheduler.create_workers(
+            Job(
+                role=role,
+                replicas=1,
+                tasks=list(engine.scheduling_spec),
+                scheduling_strategy=engine.scheduling_strategy,
+            )
+        )
+        (worker,) = scheduler.get_workers(role)
+        environment = worker_process(role).environ()
+        result["workers"][role] = {
+            "ip": worker.ip,
+            "ports": worker.worker_ports,
+            "environment": {name: environment.get(name) for name in SHOWN},
+        }
+    result["steps"] = steps()
+    began = time.monotonic()
+    worker_process("rollout").kill()
+    try:
+        time.sleep(60)  # as in a call that takes hours
+        result["error"] = None
+    except RunError as error:
+        result["error"] = str(error)
+    result["noticed_after"] = time.monotonic() - began
+    scheduler.delete_workers()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and set(steps()) & set(result["steps"][:2]):
+        time.sleep(1)
+    result["left"] = [name for name in steps() if name != "batch"]
+    print("RESULT " + json.dumps(result))
+
+
+if __name__ == "__main__":
+    enable_in_this_process()
+    main(*sys.argv[1:])

@@ -1,0 +1,187 @@
+"""The schedulers' workers on a real Slurm, without a training run.
+
+Not tested: containers, accounting, PMIx, several real machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster import Cluster
+
+from areal_cppo.cli.main import main
+from areal_cppo.errors import RunError, UserError
+from areal_cppo.training.config import load_config
+from areal_cppo.training.schedulers import jobs, make_scheduler
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/triangles.yaml"
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def ended(cluster: Cluster, job: str) -> bool:
+    return cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
+
+
+@pytest.mark.parametrize("partition", ("usual", "nothing-like-it"))
+def test_sbatch_takes_the_script_or_says_why(
+    slurm_cluster, tmp_path, monkeypatch, capsys, partition
+):
+    monkeypatch.chdir(tmp_path)
+    status = main(
+        [
+            *("slurm", "--config", str(ROOT / "configs/qwen2_5_vl-3b_geometry3k.yaml")),
+            *("--nodes=2", "--submit", f"--partition={partition}", "--time=1-0"),
+            *("--setup=exit 2", "actor.backend=fsdp:d8", "rollout.backend=sglang:d8"),
+        ]
+    )
+    said = capsys.readouterr()
+    if partition == "usual":
+        assert status == 0
+        job = said.out.strip()
+        shown = slurm_cluster.job(job)
+        assert shown["NumNodes"] == "2"
+        assert shown["Requeue"] == "1"
+        assert shown["TresPerNode"] == "gres:gpu:8"
+        slurm_cluster.wait(lambda: ended(slurm_cluster, job), 60, "the job")
+        # The user's own line ended it: a mistake, after which nothing is queued again.
+        assert slurm_cluster.job(job)["ExitCode"] == "2:0"
+        assert slurm_cluster.job(job)["Restarts"] == "0"
+    else:
+        assert status == 2
+        assert "invalid partition" in said.err
+
+
+def test_a_step_on_each_node_with_its_gpu_and_a_death_noticed(slurm_cluster, tmp_path):
+    driver = f"{sys.executable} {Path(__file__).with_name('allocation_driver.py')}"
+    job = slurm_cluster.run(
+        *("sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", "--exclusive"),
+        *("--cpus-per-task=4", f"--chdir={ROOT}", f"--output={tmp_path}/out"),
+        f"--wrap={driver} {CONFIG} {tmp_path}/run",
+        env=slurm_cluster.environment | {"PYTHONPATH": str(ROOT)},
+    ).strip()
+    slurm_cluster.wait(lambda: ended(slurm_cluster, job), 600, "the driver")
+    lines = (tmp_path / "out").read_text().splitlines()
+    results = [line for line in lines if line.startswith("RESULT ")]
+    assert results, "\n".join(lines[-40:])
+    result = json.loads(results[0].removeprefix("RESULT "))
+    actor, rollout = result["workers"]["actor"], result["workers"]["rollout"]
+    assert result["gpus_per_node"] == 1
+    assert actor["environment"]["SLURMD_NODENAME"] == "n0"
+    assert rollout["environment"]["SLURMD_NODENAME"] == "n1"
+    for worker in (actor, rollout):
+        assert worker["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
+        assert worker["environment"]["SLURM_PROCID"] == "0"
+        assert len(worker["ports"]) == 2 and "0" not in worker["ports"]
+    assert not set(actor["ports"]) & set(rollout["ports"])
+    assert {"actor-0", "rollout-0"} <= set(result["steps"])
+    assert "worker rollout/0 on node n1 died" in result["error"]
+    assert result["noticed_after"] < 30
+    assert result["left"] == []
+
+
+@pytest.fixture
+def job_scheduler(slurm_cluster, tmp_path, monkeypatch):
+    """Makes AReaL's Slurm scheduler, ours, for the demo's model on CPUs."""
+    before = signal.getsignal(signal.SIGUSR2)
+    made = []
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+    def make(*overrides: str):
+        config = load_config(
+            CONFIG, ["scheduler.type=slurm", f"run_dir={tmp_path}/run", *overrides]
+        )
+        root = Path(config.cluster.name_resolve.nfs_record_root)
+        root.mkdir(parents=True, exist_ok=True)
+        made.append(make_scheduler(config))
+        return made[-1], config
+
+    yield make
+    for scheduler in made:
+        scheduler.delete_workers()
+    signal.signal(signal.SIGUSR2, before)
+
+
+SPEC = "actor.scheduling_spec.0"
+NATIVE = (f"{SPEC}.container_type=none", f"{SPEC}.srun_additional_args=--mpi=none")
+
+
+def actor_job(config):
+    from areal.api import Job
+
+    return Job(role="actor", replicas=1, tasks=list(config.actor.scheduling_spec))
+
+
+def test_jobs_take_the_configurations_container_and_environment(job_scheduler):
+    scheduler, config = job_scheduler(
+        *NATIVE, f"+{SPEC}.env_vars={{MINE: 'two words'}}"
+    )
+    assert scheduler.n_gpus_per_node == 1  # without GPUs: not zero, to divide by
+    scheduler.create_workers(actor_job(config))
+    (worker,) = scheduler.get_workers("actor")
+    listening = [
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.laddr and str(connection.laddr.port) == worker.worker_ports[0]
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    environment = psutil.Process(listening[0]).environ()
+    assert environment["MINE"] == "two words"
+    job = scheduler._jobs["actor"]
+    assert environment["SLURM_JOB_ID"] == str(job)
+    scheduler.delete_workers("actor")
+    assert not scheduler._jobs
+
+
+def test_a_job_that_fails_at_once_is_noticed_at_once(job_scheduler):
+    from areal.infra.scheduler.exceptions import WorkerFailedError
+
+    scheduler, config = job_scheduler(
+        *NATIVE, f"""{SPEC}.cmd='bash -c "echo no luck; exit 3"'"""
+    )
+    began = time.monotonic()
+    scheduler.create_workers(actor_job(config))
+    # Either AReaL asks first, or the thread that watches.
+    with pytest.raises((WorkerFailedError, RunError), match="no luck"):
+        scheduler.get_workers("actor")
+    assert time.monotonic() - began < 60  # AReaL alone: 300 s
+
+
+def test_a_job_ends_when_its_controller_is_gone(
+    job_scheduler, slurm_cluster, monkeypatch
+):
+    monkeypatch.setattr(jobs, "_SILENCE_SECONDS", 2)
+    monkeypatch.setattr(jobs, "_LOOK_SECONDS", 1)
+    scheduler, config = job_scheduler(*NATIVE, f"{SPEC}.cmd='sleep 300 #'")
+    scheduler._watch.stop()  # as if it were killed
+    scheduler.create_workers(actor_job(config))
+    job = str(scheduler._jobs["actor"])
+    slurm_cluster.wait(lambda: ended(slurm_cluster, job), 60, "the job")
+    assert slurm_cluster.job(job)["JobState"] == "CANCELLED"
+
+
+def test_every_state_of_a_job_is_known(job_scheduler):
+    from areal.infra.utils.slurm import STATUS_MAPPING
+
+    job_scheduler()
+    manual = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "CONFIGURING", "SUSPENDED"}
+    assert manual | {"REQUEUED", "STOPPED"} <= set(STATUS_MAPPING)
+
+
+def test_outside_a_job_there_is_no_allocation(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    config = load_config(CONFIG, ["scheduler.type=allocation"])
+    with pytest.raises(UserError, match="expected allocation inside a Slurm job only"):
+        make_scheduler(config)
+    config.scheduler.type = "kubernetes"
+    with pytest.raises(UserError, match="scheduler.type: expected one of local, alloc"):
+        make_scheduler(config)
