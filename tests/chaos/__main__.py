@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +60,7 @@ def main() -> int:
         parser.error(f"--faults: expected of {', '.join(known)}, found {unknown}")
     out = args.out or Path(tempfile.mkdtemp(prefix="areal-cppo-chaos-"))
     out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     began = time.time()
 
     def say(text: str) -> None:

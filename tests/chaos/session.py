@@ -15,6 +15,7 @@ from tests.chaos.problems import write_problems
 from tests.chaos.stack import (
     END_SECONDS,
     PROBLEMS,
+    SERVERS,
     START_SECONDS,
     STEP_SECONDS,
     Stack,
@@ -36,7 +37,6 @@ _FOR_EVER = 100_000  # steps
 _TAIL = 2  # steps after the last fault
 _SERVER_SECONDS = 300.0  # until a server is back
 _DISK_MB = 64
-_BACK = ("server_up",)
 
 
 class Session:
@@ -129,14 +129,20 @@ class Session:
             if not stack.events("server_down", since=moment):
                 record.note = "it stayed in"
                 return
-        back = stack.wait(
-            "the server back",
-            lambda: stack.events(*_BACK, since=moment),
-            _SERVER_SECONDS,
-        )
+        stack.wait("the server back", lambda: self._back(moment), _SERVER_SECONDS)
+        seconds = time.time() - moment
         down = stack.events("server_down", since=moment)
         noticed = f"noticed after {down[0]['time'] - moment:.1f} s, " if down else ""
-        record.note = f"{noticed}server back after {back[0]['time'] - moment:.0f} s"
+        record.note = f"{noticed}server back after {seconds:.0f} s"
+
+    def _back(self, moment: float) -> bool:
+        """Whether all servers are there, and the run says that one came back."""
+        stack = self.stack
+        whole = all(
+            len(stack.processes(role)) == SERVERS
+            for role in ("server", "scheduler", "detokenizer")
+        )
+        return whole and bool(stack.events("server_up", since=moment))
 
     def _start_again(self, fault: Fault, record: Record) -> None:
         stack = self.stack

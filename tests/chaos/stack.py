@@ -26,6 +26,7 @@ CONFIG = ROOT / "areal_cppo" / "configs" / "triangles.yaml"
 MARK = "AREAL_CPPO_CHAOS"  # in the environment of all that a run starts: its folder
 
 PROBLEMS, BATCH = 20, 4  # five steps an epoch
+SERVERS = 2
 START_SECONDS = 600.0  # to the first step; with two servers on two busy cores
 STEP_SECONDS = 300.0
 END_SECONDS = 240.0
@@ -91,7 +92,7 @@ class Stack:
             "gconfig.n_samples=4",
             "total_train_epochs=1000",
             f"total_train_steps={steps}",
-            "rollout.backend=sglang:d2p1t1",
+            f"rollout.backend=sglang:d{SERVERS}p1t1",
             "recover.mode=on",
             "recover.retries=3",
             "recover.freq_steps=1",
