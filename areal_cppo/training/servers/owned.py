@@ -390,4 +390,5 @@ class OwnedServer:
                 }
             )
         self._on_state(state)
-        logger.warning("%s %s %s", event, self.address, reason)
+        log = logger.info if state == UP else logger.warning
+        log("%s %s %s", event, self.address, reason)
