@@ -8,6 +8,7 @@ of a run learns from the environment where it may listen, and is narrowed to tha
 | --- | --- |
 | AReaL's RPC workers | started through `areal_cppo.training.worker` |
 | AReaL's callback server, SGLang's HTTP | `gethostip` answers the address |
+| AReaL's choice of ports | drawn by chance: runs of one seed would draw the same |
 | torch's TCPStore | is handed a socket that is bound to the address |
 | gloo and NCCL | GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, unless the user set them |
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -63,6 +65,7 @@ def narrow_this_process() -> str:
     """
     address = listen_address()
     _answer(address)
+    _draw_ports()
     _narrow_tcp_store()
     name = interface_of(address)
     if name is not None:
@@ -146,6 +149,17 @@ def _answer(address: str) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("areal.") and hasattr(module, "gethostip"):
             module.gethostip = gethostip
+
+
+def _draw_ports() -> None:
+    """Let AReaL draw its ports by chance, not by the run's seed.
+
+    Runs of one seed on one machine would draw the same ports at the same time, and one
+    would take the other's worker for its own.
+    """
+    from areal.utils import network
+
+    network.random = random.SystemRandom()
 
 
 def _narrow_tcp_store() -> None:
