@@ -1,13 +1,14 @@
-# make demo | test | lint | format | setup | clean; `make` alone lists them.
+# make demo | test | chaos | lint | format | setup | clean; `make` alone lists them.
 #
 #   PYTHON=...      the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...   passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
 #   TEST_ARGS=...   passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
+#   CHAOS_ARGS=...  passed to the chaos suite, e.g. CHAOS_ARGS="--faults server-kill"
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup clean
+.PHONY: help demo test chaos lint format setup clean
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
@@ -28,6 +29,7 @@ endif
 help:
 	@echo "make demo     train a tiny model end to end on this machine's CPUs"
 	@echo "make test     run the tests"
+	@echo "make chaos    faults in real runs, and what they cost (an hour or two)"
 	@echo "make lint     check style and formatting"
 	@echo "make format   mend style and formatting"
 	@echo "make setup    make .venv and install into it (the others do so when needed)"
@@ -38,6 +40,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest tests $(TEST_ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

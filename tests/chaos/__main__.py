@@ -1,8 +1,9 @@
 """`python -m tests.chaos`: faults at random moments in real runs, and what they cost.
 
 Sessions: servers (the run goes on), workers (it is started again by itself), command
-(the same command is given again), disk, data. Each is one run of the demo's model with
-two generation servers; each start takes a minute or two on two cores.
+(the same command is given again), disk, slurm, data. Each is one run of the demo's
+model with two generation servers (under Slurm one); each start takes a minute or two
+on two cores.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ import psutil
 from tests.chaos.data_session import DATA_FAULTS, DataSession
 from tests.chaos.faults import FAULTS
 from tests.chaos.session import BY_SESSION, DiskSession, Session
+from tests.chaos.slurm_session import SLURM_FAULTS, SlurmSession
 
 _MOST = 12  # faults in one run
 DISK_FAULTS = ("disk-full",)
 
 
-def plan(names: list[str], rounds: int, rng: random.Random) -> list[tuple]:
+def plan(
+    names: list[str], rounds: int, together: bool, rng: random.Random
+) -> list[tuple]:
     """Sessions as (name, class, faults); the order within one is drawn."""
     sessions = []
+    if together:
+        return [("together-1", Session, [n for n in names if n in FAULTS] * rounds)]
     groups = [(name, Session, kinds) for name, kinds in BY_SESSION.items()]
     groups.append(("disk", DiskSession, DISK_FAULTS))
+    groups.append(("slurm", SlurmSession, SLURM_FAULTS))
     for name, session, kinds in groups:
         faults = [kind for kind in kinds if kind in names] * rounds
         rng.shuffle(faults)
@@ -45,13 +52,16 @@ def plan(names: list[str], rounds: int, rng: random.Random) -> list[tuple]:
 
 
 def main() -> int:
-    known = [*FAULTS, *DISK_FAULTS, *DATA_FAULTS]
+    known = [*FAULTS, *DISK_FAULTS, *SLURM_FAULTS, *DATA_FAULTS]
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--faults", default=",".join(known), help="kinds, by comma; all by default"
     )
     parser.add_argument("--rounds", type=int, default=2, help="of each kind")
+    parser.add_argument(
+        "--together", action="store_true", help="all in one run, in the order given"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--out", type=Path, help="folder for the runs; must be new")
     args = parser.parse_args()
@@ -69,7 +79,7 @@ def main() -> int:
     result = {"seed": args.seed, "rounds": args.rounds, "machine": machine()}
     result |= {"sessions": [], "faults": []}
     rng = random.Random(args.seed)
-    for name, session, faults in plan(names, args.rounds, rng):
+    for name, session, faults in plan(names, args.rounds, args.together, rng):
         seed = rng.randrange(2**32)
         started = time.time()
         records = session(out / name, random.Random(seed), say).run(faults)

@@ -18,7 +18,7 @@ _REASONS = {
     "reward-hang": "reward_timeout",
     "reward-die": "reward_error",
 }
-_TITLES = {
+TITLES = {
     "reward-crash": "the reward function raises",
     "reward-hang": "the reward function never returns",
     "reward-die": "the reward function ends its process (SIGSEGV)",
@@ -61,7 +61,7 @@ class DataSession(Session):
             stack.start()
             stack.wait_for_step(1)
             for name in rewards:
-                what = f"problem {self.bad[name]}: {_TITLES[name]}"
+                what = f"problem {self.bad[name]}: {TITLES[name]}"
                 self.records.append(Record(name, what, 0, steps_lost=0))
             if IMAGE in faults:
                 self._break_images()

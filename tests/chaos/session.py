@@ -69,13 +69,16 @@ class Session:
             stack.start()
             stack.wait_for_step(1)
             for name in faults:
-                self.inject(FAULTS[name])
+                self.inject(self.fault(name))
             self._finish()
         except Stuck as stuck:
             self._stuck(str(stuck), faults)
         finally:
             stack.end()
         return self.records
+
+    def fault(self, name: str) -> Fault:
+        return FAULTS[name]
 
     def inject(self, fault: Fault) -> Record:
         """One fault at a random moment, and the run's recovery from it."""
@@ -236,10 +239,7 @@ class DiskSession(Session):
         finally:
             subprocess.run(["umount", "--lazy", str(self.disk)], check=True)
 
-    def inject(self, fault: Fault) -> Record:
-        return super().inject(self._fault() if fault.name == "disk-full" else fault)
-
-    def _fault(self) -> Fault:
+    def fault(self, name: str) -> Fault:
         def fill(stack: Stack, rng: random.Random) -> str:
             left = rng.randrange(2**12, 2**20)
             free = shutil.disk_usage(self.disk).free
@@ -247,7 +247,7 @@ class DiskSession(Session):
                 file.write(bytes(max(0, free - left)))
             return f"the disk of the checkpoints has {left // 1024} KiB left"
 
-        return Fault("disk-full", "a full checkpoint disk", ENDS, fill, (1,))
+        return Fault(name, "a full checkpoint disk", ENDS, fill, (1,))
 
     def _free_disk(self) -> None:
         said = self.stack.output.read_text(errors="replace")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
-from tests.chaos.data_session import _TITLES, IMAGE
+from tests.chaos.data_session import IMAGE, TITLES
 from tests.chaos.faults import FAULTS, RESTARTS, SURVIVES
+from tests.chaos.slurm_session import TITLES as SLURM_TITLES
 
 BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
-_OTHER_TITLES = {**_TITLES, IMAGE: "a picture's file is broken"}
+_OTHER_TITLES = {**TITLES, **SLURM_TITLES, IMAGE: "a picture's file is broken"}
 _OTHER_TITLES["disk-full"] = "the checkpoints' disk is full"
 _HEADER = (
     "fault",
@@ -43,6 +44,8 @@ def _does(kind: str, records: list[dict[str, Any]]) -> str:
         return "goes on with the other server, which comes back"
     if fault is not None and fault.leads_to == RESTARTS:
         return "starts itself again"
+    if kind in SLURM_TITLES:
+        return "is queued again"
     statuses = sorted({r["exit_status"] for r in records if r["exit_status"]})
     if statuses:
         shown = ", ".join(str(status) for status in statuses)
