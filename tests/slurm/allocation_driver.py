@@ -62,9 +62,10 @@ def main(config_path: str, folder: str) -> None:
             "cluster.n_nodes=2",
             "cluster.n_gpus_per_node=1",
             f"run_dir={folder}",
-            *(f"{role}.scheduling_spec.0.gpu=1" for role in ("actor", "rollout")),
         ],
     )
+    for engine in (config.actor, config.rollout):
+        engine.scheduling_spec[0].gpu = 1
     Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
     apply_listen_host(config)
     scheduler = make_scheduler(config)

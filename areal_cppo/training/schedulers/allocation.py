@@ -8,7 +8,7 @@ node that the layout gives its role. Deviations from `LocalScheduler`:
 2. Address and ports are chosen where the worker runs. It takes a port by itself, says
    so through AReaL's name service, and is asked for others (`_configure_worker`).
 3. A worker that dies ends the run at once, whatever the controller waits for.
-4. Steps that outlive their srun are cancelled.
+4. Steps that outlive their srun are cancelled, at the end and at the next start.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _LAUNCHER = "areal_cppo.training.schedulers.step"
 _START_SECONDS = 1200.0
 _WATCH_SECONDS = 1.0
 _REQUEST_SECONDS = 30.0
+_LAST_LINES = 5
+_CANCEL_SECONDS = 60.0
 
 
 class AllocationScheduler(LocalScheduler):
@@ -78,6 +80,14 @@ class AllocationScheduler(LocalScheduler):
         attempt = environment.get("SLURM_RESTART_COUNT", "0")
         self.log_dir = self.log_dir / f"attempt-{attempt}"
         self.log_dir.mkdir(parents=True, exist_ok=True)
+        # Of a controller that was killed in the same job: they hold GPUs and ports.
+        self._cancel_steps(
+            {
+                _step_name(role, rank)
+                for role, places in layout.places.items()
+                for rank in range(len(places))
+            }
+        )
         self._watch = WorkerWatch(self._find_dead, _WATCH_SECONDS)
         self._watch.start()
 
@@ -229,17 +239,25 @@ class AllocationScheduler(LocalScheduler):
         self._cancel_steps({_step_name(*info.worker.id.split("/")) for info in mine})
 
     def _cancel_steps(self, step_names: set[str]) -> None:
-        """Cancel what srun left behind, as when it was killed itself."""
+        """Cancel what a killed srun left behind, and wait for its end."""
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while time.monotonic() < deadline:
+            steps = self._steps(step_names)
+            if not steps:
+                return
+            # They may end by themselves meanwhile, which scancel calls an error.
+            subprocess.run(["scancel", "--quiet", *steps], timeout=60)
+            time.sleep(self.health_check_interval)
+
+    def _steps(self, step_names: set[str]) -> list[str]:
+        """Ids of the steps of this job that have one of these names."""
         job = self._environment["SLURM_JOB_ID"]
         try:
             shown = slurm("squeue", "--steps", "-h", f"--jobs={job}", "-o", "%i %j")
         except RunError:  # no controller to ask: the job's end ends its steps
-            return
+            return []
         rows = [line.split(maxsplit=1) for line in shown.splitlines()]
-        steps = [step for step, *name in rows if name and name[0] in step_names]
-        if steps:
-            # They may end by themselves meanwhile, which scancel calls an error.
-            subprocess.run(["scancel", "--quiet", *steps], timeout=60)
+        return [step for step, *name in rows if name and name[0] in step_names]
 
     def delete_workers(self, role: str | None = None, reverse_order: bool = False):
         if role is None:
@@ -257,9 +275,11 @@ class AllocationScheduler(LocalScheduler):
     def _obituary(self, info: WorkerInfo) -> str:
         role, rank = info.worker.id.split("/")
         node = self.nodes[self.layout.places[role][int(rank)].node]
+        last = " ".join(self._read_log_tail(info.log_file, _LAST_LINES).split())[-200:]
         return (
             f"worker {info.worker.id} on node {node} died: expected its step to last "
-            f"as long as the run; finished steps are kept, its log: {info.log_file}"
+            f"as long as the run; finished steps are kept, its log {info.log_file} "
+            f"ends: {last or '(empty)'}"
         )
 
 
