@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from tests.chaos.impostor import Impostor
 from tests.chaos.stack import STEP_SECONDS, Stack
 
 SURVIVES, RESTARTS, ENDS = "survives", "restarts", "ends"
@@ -37,6 +38,8 @@ class Fault:
         With which the command may end, where the fault leads to that.
     steps_lost
         Most finished steps that may have to be done again.
+    hits_server
+        One of the servers is hit, and has to come back.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Fault:
     inject: Callable[[Stack, random.Random], str]
     statuses: tuple[int, ...] = ()
     steps_lost: int = 1
+    hits_server: bool = False
 
 
 def _pick(stack: Stack, role: str, rng: random.Random) -> psutil.Process:
@@ -81,6 +85,20 @@ def _slow(stack: Stack, rng: random.Random) -> str:
     threading.Thread(target=gasp, daemon=True).start()
     share = f"{_SLOW_SHARE:.0%} of {_SLOW_SECONDS:.0f} s, period {period:.1f} s"
     return f"scheduler {process.pid} stands still {share}"
+
+
+def _take_port(stack: Stack, rng: random.Random) -> str:
+    """A server dies, and another program has its port before it is back."""
+    process = _pick(stack, "server", rng)
+    (port,) = {
+        found.laddr.port
+        for found in process.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    }
+    process.kill()
+    seconds = rng.uniform(10.0, 40.0)
+    Impostor(port, rng).leave_after(seconds)
+    return f"SIGKILL to server {process.pid}, nonsense on its port for {seconds:.0f} s"
 
 
 def _wait_for_update(stack: Stack, loading: bool) -> None:
@@ -159,36 +177,41 @@ def _tear_checkpoint(stack: Stack, rng: random.Random) -> str:
     return f"SIGKILL to all, {newest.name}/{file.relative_to(newest)} cut"
 
 
+def _server(name: str, title: str, inject) -> Fault:
+    return Fault(name, title, SURVIVES, inject, hits_server=True)
+
+
 _KILL, _STOP = signal.SIGKILL, signal.SIGSTOP
 
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("server-kill", "SIGKILL of a server", SURVIVES, _signal("server", _KILL)),
-        Fault(
+        _server("server-kill", "SIGKILL of a server", _signal("server", _KILL)),
+        _server(
             "scheduler-kill",
             "SIGKILL of a server's scheduler",
-            SURVIVES,
             _signal("scheduler", _KILL),
         ),
-        Fault(
+        _server(
             "detokenizer-kill",
             "SIGKILL of a server's detokenizer",
-            SURVIVES,
             _signal("detokenizer", _KILL),
         ),
-        Fault("server-stop", "SIGSTOP of a server", SURVIVES, _signal("server", _STOP)),
-        Fault(
+        _server("server-stop", "SIGSTOP of a server", _signal("server", _STOP)),
+        _server(
             "scheduler-stop",
             "SIGSTOP of a server's scheduler",
-            SURVIVES,
             _signal("scheduler", _STOP),
         ),
-        Fault("server-slow", "a slow server", SURVIVES, _slow),
-        Fault(
+        _server(
+            "server-nonsense",
+            "a server's port taken by a program that answers nonsense",
+            _take_port,
+        ),
+        _server("server-slow", "a slow server", _slow),
+        _server(
             "update-server-kill",
             "SIGKILL of a server while it loads weights",
-            SURVIVES,
             _in_update("server", True),
         ),
         Fault(

@@ -114,11 +114,7 @@ class Session:
         )
         record.seconds_to_recover = finished - moment
         record.steps_lost = 0
-        if (
-            "server" in record.what
-            or "scheduler" in record.what
-            or ("detokenizer" in record.what)
-        ):
+        if fault.hits_server:
             self._wait_for_servers(fault, record, moment)
         if (again := progress.resumed(moment)) is not None:
             record.problems.append("the whole run was started again")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import time
+import urllib.request
 
 import pytest
 from PIL import Image
 
 from areal_cppo.data.images import BrokenImage, MissingImage, load_image
 from areal_cppo.errors import UserError
+from areal_cppo.training.servers.answers import nonsense
 from tests.chaos import table
 from tests.chaos.__main__ import plan
 from tests.chaos.data_session import DATA_FAULTS
 from tests.chaos.faults import FAULTS
+from tests.chaos.impostor import NONSENSE, Impostor
 from tests.chaos.measure import Progress, Record, ledger_errors, metrics_errors
 from tests.chaos.problems import BREAKAGES, break_image, image_file, write_problems
 from tests.chaos.session import _FOR_EVER
@@ -94,6 +98,27 @@ def test_a_broken_picture_is_broken(tmp_path, how):
     break_image(file, how, random.Random(0))
     with pytest.raises((MissingImage, BrokenImage)):
         load_image(file)
+
+
+def test_the_impostor_answers_nothing_usable(free_port):
+    impostor = Impostor(free_port, random.Random(0))
+    url = f"http://127.0.0.1:{free_port}/generate"
+    for _ in NONSENSE:
+        try:
+            with urllib.request.urlopen(url, b"{}", timeout=30) as answer:
+                assert nonsense(json.loads(answer.read()), 100, 44) is not None
+        except (OSError, ValueError):  # a status, a closed connection, no JSON
+            continue
+    assert impostor.answered == len(NONSENSE)
+    impostor.leave()
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, b"{}", timeout=5)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def test_the_suite_has_thirty_faults_of_ten_kinds():
