@@ -5,6 +5,7 @@ Whether Slurm takes and runs them is for test_slurm_cluster.py and test_slurm_ru
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -152,3 +153,23 @@ def test_submit_without_sbatch_is_a_mistake(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["slurm", "--config", config, "--nodes=1", "--submit"]) == 2
     assert "--submit: expected sbatch on PATH" in capsys.readouterr().err
+
+
+def test_apptainer_is_before_the_controller_and_before_each_step(tmp_path):
+    parts = ROOT / "areal_cppo/slurm/parts"
+    text = "".join((parts / f).read_text() for f in ("container.sh", "apptainer.sh"))
+    show = 'printf "%s\\0" "${controller[@]}" "$AREAL_CPPO_STEP_PREFIX"'
+    settings = {"image": "an image.sif", "mounts": "/a b:/b", "gpu_option": "--nv"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{text}\n{show}"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *controller, prefix, _ = done.stdout.split("\0")
+    assert controller[:4] == ["apptainer", "exec", "--nv", "--no-home"]
+    assert controller[controller.index("--bind") + 1].startswith("/a b:/b")
+    assert controller[-1] == "an image.sif"
+    assert shlex.split(prefix) == controller  # as the scheduler reads it
