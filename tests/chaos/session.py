@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from tests.chaos.faults import ENDS, FAULTS, RESTARTS, SURVIVES, Fault
 from tests.chaos.measure import Progress, Record, close
@@ -20,6 +23,7 @@ from tests.chaos.stack import (
     STEP_SECONDS,
     Stack,
     Stuck,
+    listens,
 )
 
 Say = Callable[[str], None]
@@ -37,6 +41,7 @@ _FOR_EVER = 100_000  # steps
 _TAIL = 2  # steps after the last fault
 _SERVER_SECONDS = 300.0  # until a server is back
 _DISK_MB = 64
+_VICTIM = re.compile(r"(?:server|scheduler|detokenizer) (\d+)")
 
 
 class Session:
@@ -128,20 +133,27 @@ class Session:
             if not stack.events("server_down", since=moment):
                 record.note = "it stayed in"
                 return
-        stack.wait("the server back", lambda: self._back(moment), _SERVER_SECONDS)
+        victim = int(_VICTIM.search(record.what)[1])
+        stack.wait(
+            "the server back", lambda: self._back(victim, moment), _SERVER_SECONDS
+        )
         seconds = time.time() - moment
         down = stack.events("server_down", since=moment)
         noticed = f"noticed after {down[0]['time'] - moment:.1f} s, " if down else ""
         record.note = f"{noticed}server back after {seconds:.0f} s"
 
-    def _back(self, moment: float) -> bool:
-        """Whether all servers are there, and the run says that one came back."""
+    def _back(self, victim: int, moment: float) -> bool:
+        """Whether all servers listen, none is the old one, and the run says so."""
         stack = self.stack
-        whole = all(
-            len(stack.processes(role)) == SERVERS
+        if psutil.pid_exists(victim) or any(
+            len(stack.processes(role)) != SERVERS
             for role in ("server", "scheduler", "detokenizer")
-        )
-        return whole and bool(stack.events("server_up", since=moment))
+        ):
+            return False
+        down = stack.events("server_down", since=moment)
+        if down and not stack.events("server_up", since=down[-1]["time"]):
+            return False
+        return all(map(listens, stack.processes("server")))
 
     def _start_again(self, fault: Fault, record: Record) -> None:
         stack = self.stack

@@ -44,6 +44,15 @@ ROLES = {
 _WRAPPERS = ("/bin/bash", "tee", "sed")  # around AReaL's workers
 
 
+def listens(process: psutil.Process) -> bool:
+    """Whether a process listens on any port."""
+    try:
+        found = process.net_connections("inet")
+    except psutil.Error:
+        return False
+    return any(connection.status == psutil.CONN_LISTEN for connection in found)
+
+
 class Stuck(Exception):
     """What was waited for did not happen."""
 
