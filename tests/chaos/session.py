@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from tests.chaos.faults import ENDS, FAULTS, RESTARTS, SURVIVES, Fault
 from tests.chaos.measure import Progress, Record, close
 from tests.chaos.problems import write_problems
@@ -145,15 +143,15 @@ class Session:
     def _back(self, victim: int, moment: float) -> bool:
         """Whether all servers listen, none is the old one, and the run says so."""
         stack = self.stack
-        if psutil.pid_exists(victim) or any(
-            len(stack.processes(role)) != SERVERS
-            for role in ("server", "scheduler", "detokenizer")
-        ):
+        roles = ("server", "scheduler", "detokenizer")
+        found = {role: stack.processes(role) for role in roles}
+        pids = {process.pid for role in roles for process in found[role]}
+        if victim in pids or any(len(found[role]) != SERVERS for role in roles):
             return False
         down = stack.events("server_down", since=moment)
         if down and not stack.events("server_up", since=down[-1]["time"]):
             return False
-        return all(map(listens, stack.processes("server")))
+        return all(map(listens, found["server"]))
 
     def _start_again(self, fault: Fault, record: Record) -> None:
         stack = self.stack
