@@ -1,0 +1,154 @@
+"""What a model holds against what files hold, by loaders as SGLang's models have them.
+
+With SGLang's own loader: tests/training/test_servers_sglang.py.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from areal_cppo.serving.held_weights import (
+    CannotCompare,
+    compare_adapter,
+    compare_model,
+)
+
+HIDDEN, HEADS, PADDED, WORDS = 4, 2, 8, 6
+
+
+class Model(torch.nn.Module):
+    """Fused q, k, v; a padded vocabulary, tied to the head; this rank's half of a
+    split matrix; a buffer that no file holds."""
+
+    def __init__(self, rank: int = 0, dtype=torch.float32):
+        super().__init__()
+        empty = {"dtype": dtype}
+        self.rank = rank
+        self.qkv = torch.nn.Parameter(torch.empty(3 * HEADS, HIDDEN, **empty))
+        self.embedding = torch.nn.Parameter(torch.empty(PADDED, HIDDEN, **empty))
+        self.head = self.embedding
+        self.split = torch.nn.Parameter(torch.empty(HIDDEN // 2, HIDDEN, **empty))
+        self.norm = torch.nn.Parameter(torch.empty(HIDDEN, **empty))
+        self.register_buffer("positions", torch.arange(5))
+
+    def load_weights(self, weights) -> None:
+        for name, tensor in weights:
+            if name in "qkv":
+                place = "qkv".index(name) * HEADS
+                self.qkv.data.narrow(0, place, HEADS).copy_(tensor)
+            elif name == "embedding":
+                for parameter in (self.embedding, self.head):
+                    parameter[: len(tensor)].data.copy_(tensor)
+                    parameter[len(tensor) :].data.fill_(0)
+            elif name == "split":
+                size = HIDDEN // 2
+                self.split.data.copy_(tensor.narrow(0, self.rank * size, size))
+            elif name == "norm":
+                self.norm.data.copy_(tensor)
+
+
+def make_files(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        **{name: random(HEADS, HIDDEN) for name in "qkv"},
+        "embedding": random(WORDS, HIDDEN),
+        "split": random(HIDDEN, HIDDEN),
+        "norm": random(HIDDEN),
+    }
+
+
+def loaded(files, **how) -> Model:
+    model = Model(**how)
+    with torch.no_grad():
+        model.load_weights(iter(files.items()))
+    return model
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_weights_are_equal(rank, dtype):
+    files = make_files()
+    model = loaded(files, rank=rank, dtype=dtype)
+    assert compare_model(model, iter(files.items())) is None
+
+
+@given(name=st.sampled_from(sorted(make_files())), place=st.integers(0, 1000))
+def test_one_changed_element_is_noticed_and_nothing_is_written(name, place):
+    files = make_files()
+    model = loaded(files)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    changed = {key: value.clone() for key, value in files.items()}
+    flat = changed[name].view(-1)
+    place %= flat.numel() // 2 if name == "split" else flat.numel()  # of rank 0
+    flat[place] = torch.nextafter(flat[place], torch.tensor(math.inf))
+    owner = "qkv" if name in "qkv" else name
+    found = compare_model(model, iter(changed.items()))
+    assert found == f"1 parameters differ, such as {owner}"
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert compare_model(model, iter(files.items())) is None
+
+
+def test_a_change_of_the_server_is_noticed():
+    files = make_files()
+    model = loaded(files)
+    with torch.no_grad():
+        model.embedding[PADDED - 1, 0] = 1.0  # where files have nothing but padding
+    assert "embedding" in compare_model(model, iter(files.items()))
+
+
+def test_a_mixture_of_two_versions_is_neither():
+    old, new = make_files(0), make_files(1)
+    model = loaded({**old, "k": new["k"]})
+    for files in (old, new):
+        assert compare_model(model, iter(files.items())) is not None
+
+
+def test_nan_equals_nan():
+    files = make_files()
+    files["norm"][0] = math.nan
+    assert compare_model(loaded(files), iter(files.items())) is None
+
+
+def test_too_little_to_compare_is_not_equality():
+    files = make_files()
+    found = compare_model(loaded(files), iter({"norm": files["norm"]}.items()))
+    assert "could be compared" in found
+
+
+def test_a_loader_that_does_something_else_is_refused():
+    class Odd(Model):
+        def load_weights(self, weights):
+            for _, tensor in weights:
+                self.norm.data.add_(tensor)
+
+    model = Odd()
+    with torch.no_grad():
+        model.norm.fill_(1.0)
+    with pytest.raises(CannotCompare, match="norm is loaded by aten.add_"):
+        compare_model(model, iter({"norm": torch.ones(HIDDEN)}.items()))
+    assert torch.equal(model.norm.data, torch.ones(HIDDEN))
+
+
+def adapter(scaling: float = 1.0, **weights) -> SimpleNamespace:
+    layers = [SimpleNamespace(weights=weights)]
+    return SimpleNamespace(scaling=scaling, layers=layers)
+
+
+def test_adapters():
+    one, two = torch.ones(2, 2), torch.zeros(2, 2)
+    held = adapter(q_lora_A=one)
+    assert compare_adapter(held, adapter(q_lora_A=one.clone())) is None
+    assert "q_lora_A" in compare_adapter(held, adapter(q_lora_A=two))
+    assert "other matrices" in compare_adapter(held, adapter(k_lora_A=one))
+    assert "scaling" in compare_adapter(held, adapter(2.0, q_lora_A=one))
