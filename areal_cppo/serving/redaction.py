@@ -24,6 +24,7 @@ _TEXTS = re.compile(
 )
 SECRET_NAME = re.compile(r"(?i)(api_?key|token$|password|passwd|secret|credential)")
 _SET = re.compile(r"\b([A-Z][A-Z0-9_]*)=(\S+)")  # of the environment
+_FEWEST_LETTERS = 10  # different ones, in any image
 _SHORTEST_SECRET = 8  # a shorter value would be found in any text
 WITHHELD = "<withheld>"
 
@@ -32,7 +33,7 @@ def redact(text: str) -> str:
     """`text` without payloads, images, token ids and the secrets of the environment."""
     text = _PAYLOAD.sub(f"Payload: {WITHHELD}", text)
     text = _TEXTS.sub(rf"\1{WITHHELD}", text)
-    text = _BASE64.sub(lambda found: f"<{len(found[0])} characters>", text)
+    text = _BASE64.sub(_hide_image, text)
     text = _NUMBERS.sub("<token ids>", text)
     text = _SET.sub(_hide_secret, text)
     for secret in _secrets():
@@ -51,6 +52,12 @@ def redact_logs() -> None:
     if not hasattr(make, "__wrapped__"):
         logging.setLogRecordFactory(_redacting(make))
     _mend_request_errors()
+
+
+def _hide_image(found: re.Match[str]) -> str:
+    run = found[0]
+    rule = len(set(run)) < _FEWEST_LETTERS  # a line drawn with dashes
+    return run if rule else f"<{len(run)} characters>"
 
 
 def _hide_secret(found: re.Match[str]) -> str:

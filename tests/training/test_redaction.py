@@ -102,6 +102,7 @@ def test_redact(image, monkeypatch):
         "Starting worker actor/0 (attempt 1/5): python3 -m areal --port 13413",
         "/a/long/path/to/" + "folder/" * 20 + "model.safetensors",
         "loss 0.25 at step [1, 2, 3]",
+        "-" * 300,
     ):
         assert redact(harmless) == harmless
 
