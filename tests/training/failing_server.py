@@ -20,13 +20,15 @@ gone after a restart:
 | `slow_update` | takes `seconds` to load |
 | `abort` | answers half of a response, as if paused |
 
-A file FOLDER/broken: started again, it holds other weights than it says.
+A file FOLDER/broken: started again, it holds other weights than it says. A file
+FOLDER/stop_on_update: the next weight update stops it (SIGSTOP), once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -46,6 +48,7 @@ class Held:
         self.weights = int((folder / "weights").read_text())
         if (folder / "broken").exists():
             self.weights = 77
+        self.stop_on_update = folder / "stop_on_update"
         self.open_for: int | None = None
         self.script: dict = {"mode": "well"}
         self.paused = False
@@ -120,6 +123,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(200, answer(10 + held.weights))
 
     def update(self, folder, mode):
+        if self.held.stop_on_update.exists():
+            self.held.stop_on_update.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
         if mode == "die_on_update":
             self.held.weights = -1
             os._exit(4)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from areal.utils import logging
@@ -304,8 +305,7 @@ class OwnedServer:
             except ServerError:
                 time.sleep(_POLL_SECONDS)
                 continue
-            with self._lock:
-                self._process.stopped_for()  # looks up what it has started
+            self._check_alive()  # looks up what it has started, too
             return
         raise ServerError(f"no answer to /health in {self._start_seconds:.0f} s")
 
@@ -317,11 +317,7 @@ class OwnedServer:
                 time.sleep(_POLL_SECONDS)
             weights = self._newest
             try:
-                weights.load_into(
-                    self.client, self._backend, self.settings.update_seconds
-                )
-                if self.settings.verify != "never":
-                    self._verify(weights)
+                self._while_alive(lambda: self._load_and_verify(weights))
             except ServerError:
                 self._check_alive()
                 if self._newest is weights and not self._updating:
@@ -330,6 +326,25 @@ class OwnedServer:
             with self._lock:
                 if self._newest is weights and not self._updating:
                     return self._admit(weights)
+
+    def _load_and_verify(self, weights: Weights) -> None:
+        weights.load_into(self.client, self._backend, self.settings.update_seconds)
+        if self.settings.verify != "never":
+            self._verify(weights)
+
+    def _while_alive(self, call: Callable[[], None]) -> None:
+        """Call it, in another thread, and give it up if the server is of no use."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(call)
+            try:
+                while not future.done():
+                    wait([future], _POLL_SECONDS)
+                    self._check_alive()
+            except ServerError:
+                with self._lock:
+                    self._process.kill()  # which ends the call, too
+                raise
+        future.result()
 
     def _admit(self, weights: Weights) -> None:
         """Open it for requests; paused, if the others are."""
@@ -371,9 +386,12 @@ class OwnedServer:
 
     def _check_alive(self) -> None:
         self._check_open()
-        code = self._process.exit_code()
+        with self._lock:
+            code, stopped = self._process.exit_code(), self._process.stopped_for()
         if code is not None:
             raise ServerError(f"it ended with exit code {code}")
+        if stopped > self.settings.hang_seconds:
+            raise ServerError(f"one of its processes was stopped for {stopped:.0f} s")
 
     def _set_state(self, state: str, reason: str, event: str) -> None:
         with self._lock:
