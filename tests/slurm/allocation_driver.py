@@ -1,4 +1,4 @@
-"""Run inside a job of two nodes with a GPU each: starts workers, kills one, says what.
+"""Run inside a job of two nodes of two GPUs: starts workers, kills one, says what.
 
     python allocation_driver.py CONFIG FOLDER
 
@@ -20,21 +20,23 @@ import psutil
 
 from areal_cppo.serving.cpu import enable_in_this_process
 
-SHOWN = ("CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_PROCID", "SLURM_STEP_ID")
+SHOWN = ("CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_PROCID", "PREFIX", "OPTION")
 
 
-def worker_process(role: str) -> psutil.Process:
-    """The Python process of a role's worker; srun's client names it as well."""
+def worker_process(role: str, rank: int) -> psutil.Process:
+    """The Python process of a worker of this job; srun's client names it as well."""
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
             mine = process.environ().get("SLURM_JOB_ID") == os.environ["SLURM_JOB_ID"]
         except psutil.Error:
             continue
-        python = words and "python" in words[0]
-        if python and mine and "areal_cppo.training.worker" in words and role in words:
-            return process
-    raise LookupError(role)
+        python = words and "python" in words[0] and words[1:2] == ["-m"]
+        if python and mine and words[2] == "areal_cppo.training.worker":
+            named = dict(zip(words[3::2], words[4::2], strict=False))
+            if (named["--role"], named["--worker-index"]) == (role, str(rank)):
+                return process
+    raise LookupError(f"{role} {rank}")
 
 
 def steps() -> list[str]:
@@ -60,7 +62,9 @@ def main(config_path: str, folder: str) -> None:
         [
             "scheduler.type=allocation",
             "cluster.n_nodes=2",
-            "cluster.n_gpus_per_node=1",
+            "cluster.n_gpus_per_node=2",
+            "actor.backend=fsdp:d2",
+            "rollout.backend=sglang:d1t2",
             f"run_dir={folder}",
         ],
     )
@@ -70,25 +74,26 @@ def main(config_path: str, folder: str) -> None:
     apply_listen_host(config)
     scheduler = make_scheduler(config)
     result: dict = {"workers": {}, "gpus_per_node": scheduler.n_gpus_per_node}
-    for role, engine in (("actor", config.actor), ("rollout", config.rollout)):
+    roles = (("actor", config.actor, 2), ("rollout", config.rollout, 1))
+    for role, engine, replicas in roles:
         scheduler.create_workers(
             Job(
                 role=role,
-                replicas=1,
+                replicas=replicas,
                 tasks=list(engine.scheduling_spec),
                 scheduling_strategy=engine.scheduling_strategy,
             )
         )
-        (worker,) = scheduler.get_workers(role)
-        environment = worker_process(role).environ()
-        result["workers"][role] = {
-            "ip": worker.ip,
-            "ports": worker.worker_ports,
-            "environment": {name: environment.get(name) for name in SHOWN},
-        }
+        for rank, worker in enumerate(scheduler.get_workers(role)):
+            environment = worker_process(role, rank).environ()
+            result["workers"][worker.id] = {
+                "ip": worker.ip,
+                "ports": worker.worker_ports,
+                "environment": {name: environment.get(name) for name in SHOWN},
+            }
     result["steps"] = steps()
     began = time.monotonic()
-    worker_process("rollout").kill()
+    worker_process("rollout", 0).kill()
     try:
         time.sleep(60)  # as in a call that takes hours
         result["error"] = None
@@ -96,9 +101,6 @@ def main(config_path: str, folder: str) -> None:
         result["error"] = str(error)
     result["noticed_after"] = time.monotonic() - began
     scheduler.delete_workers()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and set(steps()) & set(result["steps"][:2]):
-        time.sleep(1)
     result["left"] = [name for name in steps() if name != "batch"]
     print("RESULT " + json.dumps(result))
 

@@ -60,29 +60,46 @@ def test_sbatch_takes_the_script_or_says_why(
         assert "invalid partition" in said.err
 
 
-def test_a_step_on_each_node_with_its_gpu_and_a_death_noticed(slurm_cluster, tmp_path):
+def test_steps_on_their_nodes_with_their_gpus_and_a_death_noticed(
+    slurm_cluster, tmp_path
+):
     driver = f"{sys.executable} {Path(__file__).with_name('allocation_driver.py')}"
+    set_by_the_script = {
+        "AREAL_CPPO_STEP_PREFIX": "env 'PREFIX=two words'",
+        "AREAL_CPPO_SRUN_OPTIONS": "--export=ALL,OPTION=1",
+        "PYTHONPATH": str(ROOT),
+    }
     job = slurm_cluster.run(
-        *("sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", "--exclusive"),
+        *("sbatch", "--parsable", "--nodes=2", "--gres=gpu:2", "--exclusive"),
         *("--cpus-per-task=4", f"--chdir={ROOT}", f"--output={tmp_path}/out"),
         f"--wrap={driver} {CONFIG} {tmp_path}/run",
-        env=slurm_cluster.environment | {"PYTHONPATH": str(ROOT)},
+        env=slurm_cluster.environment | set_by_the_script,
     ).strip()
     slurm_cluster.wait(lambda: ended(slurm_cluster, job), 600, "the driver")
     lines = (tmp_path / "out").read_text().splitlines()
     results = [line for line in lines if line.startswith("RESULT ")]
     assert results, "\n".join(lines[-40:])
     result = json.loads(results[0].removeprefix("RESULT "))
-    actor, rollout = result["workers"]["actor"], result["workers"]["rollout"]
-    assert result["gpus_per_node"] == 1
-    assert actor["environment"]["SLURMD_NODENAME"] == "n0"
-    assert rollout["environment"]["SLURMD_NODENAME"] == "n1"
-    for worker in (actor, rollout):
-        assert worker["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
-        assert worker["environment"]["SLURM_PROCID"] == "0"
-        assert len(worker["ports"]) == 2 and "0" not in worker["ports"]
-    assert not set(actor["ports"]) & set(rollout["ports"])
-    assert {"actor-0", "rollout-0"} <= set(result["steps"])
+    workers = result["workers"]
+    assert result["gpus_per_node"] == 2
+    places = {
+        name: [
+            worker["environment"][key]
+            for key in ("SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "SLURM_PROCID")
+        ]
+        for name, worker in workers.items()
+    }
+    assert places == {
+        "actor/0": ["n0", "0", "0"],
+        "actor/1": ["n0", "1", "1"],
+        "rollout/0": ["n1", "0,1", "0"],
+    }
+    for worker in workers.values():
+        assert worker["environment"]["PREFIX"] == "two words"
+        assert worker["environment"]["OPTION"] == "1"
+    ports = [port for worker in workers.values() for port in worker["ports"]]
+    assert len(set(ports)) == 6 and "0" not in ports
+    assert {"actor-0", "actor-1", "rollout-0"} <= set(result["steps"])
     assert "worker rollout/0 on node n1 died" in result["error"]
     assert result["noticed_after"] < 30
     assert result["left"] == []
@@ -169,6 +186,17 @@ def test_every_state_of_a_job_is_known(job_scheduler):
     job_scheduler()
     manual = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "CONFIGURING", "SUSPENDED"}
     assert manual | {"REQUEUED", "STOPPED"} <= set(STATUS_MAPPING)
+
+
+@pytest.mark.parametrize("kind", ("local", "ray"))
+def test_areals_own_schedulers(kind, tmp_path):
+    from areal.infra.scheduler.local import LocalScheduler
+    from areal.infra.scheduler.ray import RayScheduler
+
+    config = load_config(CONFIG, [f"scheduler.type={kind}", f"run_dir={tmp_path}"])
+    Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
+    scheduler = make_scheduler(config)
+    assert type(scheduler) is {"local": LocalScheduler, "ray": RayScheduler}[kind]
 
 
 def test_outside_a_job_there_is_no_allocation(monkeypatch):
