@@ -10,8 +10,9 @@
 What makes a server fail: its process ended; nobody listens on its port; it is silent
 for `hang_seconds` (also: one of its processes is stopped); `nonsense` unusable answers
 in a row; a weight update, pause or continue that failed. The silence is that of a
-request which the scheduler process answers, also while paused. While it loads weights
-it answers nothing, and only stopped processes and `update_seconds` count.
+request which the scheduler process answers between two batches, also while paused; any
+response counts as well. While it loads weights it answers nothing, and only stopped
+processes and `update_seconds` count.
 
 A server that comes back is `up` once it holds the newest weights (`_catch_up`), as the
 comparison with their files says (`areal_cppo.serving.held_weights`); until then its
@@ -166,6 +167,8 @@ class OwnedServer:
         """A request was answered: `wrong` says what was unusable about it."""
         with self._lock:
             self._nonsense = self._nonsense + 1 if wrong is not None else 0
+            if wrong is None:
+                self._answered = time.monotonic()
             too_often = self._nonsense >= self.settings.nonsense
         if too_often:
             self.fail(f"{self.settings.nonsense} unusable answers in a row: {wrong}")
