@@ -33,6 +33,7 @@ def rpc_worker(module: str, folder: Path, choice: str):
     It finds the modules of this folder; what it prints is in `folder / "worker.log"`.
     """
     arguments = {
+        "host": "0.0.0.0",  # as when one worker starts another
         "port": 0,
         "experiment-name": "listen",
         "trial-name": "test",
