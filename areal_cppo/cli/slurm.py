@@ -8,13 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
 
-_TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d\d?(:\d\d){0,2}")  # as sbatch has it
+_TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
 _NAME = re.compile(r"[\w.+-]+")
 _SBATCH_SECONDS = 60
 
@@ -86,7 +87,14 @@ def slurm(args: argparse.Namespace) -> int:
     from areal_cppo.training.schedulers.layout import make_layout
 
     settings = [*fixed_settings(args.nodes), *args.overrides]
-    config = load_config(args.config, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Loading writes into these; nothing is to be left of a command that starts
+        # nothing.
+        own = [
+            f"stats_logger.fileroot={scratch}",
+            f"cluster.name_resolve.nfs_record_root={scratch}",
+        ]
+        config = load_config(args.config, [*settings, *own])
     layout = make_layout(config, args.nodes, args.generation_nodes)
     # All but what depends on the model, which may be on the cluster only.
     check_resources(config, {})
@@ -126,6 +134,22 @@ def slurm(args: argparse.Namespace) -> int:
     return 0
 
 
+def time_seconds(limit: str) -> int:
+    """Seconds of a time limit as sbatch reads it.
+
+    `minutes`, `minutes:seconds`, `hours:minutes:seconds`, or with `days-` before
+    `hours`, `hours:minutes` or `hours:minutes:seconds`.
+    """
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        units = (3600, 60, 1)
+    else:
+        units = (60, 1) if len(parts) < 3 else (3600, 60, 1)
+    seconds = sum(part * unit for part, unit in zip(parts, units, strict=False))
+    return int(days or 0) * 86400 + seconds
+
+
 def _check(args: argparse.Namespace) -> None:
     for name, least in (
         ("nodes", 1),
@@ -142,6 +166,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(
             f"--time: expected minutes, [hours:]minutes:seconds or days-hours, found "
             f"{args.time!r}; a day is 24:00:00 or 1-0"
+        )
+    limit = time_seconds(args.time)
+    if args.notice >= limit:
+        raise UserError(
+            f"--notice: expected fewer seconds than the limit has ({limit}, --time "
+            f"{args.time}), found {args.notice}; the run would be stopped at its start"
         )
     for name in ("job_name", "partition", "account", "qos"):
         value = getattr(args, name)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from areal_cppo.cli.main import main
+from areal_cppo.cli.slurm import time_seconds
 
 ROOT = Path(__file__).parents[2]
 READY = sorted((ROOT / "examples/cppo/slurm").glob("*.sh"))
@@ -96,9 +97,13 @@ def test_a_named_run_folder_is_kept(capsys):
     assert "    run_dir=" not in script
 
 
-def test_out_file_can_be_run_and_nothing_else_is_printed(tmp_path, capsys):
+def test_the_script_is_all_that_is_written(tmp_path, capsys, monkeypatch):
+    config = str(ROOT / "configs/triangles.yaml")
+    monkeypatch.chdir(tmp_path)
     target = tmp_path / "new" / "job.sh"
-    assert written(capsys, *CPU, "--nodes=1", "-o", str(target)) == ""
+    words = ["--config", config, "--nodes=1", "-o", "new/job.sh", "run_dir=here"]
+    assert written(capsys, *words) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert target.stat().st_mode & 0o100
     assert target.read_text().startswith("#!/bin/bash\n")
 
@@ -122,6 +127,7 @@ def test_a_ready_script_is_what_its_command_writes(path, capsys):
         ([*CPU, "--nodes=3"], "--nodes: expected at least a worker a node, found 3"),
         ([*GPU, "--nodes=2"], "--nodes: expected 8 GPUs (trainer 4 + generation 4)"),
         ([*CPU, "--nodes=1", "--time=soon"], "--time: expected minutes"),
+        ([*CPU, "--nodes=1", "--time=5"], "--notice: expected fewer seconds than"),
         ([*CPU, "--nodes=1", "--qos=a b"], "--qos: expected letters"),
         ([*CPU, "--nodes=1", "--runs=my runs"], "--runs: expected a path without"),
         ([*CPU, "--nodes=1", "--image=x"], "--image: expected with --container"),
@@ -145,6 +151,22 @@ def test_mistakes_are_one_line(arguments, said, capsys):
     error = [line for line in capsys.readouterr().err.splitlines() if said in line]
     assert len(error) == 1, error
     assert error[0].startswith("areal-cppo slurm: ")
+
+
+@pytest.mark.parametrize(
+    "limit, seconds",
+    (
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:30", 7230),
+        ("1-0", 86400),
+        ("1-12", 129600),
+        ("1-2:30", 95400),
+        ("2-0:00:05", 172805),
+    ),
+)
+def test_time_limits_as_sbatch_reads_them(limit, seconds):
+    assert time_seconds(limit) == seconds
 
 
 def test_submit_without_sbatch_is_a_mistake(monkeypatch, tmp_path, capsys):
