@@ -4,7 +4,8 @@ The supervisor imports neither torch nor areal, so it answers at once. A life of
 ends when the controller ends, when it shows no sign of life, when nothing has happened
 for too long, or by a signal; each time every process that the run started is ended,
 wherever it is in the process tree, and what was measured is kept. After a failure the
-run is started again, to go on from its last checkpoint, if it is configured so.
+run is started again, to go on from its last checkpoint, if it is configured so and
+has ever got as far as training.
 
 | signal | what becomes of the run |
 | --- | --- |
@@ -148,7 +149,13 @@ def supervise(
                 run_id, [str(config), *overrides], log, listener, limits, signals
             )
             outcome = life.outcome
-            if outcome.status in _FINAL or not life.restart or signals.any:
+            never_trained = best < 0 and life.stage == "start"
+            if (
+                outcome.status in _FINAL
+                or not life.restart
+                or never_trained
+                or signals.any
+            ):
                 return outcome
             failures, best = (
                 (failures + 1, best) if life.step <= best else (1, life.step)

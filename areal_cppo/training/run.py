@@ -70,6 +70,16 @@ class Run:
 
     def run(self) -> None:
         """To the end; raises `Stopped` if asked to stop before."""
+        try:
+            self._run()
+        except Exception as error:
+            rollout = getattr(self.trainer, "rollout", None)
+            cause = getattr(rollout, "failure", None)
+            if cause is not None and not isinstance(error, Stopped):
+                raise cause from error  # it knows more than whoever met it first
+            raise
+
+    def _run(self) -> None:
         config, folder = self.config, self.folder
         task = load_task(config, self.note)
         self._prepare_folders()
@@ -183,6 +193,7 @@ class Run:
             trainer.observers += [heldout]
         trainer.observers += [keeper]
         trainer.rollout.most_failed_groups = config.watchdog.failed_groups
+        trainer.rollout.listeners.append(self._on_server_event)
         return keeper, recorder
 
     def _watch_workers(self, trainer: CPPOTrainer) -> WorkerWatch:
@@ -201,10 +212,22 @@ class Run:
             raise
         except RunError as error:
             # It comes from generation: the trainer can still write what it has.
-            keeper.save()
+            try:
+                keeper.save()
+            except Exception as second:
+                self.note(f"no checkpoint was written: {second}")
             raise (keeper.stopped() if isinstance(error, Stopped) else error) from None
         finally:
             self.training = False
+
+    def _on_server_event(self, event: dict[str, Any]) -> None:
+        """Something became of a generation server; in a thread of the watch's own."""
+        self.folder.append(self.folder.events, event)
+        what = event["event"]
+        if what != "request_resent":  # there may be many
+            why = f" ({event['reason']})" if event.get("reason") else ""
+            name = what.removeprefix("server_")
+            self.note(f"generation server {event['server']}: {name}{why}")
 
     def _on_stop(self) -> None:
         """Asked to stop; in a thread of its own."""
