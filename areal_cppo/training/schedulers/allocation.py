@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import requests
@@ -245,8 +245,8 @@ class AllocationScheduler(LocalScheduler):
             steps = self._steps(step_names)
             if not steps:
                 return
-            # They may end by themselves meanwhile, which scancel calls an error.
-            subprocess.run(["scancel", "--quiet", *steps], timeout=60)
+            with suppress(RunError):  # as when they end by themselves meanwhile
+                slurm("scancel", "--quiet", *steps)
             time.sleep(self.health_check_interval)
 
     def _steps(self, step_names: set[str]) -> list[str]:
