@@ -98,12 +98,6 @@ def slurm(args: argparse.Namespace) -> int:
     layout = make_layout(config, args.nodes, args.generation_nodes)
     # All but what depends on the model, which may be on the cluster only.
     check_resources(config, {})
-    saved = config.recover
-    if not (saved.freq_steps or saved.freq_secs or saved.freq_epochs):
-        _note(
-            "recover: no checkpoints at intervals, so that a preempted job or a failed "
-            "node loses the whole attempt; set recover.freq_steps or recover.freq_secs"
-        )
     text = write_script(
         Submission(
             config=args.config,
