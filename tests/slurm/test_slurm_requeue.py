@@ -133,3 +133,17 @@ def test_a_cancelled_job_stays_cancelled(submit, slurm_cluster):
     state, _, restarts, attempts = outcome(slurm_cluster, job, folder)
     assert (state, restarts, attempts) == ("CANCELLED", 0, 1)
     slurm_cluster.wait(lambda: not slurm_cluster.processes(job), 30, "its processes")
+
+
+def test_the_controller_runs_inside_apptainer(submit, slurm_cluster, tmp_path):
+    apptainer = tmp_path / "bin" / "apptainer"
+    apptainer.write_text(
+        '#!/bin/bash\nenv >"$0.env"\n'
+        'until [[ $1 == image.sif ]]; do shift; done\nexec "${@:2}"\n'
+    )
+    apptainer.chmod(0o755)
+    job, folder = submit("0", "--container=apptainer", "--image=image.sif")
+    assert outcome(slurm_cluster, job, folder) == ("COMPLETED", "0:0", 0, 1)
+    seen = apptainer.with_suffix(".env").read_text()
+    # What the controller starts each step with.
+    assert "\nAREAL_CPPO_STEP_PREFIX=apptainer exec --no-home --bind " in seen
