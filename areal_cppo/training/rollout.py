@@ -145,14 +145,13 @@ class CPPORolloutEngine(RemoteSGLangEngine):
         engine_id: str | None = None,
         addr: str | list[str] | None = None,
         train_data_parallel_size: int | None = None,
-        token: str = "",
-        model: str | None = None,
+        **servers,
     ):
-        """AReaL's; besides the servers' token and the folder of the model."""
+        """AReaL's; `servers` goes to `ServersEngine.initialize`."""
         if train_data_parallel_size is None:
             parallel = ModelAllocation.from_str(self.config.backend, "rollout").parallel
             train_data_parallel_size = parallel.data_parallel_size
-        self._engine.initialize(engine_id, addr, train_data_parallel_size, token, model)
+        self._engine.initialize(engine_id, addr, train_data_parallel_size, **servers)
 
     def server_status(self, states: dict[str, str]) -> dict[str, Any]:
         """How the worker's server is; `states` are those of all servers."""

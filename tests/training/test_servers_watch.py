@@ -214,8 +214,10 @@ def test_a_token_of_its_own_for_each_run(controller):
     assert kwargs == {"token": controller.token, "model": "model"}
     assert "token" not in args  # which AReaL's caller may log
 
-    controller.initialize("eval-rollout", args, ["a server"], token="theirs")
+    theirs = [SimpleNamespace(host="host", port=number) for number in (1, 2)]
+    controller.initialize("eval-rollout", args, theirs, token="theirs")
     assert controller.token == "theirs"
+    assert controller.calls[-1][2]["servers"] == ["host:1", "host:2"]
 
 
 def test_no_token_where_none_is_wanted(controller):

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from areal.api import WeightUpdateMeta
+from areal.api import LocalInfServerInfo, WeightUpdateMeta
 from areal.infra.controller import RolloutController
 from areal.utils.network import format_hostport
 
@@ -49,7 +49,7 @@ class FleetController(RolloutController):
         self,
         role: str,
         server_args: dict[str, Any] | None = None,
-        server_infos=None,
+        server_infos: list[LocalInfServerInfo] | None = None,
         *args,
         token: str | None = None,
         **kwargs,
@@ -59,6 +59,8 @@ class FleetController(RolloutController):
             token = secrets.token_urlsafe(32) if self.config.servers.token else ""
         self.token = token
         model = (server_args or {}).get("model_path")
+        if server_infos is not None:  # others watch them
+            kwargs["servers"] = list(map(_address, server_infos))
         super().initialize(
             role,
             {**(server_args or {}), "token": token},
@@ -90,7 +92,7 @@ class FleetController(RolloutController):
                 shutil.rmtree(older, ignore_errors=True)
 
     def _start_watch(self, role: str) -> None:
-        servers = [format_hostport(info.host, info.port) for info in self.server_infos]
+        servers = list(map(_address, self.server_infos))
         folder = getattr(self.scheduler, "log_dir", None)  # of the local scheduler
         log = f"{folder}/{role}.log" if folder else "the log of the rollout workers"
         self._watch = FleetWatch(
@@ -126,3 +128,7 @@ class FleetController(RolloutController):
                     )
                 )
             raise
+
+
+def _address(info: LocalInfServerInfo) -> str:
+    return format_hostport(info.host, info.port)

@@ -121,19 +121,25 @@ class ServersEngine(RemoteInfEngine):
         train_data_parallel_size: int | None = None,
         token: str = "",
         model: str | None = None,
+        servers: list[str] | None = None,
     ):
-        """AReaL's; besides the servers' token and the folder of the model."""
+        """AReaL's; besides what servers ask for, the model's folder, all servers.
+
+        Without `servers` the controller will tell of them.
+        """
         self._token = token or self._token
         if model is not None:
             self._vocabulary = vocabulary_of(model)
         if self.server is not None:
             addr = [self.server.address]
         super().initialize(engine_id, addr, train_data_parallel_size)
+        if servers is not None:
+            self.fleet = Fleet(servers, own=self.addresses[0])
 
     def destroy(self):
         """End the server, too."""
-        self.teardown_server()
         super().destroy()
+        self.teardown_server()
 
     def teardown_server(self):
         """End the server, if there is one."""
