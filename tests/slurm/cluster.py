@@ -25,8 +25,8 @@ URGENT = "urgent"  # the partition whose jobs preempt those of the default one
 _PACKAGES = ("slurm-wlm", "munge")
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _INSTALL_SECONDS = 600
-_CLIENT_SECONDS = 30
-_START_SECONDS = 60
+_CLIENT_SECONDS = 60
+_START_SECONDS = 180
 
 
 class SlurmMissing(Exception):

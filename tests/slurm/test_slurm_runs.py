@@ -19,13 +19,13 @@ from cluster import URGENT, Cluster
 
 ROOT = Path(__file__).parents[2]
 # Starting takes half a minute on two free cores, a step five seconds.
-START_SECONDS = 400
+START_SECONDS = 900  # twenty times that, on a shared machine
 
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.sglang,
     pytest.mark.slow,
-    pytest.mark.timeout(2400),
+    pytest.mark.timeout(5400),
 ]
 
 
@@ -67,7 +67,7 @@ class Submitted:
 
     def wait_for_restart(self, number: int) -> None:
         self.wait(
-            lambda: self.state()["Restarts"] == str(number), 120, f"restart {number}"
+            lambda: self.state()["Restarts"] == str(number), 300, f"restart {number}"
         )
 
     def wait_for_the_end(self) -> None:
@@ -114,7 +114,7 @@ def check_finished(job: Submitted) -> None:
     assert job.steps_done() == list(range(1, job.steps + 1)), job.output()
     summary = json.loads((job.run_dir / "summary.json").read_text())
     assert summary["steps"] == job.steps
-    job.wait(lambda: not job.cluster.processes(job.id), 60, "its processes' end")
+    job.wait(lambda: not job.cluster.processes(job.id), 120, "its processes' end")
 
 
 def test_trainer_and_server_on_two_nodes(submit):
@@ -143,7 +143,7 @@ def test_stopped_preempted_and_with_a_failed_node(submit):
     ).strip()
     job.wait_for_restart(2)
     job.wait(
-        lambda: job.cluster.job(urgent)["JobState"] == "COMPLETED", 120, "urgent job"
+        lambda: job.cluster.job(urgent)["JobState"] == "COMPLETED", 300, "urgent job"
     )
     job.wait_for_step(kept + 2)
     # The batch script's own node is gone: nobody is left there to decide anything.
