@@ -31,9 +31,10 @@ QUICK = (
     "rollout.servers.hang_seconds=20",
     "rollout.servers.update_seconds=90",
     "rollout.servers.restarts=100",
+    "rollout.setup_timeout=600",
     "watchdog.silent_seconds=45",
     "watchdog.step_seconds=300",
-    "watchdog.start_seconds=600",
+    "watchdog.start_seconds=900",
 )
 _FOR_EVER = 100_000  # steps
 _TAIL = 2  # steps after the last fault
