@@ -21,7 +21,6 @@ What stays: whole nodes only, and jobs that are never requeued by themselves.
 from __future__ import annotations
 
 import shlex
-import subprocess
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +28,11 @@ from pathlib import Path
 from areal.infra.scheduler.exceptions import WorkerFailedError
 from areal.infra.scheduler.slurm import SlurmScheduler
 from areal.infra.utils.launcher import JobState
-from areal.infra.utils.slurm import STATUS_MAPPING, query_jobs
+from areal.infra.utils.slurm import STATUS_MAPPING
 
+from areal_cppo.errors import RunError
 from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.schedulers.nodes import slurm
 from areal_cppo.training.schedulers.watch import WorkerWatch
 
 # Of all of Slurm's states those that AReaL's table lacks, as it would call them.
@@ -113,15 +114,10 @@ class SlurmJobsScheduler(SlurmScheduler):
 
     def _find_dead(self) -> str | None:
         self._alive.touch()
-        jobs = copy(self._jobs)
-        for role, job in jobs.items():
-            try:
-                infos = query_jobs(slurm_ids=[job])
-            except subprocess.CalledProcessError:
-                # Either slurmctld doesn't answer, or it has forgotten the job.
-                continue
-            if infos and infos[0].state not in _GOING_ON and role in self._jobs:
-                return self._obituary(role, job, infos[0].state)
+        for role, job in copy(self._jobs).items():
+            state = _state(job)
+            if state is not None and state not in _GOING_ON and role in self._jobs:
+                return self._obituary(role, job, state)
         return None
 
     def delete_workers(self, role: str | None = None, reverse_order: bool = False):
@@ -136,6 +132,16 @@ class SlurmJobsScheduler(SlurmScheduler):
             f"while they were needed; finished steps are kept, its log "
             f"{self._log_path_of(role)} ends: {last}"
         )
+
+
+def _state(job: int) -> JobState | None:
+    """The state of a job; None if slurmctld doesn't answer or has forgotten the job."""
+    try:
+        # AReaL's own question has no time limit.
+        shown = slurm("squeue", "-h", "-t", "all", f"--jobs={job}", "-o", "%T")
+    except RunError:
+        return None
+    return STATUS_MAPPING.get(shown.strip())
 
 
 def _with_guards(script: str, alive: Path) -> str:
