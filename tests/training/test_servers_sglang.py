@@ -111,7 +111,7 @@ def until(server, state: str) -> None:
 
 def processes(server) -> list[psutil.Process]:
     """Main process first."""
-    main = psutil.Process(server._process._main.pid)
+    main = psutil.Process(server.live._process._main.pid)
     return [main, *main.children(recursive=True)]
 
 

@@ -7,12 +7,8 @@ others watch.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,31 +21,27 @@ from areal.api import (
     ParamSpec,
     WeightUpdateMeta,
 )
-from areal.api.cli_args import InferenceEngineConfig, SGLangConfig
+from areal.api.cli_args import InferenceEngineConfig
 from areal.api.io_struct import HttpRequest
 from areal.infra import RemoteInfEngine, workflow_context
-from areal.infra.utils.launcher import TRITON_CACHE_PATH
 from areal.utils import logging, stats_tracker
 from areal.utils.network import find_free_ports, format_hostport
 
 from areal_cppo.errors import RunError
-from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
 from areal_cppo.serving.listen import listen_address
-from areal_cppo.serving.server import SERVER_VARIABLES
 from areal_cppo.training.config import CPPORolloutConfig
 from areal_cppo.training.servers.answers import vocabulary_of
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.fleet import UP, Fleet
 from areal_cppo.training.servers.generation import Generator
 from areal_cppo.training.servers.http import ServerClient, ServerError
+from areal_cppo.training.servers.launching import first_weights, launcher
 from areal_cppo.training.servers.owned import OwnedServer
 from areal_cppo.training.servers.weights import Weights, wait_for_files
 
 logger = logging.getLogger("ServersEngine")
 
 RESENT = "servers/resent"  # how often a request for a response was sent again
-
-_AREAL_MODULE = "areal.experimental.inference_service.sglang.launch_server"
 
 
 class ServersEngine(RemoteInfEngine):
@@ -101,7 +93,7 @@ class ServersEngine(RemoteInfEngine):
             self.backend,
             self.settings,
             self.config.setup_timeout,
-            _first_weights(args),
+            first_weights(args),
             on_state=lambda state: self.fleet.set_state(address, state),
         )
         try:
@@ -302,7 +294,7 @@ class ServersEngine(RemoteInfEngine):
 
     def _send_weights_request(self, request: HttpRequest) -> None:
         try:
-            self.server.client.send(request, self.config.request_timeout)
+            self.server.live.client.send(request, self.config.request_timeout)
         except ServerError as error:
             self.server.fail(f"a weight update over NCCL failed: {error}")
             raise RunError(
@@ -310,38 +302,6 @@ class ServersEngine(RemoteInfEngine):
                 f"update over NCCL ({error}); it can't join again; start the run again "
                 "to go on from its last checkpoint, or set weight_update_mode=disk"
             ) from None
-
-
-def launcher(args: dict[str, Any], token: str) -> Callable[[], subprocess.Popen]:
-    """What starts a server's process: AReaL's command, with our launcher in it.
-
-    The output goes where the worker's does. The server keeps no memory of images, which
-    would outlive their weights.
-    """
-    command = SGLangConfig.build_cmd_from_args(args)
-    command[command.index(_AREAL_MODULE)] = MODULE
-
-    def launch() -> subprocess.Popen:
-        environment = SERVER_VARIABLES | dict(os.environ)
-        environment.pop(TOKEN_VARIABLE, None)
-        if token:
-            environment[TOKEN_VARIABLE] = token
-        # Servers that compile kernels at once must not share a folder.
-        cache = environment.get("TRITON_CACHE_PATH", TRITON_CACHE_PATH)
-        environment["TRITON_CACHE_PATH"] = os.path.join(cache, str(uuid.uuid4()))
-        return subprocess.Popen(
-            command, env=environment, stdout=sys.stdout, stderr=sys.stdout
-        )
-
-    return launch
-
-
-def _first_weights(args: dict[str, Any]) -> Weights:
-    """Those that a server is started with, of its arguments."""
-    for entry in args.get("lora_paths") or []:
-        adapter, _, path = str(entry).partition("=")
-        return Weights(0, path, adapter)
-    return Weights(0, str(args["model_path"]))
 
 
 def _in_thread(call: Callable[[], None]) -> Future[None]:

@@ -25,27 +25,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from areal.utils import logging
 
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.fleet import LOST, UP
-from areal_cppo.training.servers.http import (
-    HEALTH,
-    HEARTBEAT,
-    ServerClient,
-    ServerError,
-)
-from areal_cppo.training.servers.process import Launch, ServerProcess
+from areal_cppo.training.servers.http import ServerClient, ServerError
+from areal_cppo.training.servers.live import LiveServer
+from areal_cppo.training.servers.process import Launch
 from areal_cppo.training.servers.weights import Weights
 
 logger = logging.getLogger("OwnedServer")
 
 STARTING, DOWN = "starting", "down"
 _POLL_SECONDS = 0.5
-_REFUSED_BEATS = 2  # a single refused connection may be a full backlog
 
 
 class OwnedServer:
@@ -90,29 +84,27 @@ class OwnedServer:
         first: Weights,
         on_state: Callable[[str], None] = lambda state: None,
     ):
-        self.client = client
         self.settings = settings
+        self.live = LiveServer(client, launch, backend, settings, start_seconds)
         self.state, self.reason = STARTING, ""
         self.served: int | None = None
         self.restarts = 0
         self.can_rejoin = True
         self._on_state = on_state
         self._backend = backend
-        self._start_seconds = start_seconds
         self._newest = first
-        self._process = ServerProcess(launch)
-        self._lock = threading.RLock()  # of the state, the processes and the flags
+        self._lock = threading.RLock()  # of the state and the flags
         self._updating = self._loading = self._paused = self._offloaded = False
         self._closed = False
         self._wake = threading.Event()
-        self._answered = self._healthy_since = self._down_since = time.monotonic()
-        self._refused = self._nonsense = 0
+        self._healthy_since = self._down_since = time.monotonic()
+        self._nonsense = 0
         self._events: list[dict[str, Any]] = []
 
     @property
     def address(self) -> str:
         """`host:port`."""
-        return self.client.address
+        return self.live.client.address
 
     def start(self) -> None:
         """Start it for the first time; returns once it serves.
@@ -123,7 +115,7 @@ class OwnedServer:
             It ended, or did not answer in time.
         """
         try:
-            self._spawn()
+            self.live.spawn()
             if self.settings.verify != "never":
                 self._warn_unless_comparable()
             self._admit(self._newest)
@@ -136,7 +128,7 @@ class OwnedServer:
         """End it for good."""
         with self._lock:
             self._closed = True
-            self._process.kill()
+            self.live.close()
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
@@ -160,15 +152,15 @@ class OwnedServer:
                 return
             self._down_since = time.monotonic()
             self._set_state(DOWN, reason, "server_down")
-            self._process.kill()
+            self.live.kill()
         self._wake.set()
 
     def answered(self, wrong: str | None) -> None:
         """A request was answered: `wrong` says what was unusable about it."""
+        if wrong is None:
+            self.live.alive_now()
         with self._lock:
             self._nonsense = self._nonsense + 1 if wrong is not None else 0
-            if wrong is None:
-                self._answered = time.monotonic()
             too_often = self._nonsense >= self.settings.nonsense
         if too_often:
             self.fail(f"{self.settings.nonsense} unusable answers in a row: {wrong}")
@@ -195,7 +187,7 @@ class OwnedServer:
         finally:
             with self._lock:
                 self._updating = self._loading = False
-                self._answered = time.monotonic()
+                self.live.alive_now()
 
     def pause(self) -> None:
         """Stop generation; requests under way are answered with what there is."""
@@ -222,16 +214,14 @@ class OwnedServer:
         if not up:
             return
         try:
-            self.client.send(request, self.settings.update_seconds)
+            self.live.client.send(request, self.settings.update_seconds)
         except ServerError as error:
             self.fail(str(error))
 
     def _load_now(self, weights: Weights) -> None:
         try:
-            weights.load_into(self.client, self._backend, self.settings.update_seconds)
-            if self.settings.verify == "updates":
-                self._verify(weights)
-            self.client.open_for(weights.version, self.settings.hang_seconds)
+            self.live.load(weights, self.settings.verify == "updates")
+            self.live.open_for(weights)
             self.served = weights.version
         except ServerError as error:
             self.fail(f"the update to version {weights.version} failed: {error}")
@@ -250,31 +240,16 @@ class OwnedServer:
                 self.fail(f"watching it failed ({type(error).__name__})")
 
     def _look(self) -> None:
-        limit = self.settings.hang_seconds
         if time.monotonic() - self._healthy_since > self.settings.healthy_seconds:
             self.restarts = 0
-        with self._lock:
-            code, stopped = self._process.exit_code(), self._process.stopped_for()
-        if code is not None:
-            return self.fail(f"its process ended with exit code {code}")
-        if stopped > limit:
-            return self.fail(f"one of its processes was stopped for {stopped:.0f} s")
-        if self._loading:
-            return None
+        loading = self._loading
         try:
-            left = limit - (time.monotonic() - self._answered)
-            self.client.send(HEARTBEAT, timeout=min(max(left, 1.0), limit))
+            self.live.check_alive()
+            if not loading:
+                self.live.check_answers()
         except ServerError as error:
-            if self._loading:
-                return None
-            self._refused = self._refused + 1 if error.gone else 0
-            if self._refused >= _REFUSED_BEATS:
-                return self.fail(f"nobody listens on its port: {error}")
-            if time.monotonic() - self._answered > limit:
-                return self.fail(f"silent for {limit:.0f} s: {error}")
-            return None
-        self._answered, self._refused = time.monotonic(), 0
-        return None
+            if loading or not self._loading:  # else it began to load while asked
+                self.fail(str(error))
 
     def _bring_back(self) -> None:
         """One attempt to have it `up` again."""
@@ -286,43 +261,27 @@ class OwnedServer:
         self.restarts += 1
         self._set_state(DOWN, self.reason, "server_restarting")
         try:
-            self._spawn()
+            self.live.spawn()
             self._catch_up()
         except ServerError as error:
             with self._lock:
                 self.reason = f"{self.reason}; it did not come back: {error}"[:500]
-                self._process.kill()
+            self.live.kill()
             self._wake.set()
         return None
 
-    def _spawn(self) -> None:
-        """Start its process and wait until it answers."""
-        with self._lock:
-            self._check_open()
-            self._process.spawn()
-        started = time.monotonic()
-        while time.monotonic() - started < self._start_seconds:
-            self._check_alive()
-            try:
-                self.client.send(HEALTH, timeout=30.0)
-            except ServerError:
-                time.sleep(_POLL_SECONDS)
-                continue
-            self._check_alive()  # looks up what it has started, too
-            return
-        raise ServerError(f"no answer to /health in {self._start_seconds:.0f} s")
-
     def _catch_up(self) -> None:
         """Have a fresh server hold the newest weights, verified; then it is `up`."""
+        verify = self.settings.verify != "never"
         while True:
             while self._updating:  # there will be newer ones
-                self._check_alive()
+                self.live.check_alive()
                 time.sleep(_POLL_SECONDS)
             weights = self._newest
             try:
-                self._while_alive(lambda: self._load_and_verify(weights))
+                self.live.while_alive(lambda: self.live.load(weights, verify))
             except ServerError:
-                self._check_alive()
+                self.live.check_alive()
                 if self._newest is weights and not self._updating:
                     raise
                 continue  # its files may be deleted: there are newer ones
@@ -330,51 +289,21 @@ class OwnedServer:
                 if self._newest is weights and not self._updating:
                     return self._admit(weights)
 
-    def _load_and_verify(self, weights: Weights) -> None:
-        weights.load_into(self.client, self._backend, self.settings.update_seconds)
-        if self.settings.verify != "never":
-            self._verify(weights)
-
-    def _while_alive(self, call: Callable[[], None]) -> None:
-        """Call it, in another thread, and give it up if the server is of no use."""
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(call)
-            try:
-                while not future.done():
-                    wait([future], _POLL_SECONDS)
-                    self._check_alive()
-            except ServerError:
-                with self._lock:
-                    self._process.kill()  # which ends the call, too
-                raise
-        future.result()
-
     def _admit(self, weights: Weights) -> None:
         """Open it for requests; paused, if the others are."""
         with self._lock:
-            self._check_open()
             if self._paused:
                 request = self._backend.get_pause_request()
-                self.client.send(request, self.settings.hang_seconds)
-            self.client.open_for(weights.version, self.settings.hang_seconds)
+                self.live.client.send(request, self.settings.hang_seconds)
+            self.live.open_for(weights)
             self.served = weights.version
-            self._answered = self._healthy_since = time.monotonic()
-            self._refused = self._nonsense = 0
+            self._healthy_since = time.monotonic()
+            self._nonsense = 0
             self._set_state(UP, "", "server_up")
-
-    def _verify(self, weights: Weights) -> None:
-        different = self.client.compare(
-            weights.path, weights.adapter, self.settings.update_seconds
-        )
-        if different is not None:
-            raise ServerError(
-                f"it does not hold version {weights.version} of the weights: "
-                f"{different}"
-            )
 
     def _warn_unless_comparable(self) -> None:
         try:
-            self._verify(self._newest)
+            self.live.verify(self._newest)
         except ServerError as error:
             logger.warning(
                 "the weights of %s can't be verified: %s. If it fails it will not be "
@@ -382,19 +311,6 @@ class OwnedServer:
                 self.address,
                 error,
             )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ServerError("the run ends")
-
-    def _check_alive(self) -> None:
-        self._check_open()
-        with self._lock:
-            code, stopped = self._process.exit_code(), self._process.stopped_for()
-        if code is not None:
-            raise ServerError(f"it ended with exit code {code}")
-        if stopped > self.settings.hang_seconds:
-            raise ServerError(f"one of its processes was stopped for {stopped:.0f} s")
 
     def _set_state(self, state: str, reason: str, event: str) -> None:
         with self._lock:
