@@ -22,6 +22,7 @@ class Record:
     what: str  # was done, with its numbers
     at_step: int  # the last step finished before it
     seconds_to_recover: float | None = None  # to the next step finished
+    seconds_server_back: float | None = None  # to all servers there again
     steps_lost: int | None = None  # finished ones that had to be done again
     exit_status: int | None = None  # of the command, where the fault ended it
     # At the end of the run in which the fault was:

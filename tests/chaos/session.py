@@ -139,6 +139,7 @@ class Session:
         seconds = time.time() - moment
         down = stack.events("server_down", since=moment)
         noticed = f"noticed after {down[0]['time'] - moment:.1f} s, " if down else ""
+        record.seconds_server_back = seconds
         record.note = f"{noticed}server back after {seconds:.0f} s"
 
     def _back(self, victim: int, moment: float) -> bool:

@@ -24,6 +24,7 @@ _HEADER = (
     "times",
     "what the run does",
     "seconds to the next step",
+    "seconds until the server is back",
     "finished steps lost",
     "prompts trained twice",
     "prompts never trained",
@@ -41,7 +42,8 @@ def title(kind: str) -> str:
 def _does(kind: str, records: list[dict[str, Any]]) -> str:
     fault = FAULTS.get(kind)
     if fault is not None and fault.leads_to == SURVIVES:
-        return "goes on with the other server, which comes back"
+        out = any(record["seconds_server_back"] for record in records)
+        return "goes on; the server comes back" if out else "goes on"
     if fault is not None and fault.leads_to == RESTARTS:
         return "starts itself again"
     if kind in SLURM_TITLES:
@@ -77,6 +79,7 @@ def table(result: dict[str, Any]) -> str:
                 str(len(records)),
                 _does(kind, records),
                 _span(records, "seconds_to_recover"),
+                _span(records, "seconds_server_back"),
                 _span(records, "steps_lost"),
                 _span(records, "trained_twice"),
                 _span(records, "never_trained"),

@@ -132,8 +132,9 @@ def test_the_suite_has_thirty_faults_of_ten_kinds():
 
 
 def test_the_table_replaces_what_is_between_its_markers():
-    good = Record("server-kill", "", 3, 2.25, 0, None, 0, 0, True, 0, 0)
-    bad = Record("preempt", "", 5, 60.0, 1, 75, 1, 0, False, 0, 0, problems=["x"])
+    good = Record("server-kill", "", 3, 2.25, 40.0, 0, None, 0, 0, True, 0, 0)
+    bad = Record("preempt", "", 5, 60.0, None, 1, 75, 1, 0, False, 0, 0)
+    bad.problems.append("1 prompts trained twice, 0 never")
     result = {
         "seed": 4,
         "rounds": 1,
@@ -144,7 +145,8 @@ def test_the_table_replaces_what_is_between_its_markers():
     text = table.table(result)
     rows = text.splitlines()
     assert (
-        rows[2].startswith("| SIGKILL of a server | 1 | goes on") and "| 2 |" in rows[2]
+        rows[2].startswith("| SIGKILL of a server | 1 | goes on")
+        and "| 2 | 40 |" in rows[2]
     )
     assert "ends with 75" in rows[3] and rows[3].endswith("| no | 0 | 0 of 1 |")
     assert "2 faults of 2 kinds in 1 runs, 1 held; seed 4" in rows[-1]
