@@ -75,13 +75,15 @@ def cache_bytes_per_token(model_config: Mapping[str, Any]) -> int:
 def checkpoint_bytes(config: CPPOConfig, parameters: int) -> int:
     """Disk that a run's checkpoints take in the end, bytes.
 
-    AReaL keeps every checkpoint that its `saver` writes, and one to recover from.
+    AReaL keeps every checkpoint that its `saver` writes; of those to go on from
+    `recover.keep` are kept, while one more is written.
     """
     saved = 1  # the last
     if config.saver.freq_epochs:
         saved += config.total_train_epochs // config.saver.freq_epochs
     total = 0 if config.actor.use_lora else saved * _CHECKPOINT * parameters
-    if config.recover.mode in ("on", "auto"):
+    if config.recover.on:
         stored = _BYTES[config.actor.optimizer_dtype]
-        total += parameters * stored * (1 if config.actor.use_lora else 3)
+        size = parameters * stored * (1 if config.actor.use_lora else 3)
+        total += size * (config.recover.keep + 1)
     return total

@@ -57,6 +57,7 @@ def violations(config: CPPOConfig, model_config: Mapping[str, Any]) -> list[str]
     """What doesn't fit, a line each: expected, found, and how to mend it."""
     return [
         *_gpus(config),
+        *_times(config),
         *_batches(config),
         *_lengths(config, model_config),
         *_lora(config, model_config),
@@ -161,6 +162,16 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
             f"{config.enable_offload} and {config.sglang.enable_memory_saver}; set "
             "both, or use scheduling_strategy separation"
         )
+
+
+def _times(config: CPPOConfig) -> Iterator[str]:
+    for name in ("saver", "evaluator"):
+        seconds = getattr(config, name).freq_secs
+        if seconds is not None:
+            yield (
+                f"{name}.freq_secs: expected null, found {seconds}; AReaL 1.0.4 fails "
+                "on it under its single controller: use freq_steps or freq_epochs"
+            )
 
 
 def _batches(config: CPPOConfig) -> Iterator[str]:

@@ -112,7 +112,7 @@ def test_the_demo_hides_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     seen = []
 
-    def run(config, overrides, name, steps, limits):
+    def run(config, overrides, name, steps):
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
         return 0
 

@@ -83,7 +83,7 @@ def test_what_the_workflow_gets(task, tmp_path):
     assert kwargs["reward"]["answer_weight"] == 0.8
     assert kwargs["tokenizer"] == kwargs["processor"] == str(tmp_path / "model")
     assert kwargs["gconfig"].n_samples == 8
-    assert kwargs["groups"] == {"on_failed_response": "keep"}
+    assert kwargs["groups"] == {"on_failed_response": "keep", "attempts": 3}
     assert (kwargs["max_prompt_tokens"], kwargs["context_length"]) == (2048, 256)
     CPPOWorkflow(**kwargs)
     pickle.dumps(kwargs)  # it travels to the rollout workers

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from areal.api.io_struct import StepInfo
 from areal.utils.recover import RecoverInfo
-from areal.utils.timeutil import EpochStepTimeFreqCtl
 
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.training.recover.checkpoints import CheckpointStore
@@ -50,11 +50,7 @@ class Keeper:
         self.store = CheckpointStore(folder.recover, config.keep)
         self.step = 0
         self.saved = 0  # the step after which there is a checkpoint
-        limits = config.freq_epochs, config.freq_steps, config.freq_secs
-        epochs, steps, seconds = limits if any(limits) else (None, 1, None)
-        self._due = EpochStepTimeFreqCtl(
-            freq_epoch=epochs, freq_step=steps, freq_sec=seconds
-        )
+        self._saved_at = time.monotonic()
 
     def go_on(self, path: Path, state: dict[str, Any]) -> None:
         """Bring trainer and servers to where a checkpoint was written."""
@@ -89,12 +85,29 @@ class Keeper:
             {"step": step, "prompts": [ledger.problem(place) for place in places]},
         )
         self.step = step
-        per_epoch = len(self.trainer.train_dataloader)
-        due = self._due.check(epochs=int(step % per_epoch == 0), steps=1)
-        if due or self.stop.asked or step == self.last_step:
+        if self._due() or self.stop.asked or step == self.last_step:
             self.save()
         if self.stop.asked:
             raise self.stopped()
+
+    def _due(self) -> bool:
+        """Whether `recover` asks for a checkpoint after this step.
+
+        AReaL's own control of such times fails on `freq_secs` in a process that is no
+        rank (1.0.4: `interval_seconds` has no value).
+        """
+        epochs, steps, seconds = (
+            getattr(self.config, f"freq_{name}") for name in ("epochs", "steps", "secs")
+        )
+        if not (epochs or steps or seconds):
+            return True
+        epoch, rest = divmod(self.step, len(self.trainer.train_dataloader))
+        since = time.monotonic() - self._saved_at
+        return bool(
+            (epochs and rest == 0 and epoch % epochs == 0)
+            or (steps and self.step - self.saved >= steps)
+            or (seconds and since >= seconds)
+        )
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step, unless there is one."""
@@ -109,7 +122,7 @@ class Keeper:
             "random": _to_json(random_states()),
         }
         path = self.store.save(self.step, trainer.save_training_state, state)
-        self.saved = self.step
+        self.saved, self._saved_at = self.step, time.monotonic()
         self.event("checkpoint", step=self.step, folder=path.name)
 
     def stopped(self) -> Stopped:
