@@ -34,7 +34,7 @@ from areal_cppo.training.servers.weights import Weights
 from areal_cppo.triangles import checkpoint_dir
 from areal_cppo.triangles.tokenizer import build_tokenizer
 
-pytestmark = [pytest.mark.sglang, pytest.mark.slow]
+pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TOKEN = "the token of the test"
 PATIENCE_SECONDS = 400.0
