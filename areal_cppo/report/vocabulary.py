@@ -48,6 +48,18 @@ METRICS = {
         "Responses unfit to train on since the start, by reason; a rise that does not "
         "level off means that data or model is at fault.",
     ),
+    "requests_resent": (
+        "Requests sent again",
+        "",
+        "Requests of this step that a generation server failed to answer and that were "
+        "sent to another.",
+    ),
+    "problems_given_up": (
+        "Problems given up",
+        "",
+        "Problems whose group failed groups.attempts times, since the start: they are "
+        "not trained on in that epoch.",
+    ),
     "warnings": (
         "Warnings",
         "",

@@ -15,7 +15,9 @@ from areal.utils import logging
 
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.training.batch_stats import STALENESS_BINS
+from areal_cppo.training.recover.loader import GIVEN_UP
 from areal_cppo.training.rollout import REFUSED
+from areal_cppo.training.servers.engine import RESENT
 from areal_cppo.training.watch import RunWatch
 
 logger = logging.getLogger("RunWatch")
@@ -183,6 +185,9 @@ class MetricsRecorder:
             if REFUSED in key and key.endswith("/total"):
                 reason = key.split(REFUSED)[1].removesuffix("/total")
                 self._refused[reason] = self._refused.get(reason, 0) + int(total)
+        resent = sum(
+            total for key, total in stats.items() if key.endswith(f"{RESENT}/total")
+        )
         histogram = {
             str(k): int(stats[f"cppo/staleness_tokens/{k:02d}"])
             for k in range(STALENESS_BINS)
@@ -191,6 +196,8 @@ class MetricsRecorder:
         record: dict[str, Any] = {
             "samples": self._samples,
             "refused": dict(self._refused),
+            "requests_resent": int(resent),
+            "problems_given_up": int(stats.get(GIVEN_UP, 0.0)),
             "staleness_histogram": histogram,
         }
         successful = stats.get(f"{_UPDATE}/update_successful")

@@ -22,7 +22,7 @@ from areal_cppo.errors import UserError
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOConfig
 from areal_cppo.training.recover.ledger import PromptLedger
-from areal_cppo.training.recover.loader import PromptLoader
+from areal_cppo.training.recover.loader import GIVEN_UP, PromptLoader
 from areal_cppo.training.rollout import CPPORolloutEngine
 from areal_cppo.training.schedulers import make_scheduler
 
@@ -134,6 +134,7 @@ class CPPOTrainer(PPOTrainer):
         committed: dict[str, float] = {}
 
         def tee(epoch, step, global_step, data):
+            data[GIVEN_UP] = float(self.train_dataloader.ledger.given_up)
             committed.update(data)
             commit(epoch, step, global_step, data)
 

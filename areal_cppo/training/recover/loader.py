@@ -12,6 +12,8 @@ from areal_cppo.training.recover.ledger import PromptLedger
 
 logger = logging.getLogger("PromptLoader")
 
+GIVEN_UP = "cppo/problems_given_up"  # a statistic of a step: since the start
+
 _UNREADABLE = (RunError, OSError)  # of a problem whose picture is broken or gone
 _MOST_UNREADABLE = 64  # in a row: then it is not the problem's fault
 
