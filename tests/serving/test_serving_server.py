@@ -208,19 +208,19 @@ def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
     does is tested by tests/conformance (new weights of the vision tower)."""
     if needs_shim():
         server.enable_in_this_process()
-    from areal.engine import sglang_remote
-
-    from areal_cppo.training.rollout import CPPOBackend
+    from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
+    from areal_cppo.training.servers.launching import launcher
 
     started = []
     monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB", raising=False)
 
     def record(command, env, **settings):
-        started.append(env["SGLANG_VLM_CACHE_SIZE_MB"])
+        started.append((command, env))
 
     monkeypatch.setattr(server.subprocess, "Popen", record)
     server.GenerationServer(model, free_port)
-    monkeypatch.setattr(sglang_remote.SGLangConfig, "build_cmd_from_args", list)
-    CPPOBackend().launch_server({})
-    monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB")
-    assert started == ["0", "0"]
+    launcher({"model_path": str(model)}, "the token")()
+    assert [env["SGLANG_VLM_CACHE_SIZE_MB"] for _, env in started] == ["0", "0"]
+    command, environment = started[1]
+    assert MODULE in command and environment[TOKEN_VARIABLE] == "the token"
+    assert "the token" not in " ".join(command)  # which every user can read
