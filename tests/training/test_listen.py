@@ -142,3 +142,24 @@ def test_one_machine_means_loopback_and_several_the_node(tmp_path):
     assert lines[:2] == [address, f"{address} {address} node"]
     (line,) = applied("run_dir=x", "cluster.n_nodes=2", choice="loopback")
     assert line.startswith("refused: AREAL_CPPO_LISTEN: expected an address that other")
+
+
+def test_runs_of_one_seed_draw_other_ports(tmp_path):
+    """AReaL seeds the generator that it draws ports from with the run's seed."""
+    code = (
+        "import random; from areal_cppo.serving.cpu import enable_in_this_process;"
+        "enable_in_this_process();"
+        "from areal_cppo.serving.listen import narrow_this_process;"
+        "from areal.utils.network import find_free_ports;"
+        "random.seed(1); stock = find_free_ports(5); narrow_this_process();"
+        "random.seed(1); print(stock, find_free_ports(5), sep='\\n')"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-2:]
+        for _ in range(2)
+    ]
+    (stock, ours), (stock_again, ours_again) = runs
+    assert stock == stock_again  # should this fail one day, ours may be needless
+    assert len({stock, ours, ours_again}) == 3
