@@ -140,7 +140,7 @@ def test_one_machine_means_loopback_and_several_the_node(tmp_path):
     address = node_address()
     lines = applied(f"run_dir={tmp_path}", "cluster.n_nodes=2")
     assert lines[:2] == [address, f"{address} {address} node"]
-    (line,) = applied("run_dir=x", "cluster.n_nodes=2", choice="loopback")
+    (line,) = applied(f"run_dir={tmp_path}", "cluster.n_nodes=2", choice="loopback")
     assert line.startswith("refused: AREAL_CPPO_LISTEN: expected an address that other")
 
 
