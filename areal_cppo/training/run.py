@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from areal.utils import perf_tracer
 
@@ -137,8 +138,10 @@ class Run:
             config.cluster.name_resolve.nfs_record_root,
         ):
             Path(needed).mkdir(parents=True, exist_ok=True)
-        # Before the supervisor hears of the folder: it may ask at once.
-        self.stop = StopRequest(self.folder.stop, self._on_stop)
+        # Before the supervisor hears of the folder: it may ask at once. Others may have
+        # asked since this process was started.
+        started = psutil.Process().create_time()
+        self.stop = StopRequest(self.folder.stop, started, self._on_stop)
         watchdog = config.watchdog
         self.say(
             "run",

@@ -97,10 +97,18 @@ def test_a_watch_that_is_ended_says_nothing(worker):
 def test_a_request_to_stop_is_obeyed_once(tmp_path):
     file, called = tmp_path / "STOP", threading.Event()
     file.touch()  # of an earlier life
-    request = StopRequest(file, called.set)
+    os.utime(file, (1000.0, 1000.0))
+    request = StopRequest(file, 2000.0, called.set)
     assert not file.exists()
     time.sleep(0.7)
     assert not request.asked
     file.touch()
     assert called.wait(10)
     assert request.asked and not file.exists()
+
+
+def test_a_request_made_while_the_run_was_starting_counts(tmp_path):
+    file, called = tmp_path / "STOP", threading.Event()
+    file.touch()
+    StopRequest(file, time.time() - 60.0, called.set)
+    assert called.wait(10) and not file.exists()

@@ -25,7 +25,9 @@ class StopRequest:
     Parameters
     ----------
     file
-        Of any content. One that is there already is of an earlier request: deleted.
+        Of any content.
+    since
+        Unix time; a file that is older is of an earlier request, and deleted.
 
     Attributes
     ----------
@@ -33,11 +35,12 @@ class StopRequest:
         Called once in a thread of its own when the run is asked to stop.
     """
 
-    def __init__(self, file: Path, on_request: Callable[[], None]):
+    def __init__(self, file: Path, since: float, on_request: Callable[[], None]):
         self.file = file
         self.on_request = on_request
         self._asked = threading.Event()
-        file.unlink(missing_ok=True)
+        if file.exists() and file.stat().st_mtime < since:
+            file.unlink()
         threading.Thread(target=self._look, daemon=True, name="stop-request").start()
 
     @property
