@@ -9,9 +9,9 @@ the last step; all shares and rates are of its wall time.
 tokens are those of the response, without the prompt. Effective samples/s and tokens/s
 count these alone: what was generated and thrown away is not in them.
 
-**Trainer.** It *computes* in log-probs, advantages and updates; it *hands over weights*;
-it is *idle* while it waits for responses; the rest (checkpoints, statistics, held-out
-evaluation between steps) is *other*. The four add up to the window.
+**Trainer.** It *computes* in log-probs, advantages and updates; it *hands over*
+weights; it is *idle* while it waits for responses; the rest (checkpoints, statistics,
+held-out evaluation between steps) is *other*. The four add up to the window.
 
 **Generation.** A server is busy while at least one request is open at it and no weight
 update is on; else it is idle: *paused* for an update, or with *no request*. Each

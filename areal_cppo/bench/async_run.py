@@ -39,6 +39,7 @@ class Session:
     start: float
     end: float
     status: str  # AReaL's: accepted, rejected, failed, dropped, pending
+    reward_seconds: float | None = None  # until its reward was known, from its end
 
     @property
     def span(self) -> Interval:
@@ -161,8 +162,9 @@ def _sessions(traces: Path, starts: list[Start]) -> list[Session]:
                 end = min(end, _kept_until(starts, life))
                 status = str(record.get("status", ""))
                 group = record.get("task_id", -1)
+                reward = record.get("reward_s")
                 if begin < end:
-                    sessions.append(Session(worker, group, begin, end, status))
+                    sessions.append(Session(worker, group, begin, end, status, reward))
     return sorted(sessions, key=lambda session: session.span)
 
 
