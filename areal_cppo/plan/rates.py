@@ -1,7 +1,7 @@
 """The rates file: how fast servers generate, the trainer trains, weights travel.
 
-`areal-cppo bench async --rates FILE` writes one of measured rates; one can be written by
-hand. JSON, version 1; fields marked `=` may be left out and then have that value:
+`areal-cppo bench async --rates FILE` writes one of measured rates; one can be written
+by hand. JSON, version 1; fields marked `=` may be left out and then have that value:
 
     version     1
     server      one generation server
@@ -13,9 +13,8 @@ hand. JSON, version 1; fields marked `=` may be left out and then have that valu
                                  the last one constant
       prefill_tokens_per_second  of prompts; meanwhile nothing is decoded
       prefill_seconds = 0        in addition, for each request
-      request_seconds            a request spends that elsewhere (HTTP, image processing)
-                                 before it reaches the server's queue; requests side by
-                                 side
+      request_seconds            a request spends that elsewhere (HTTP, images) before
+                                 it reaches the server's queue; requests side by side
       prefix_caching = false     of the responses to a prompt only the first is charged
                                  for the prompt's tokens
     trainer     seconds of a step on n ranks that train T tokens, prompts included:

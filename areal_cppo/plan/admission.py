@@ -1,0 +1,195 @@
+"""AReaL's dispatcher and its staleness manager: which groups start, which are trained.
+
+As `StalenessManager.get_capacity` and `BatchTaskDispatcher` of AReaL 1.0.4 do it, with
+B groups a batch, bound S and weights of version v:
+
+- groups start while fewer than `concurrent` are under way and fewer than
+  (S + v + 1) * B have been started in all;
+- prompts are queued only while the trainer waits for a batch: B at a time, again after
+  a second without a batch, until (S + 1) * B are queued;
+- a batch is there as soon as B groups have come back; it is made of those of them that
+  were started first;
+- while weights are updated none starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import simpy
+
+from areal_cppo.plan.setting import Setting
+
+
+class Group:
+    """The responses to one prompt, which are trained together.
+
+    Attributes
+    ----------
+    number
+        In the order of starting, from 0.
+    prompt_tokens
+        Of the prompt.
+    left
+        Responses that are not there yet.
+    tokens
+        Response tokens by the version of the weights that made them.
+    oldest
+        Of each response that is there, the version of its first token.
+    interrupted
+        Responses that a weight update has interrupted.
+    longest
+        Tokens of the longest sequence, prompt included.
+    """
+
+    __slots__ = (
+        "number",
+        "prompt_tokens",
+        "left",
+        "tokens",
+        "oldest",
+        "interrupted",
+        "longest",
+    )
+
+    def __init__(self, number: int, prompt_tokens: int, responses: int):
+        self.number = number
+        self.prompt_tokens = prompt_tokens
+        self.left = responses
+        self.tokens: dict[int, int] = {}
+        self.oldest: list[int] = []
+        self.interrupted = 0
+        self.longest = 0
+
+    @property
+    def response_tokens(self) -> int:
+        """Of all its responses."""
+        return sum(self.tokens.values())
+
+
+class Dispatcher:
+    """Starts groups as the bound allows, and collects those that are done.
+
+    Parameters
+    ----------
+    env
+        The simulation's clock.
+    setting
+        Batch, bound and manner of admission.
+    concurrent
+        Groups under way at most.
+    start
+        Called with the number of each group that starts.
+
+    Attributes
+    ----------
+    version
+        Of the weights; the trainer raises it.
+    started, returned, trained
+        Groups so far.
+    held_seconds
+        How long groups could not start for the bound alone.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        setting: Setting,
+        concurrent: int,
+        start: Callable[[int], None],
+    ):
+        self.env = env
+        self.setting = setting
+        self.concurrent = concurrent
+        self.start = start
+        self.version = 0
+        self.started = self.returned = self.trained = 0
+        self.queued = 0
+        self.results: dict[int, Group] = {}
+        self.held_seconds = 0.0
+        self._paused = False
+        self._held_since: float | None = None
+        self._enough: simpy.Event | None = None
+
+    @property
+    def under_way(self) -> int:
+        """Groups that have started and are not back."""
+        return self.started - self.returned
+
+    def capacity(self) -> int:
+        """How many more groups may start; AReaL's formula."""
+        return min(self.concurrent - self.under_way, self._allowed())
+
+    def pause(self) -> None:
+        """A weight update begins."""
+        self._paused = True
+        self._note_held()
+
+    def resume(self, version: int) -> None:
+        """It is over."""
+        self.version = version
+        self._paused = False
+        self._admit()
+
+    def finish(self, group: Group) -> None:
+        """All of a group's responses have their rewards."""
+        self.returned += 1
+        self.results[group.number] = group
+        if self._enough is not None and self._ready():
+            self._enough.succeed()
+            self._enough = None
+        self._admit()
+
+    def wait_batch(self):
+        """A simpy process: returns the groups of the next batch."""
+        while True:
+            self._refill()
+            if self._ready():
+                return self._take()
+            self._enough = self.env.event()
+            yield self._enough | self.env.timeout(self.setting.refill_seconds)
+
+    def settle(self) -> None:
+        """Bring `held_seconds` up to now."""
+        self._note_held()
+
+    def _allowed(self) -> int:
+        bound = self.setting.staleness + self.version + 1
+        return bound * self.setting.batch - self.started
+
+    def _refill(self) -> None:
+        batch = self.setting.batch
+        room = (self.setting.staleness + 1) * batch - self.queued
+        if room > 0:
+            self.queued += min(batch, room)
+        self._admit()
+
+    def _admit(self) -> None:
+        if not self._paused:
+            for _ in range(min(self.capacity(), self.queued)):
+                self.queued -= 1
+                self.started += 1
+                self.start(self.started - 1)
+        self._note_held()
+
+    def _note_held(self) -> None:
+        if self._held_since is not None:
+            self.held_seconds += self.env.now - self._held_since
+        free = self.under_way < self.concurrent and not self._paused
+        held = free and self._allowed() <= 0
+        self._held_since = self.env.now if held else None
+
+    def _next_numbers(self) -> range:
+        return range(self.trained, self.trained + self.setting.batch)
+
+    def _ready(self) -> bool:
+        if len(self.results) < self.setting.batch:
+            return False
+        if self.setting.admission == "areal":
+            return True
+        return all(number in self.results for number in self._next_numbers())
+
+    def _take(self) -> list[Group]:
+        numbers = sorted(self.results)[: self.setting.batch]
+        self.trained += len(numbers)
+        return [self.results.pop(number) for number in numbers]
