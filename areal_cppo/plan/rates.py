@@ -249,6 +249,11 @@ def _trainer(fields: Fields) -> TrainerRates:
         sync_seconds=fields.number("sync_seconds", 0.0),
     )
     fields.finish()
+    if not trainer.step_seconds and not trainer.token_seconds:
+        raise UserError(
+            f"{fields.path}: expected step_seconds or token_seconds > 0, found 0 and 0; "
+            "a train step takes time"
+        )
     return trainer
 
 
