@@ -10,6 +10,7 @@ import sys
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.plan import add_plan
 from areal_cppo.cli.slurm import add_slurm
 from areal_cppo.errors import RunError, UserError
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("--seed", type=int, default=0)
 
     add_bench(commands)
+    add_plan(commands)
     add_slurm(commands)
 
     doctor = commands.add_parser(
@@ -117,6 +119,10 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.bench import bench
 
         return bench(args)
+    if args.command == "plan":
+        from areal_cppo.cli.plan import plan
+
+        return plan(args)
     if args.command == "slurm":
         from areal_cppo.cli.slurm import slurm
 

@@ -51,6 +51,8 @@ from areal_cppo.plan.distributions import Distribution, parse_distribution
 from areal_cppo.plan.fields import Fields, number, show
 
 VERSION = 1
+# Where a run's folder holds the rates measured in it, if any were.
+RUN_RATES = "rates.json"
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,8 @@ def _trainer(fields: Fields) -> TrainerRates:
     fields.finish()
     if not trainer.step_seconds and not trainer.token_seconds:
         raise UserError(
-            f"{fields.path}: expected step_seconds or token_seconds > 0, found 0 and 0; "
-            "a train step takes time"
+            f"{fields.path}: expected step_seconds or token_seconds > 0, found 0 for "
+            "both; a train step takes time"
         )
     return trainer
 

@@ -1,0 +1,187 @@
+"""`areal-cppo plan`: how to split a number of GPUs, by simulation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.errors import UserError
+
+_BATCH, _GROUP, _BOUNDS = 512, 8, "0,1,2,4,8"
+_MOST_BOUND = 64
+
+
+def add_plan(commands: Any) -> None:
+    """Add `plan` to the parser's commands."""
+    plan = commands.add_parser(
+        "plan",
+        help="how many GPUs should generate and how many train (a simulation)",
+        description="Simulates splits of N GPUs between generation servers and the "
+        "trainer, and staleness bounds, and ranks them by samples/s.",
+    )
+    source = plan.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--rates", metavar="FILE", help="rates, as bench async --rates writes them"
+    )
+    source.add_argument(
+        "--run", metavar="DIR", help="a finished run, to take rates and settings from"
+    )
+    plan.add_argument("--gpus", type=int, required=True, metavar="N", help="in all")
+    plan.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help=f"prompts a step (the run's, or {_BATCH})",
+    )
+    plan.add_argument(
+        "--group",
+        type=int,
+        metavar="N",
+        help=f"responses a prompt (the run's, or {_GROUP})",
+    )
+    plan.add_argument(
+        "--staleness",
+        default=_BOUNDS,
+        metavar="LIST",
+        help=f"bounds to try, max_head_offpolicyness ({_BOUNDS})",
+    )
+    plan.add_argument(
+        "--concurrent",
+        type=int,
+        metavar="N",
+        help="max_concurrent_rollouts (what fills all slots)",
+    )
+    plan.add_argument(
+        "--exact",
+        action="store_true",
+        help="train batches in the order of their start: no sample over the bound",
+    )
+    plan.add_argument(
+        "--steps", type=int, default=12, metavar="N", help="train steps that count (12)"
+    )
+    plan.add_argument(
+        "--tries", type=int, default=8, metavar="N", help="simulations a bound (8)"
+    )
+    plan.add_argument("--top", type=int, default=5, metavar="N", help="rows (5)")
+    plan.add_argument("--seed", type=int, default=1, help="of the lengths drawn (1)")
+    plan.add_argument("--json", metavar="FILE", help="write the numbers there")
+    plan.add_argument("--plot", metavar="FILE", help="draw throughput against split")
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Search, print the best few; the exit status. Ctrl-C keeps what is done."""
+    from areal_cppo.plan import search, table
+    from areal_cppo.plan.from_run import read_run
+    from areal_cppo.plan.rates import read_rates
+    from areal_cppo.plan.setting import Setting
+
+    bounds = _bounds(args.staleness)
+    for name, value, least in (
+        ("--steps", args.steps, 1),
+        ("--tries", args.tries, 1),
+        ("--top", args.top, 1),
+        ("--seed", args.seed, 0),
+        ("--batch", args.batch, 1),
+        ("--group", args.group, 1),
+        ("--concurrent", args.concurrent, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(
+                f"{name}: expected a whole number >= {least}, found {value}; correct it"
+            )
+    if args.run is not None:
+        rates, run = read_run(args.run)
+        batch, group = args.batch or run.batch, args.group or run.group
+    else:
+        rates = read_rates(args.rates)
+        batch, group = args.batch or _BATCH, args.group or _GROUP
+    search.splits(rates, args.gpus, batch * group)  # too few are told at once
+    targets = _target("--json", args.json), _target("--plot", args.plot)
+    base = Setting(
+        servers=1,
+        ranks=1,
+        batch=batch,
+        group=group,
+        staleness=0,
+        steps=args.steps,
+        admission="exact" if args.exact else "areal",
+        concurrent=args.concurrent,
+        seed=args.seed,
+    )
+    found = search.Plan(args.gpus)
+    print(
+        f"simulation: {args.gpus} GPUs, {batch} prompts a step, {group} responses each"
+    )
+    try:
+        search.search(rates, found, base, bounds, args.tries, _note)
+    except KeyboardInterrupt:
+        _note("interrupted; what was simulated is kept")
+        raise
+    finally:
+        if found.best:
+            print(table.table(found, rates, args.top))
+            print("not modelled:")
+            for line in search.NOT_MODELLED:
+                print(f"  - {line}")
+        _write(found, rates, args.top, *targets)
+    return 0
+
+
+def _write(found, rates, most: int, numbers: Path | None, picture: Path | None) -> None:
+    from areal_cppo.plan import table
+
+    if numbers is not None:
+        document = {
+            "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        } | table.as_json(found, rates, most)
+        numbers.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(f"numbers: {numbers}")
+    if picture is not None and found.best:
+        from areal_cppo.plan.plots import plot
+
+        plot(found, rates, picture)
+        print(f"picture: {picture}")
+
+
+def _bounds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) <= _MOST_BOUND for word in words):
+        raise UserError(
+            f"--staleness: expected whole numbers from 0 to {_MOST_BOUND}, as "
+            f"{_BOUNDS}, found {text!r}; correct it"
+        )
+    return sorted({int(word) for word in words})
+
+
+def _target(option: str, path: str | None) -> Path | None:
+    """The file to write, tried before minutes are spent."""
+    if path is None:
+        return None
+    target = Path(path)
+    if option == "--plot" and target.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(
+            f"--plot: expected a name that ends in .png, .svg or .pdf, found {path}; "
+            "name another"
+        )
+    there = target.exists()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.open("a").close()
+    except OSError as error:
+        raise UserError(
+            f"{option}: expected a file that can be written, found {path}: "
+            f"{error.strerror}; name another"
+        ) from error
+    if not there:
+        target.unlink()
+    return target
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
