@@ -82,7 +82,7 @@ def figures(
     UserError
         No step is left.
     """
-    before, steps = _split(recorded.metrics, warmup)
+    before, steps = split(recorded.metrics, warmup)
     window = (before["seconds"] if before else 0.0, steps[-1]["seconds"])
     seconds = sum(record["step_seconds"] for record in steps)
     samples = steps[-1]["samples"] - (before["samples"] if before else 0)
@@ -118,7 +118,7 @@ def figures(
     }
 
 
-def _split(
+def split(
     metrics: Sequence[dict[str, Any]], warmup: int
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The last step that is left out, and the steps that count."""

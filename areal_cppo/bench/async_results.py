@@ -161,9 +161,10 @@ def _draw_shares(ax: Axes, figures) -> None:
         left = 0.0
         for name, share in shares.items():
             ax.barh(place, share, 0.5, left, color=colors[name])
-            if share > 0.06:
+            if share > 0.08:
                 words = f"{name}\n{share:.0%}"
-                ax.text(left + share / 2, place, words, ha="center", va="center")
+                middle = left + share / 2
+                ax.text(middle, place, words, ha="center", va="center", fontsize=7)
             left += share
     ax.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     ax.set_xlim(0, 1)

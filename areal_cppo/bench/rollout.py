@@ -3,7 +3,7 @@
 A closed loop: `concurrency` clients, each of which sends its next request when the last
 one is answered, until all are. Requests are training's own (AReaL's, by
 `areal_cppo.training.servers.generation`): with log-probs, not streamed, an interrupted
-one is sent again with what it has. So a request fails, waits and resumes as in training.
+one is sent again with what it has. So one fails, waits and goes on as in training.
 
 **Latency** goes from sending a request to its whole answer, pauses included. **Time to
 first token** is the server's own, from receiving a request to the end of its prompt's

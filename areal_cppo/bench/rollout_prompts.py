@@ -92,8 +92,8 @@ class PromptMaker:
         self._random = random.Random(seed)
         if shape.image_size and getattr(self.processor, "image_token", None) is None:
             raise UserError(
-                f"--image-size: expected a vision-language model, found {model} without "
-                "an image processor; leave it out"
+                f"--image-size: expected a vision-language model, found {model}, which "
+                "has no image processor; leave it out"
             )
         special = set(self.tokenizer.added_tokens_decoder)
         special |= set(self.tokenizer.all_special_ids)

@@ -7,9 +7,11 @@ import json
 import os
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+from areal_cppo.cli.bench_async import add_async, bench_async
+from areal_cppo.cli.bench_options import json_target, note
+from areal_cppo.cli.bench_rollout import add_rollout, bench_rollout
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
 
@@ -27,7 +29,7 @@ _GPU = {"groups": 8, "max_tokens": 8192}
 
 def add_bench(commands: Any) -> None:
     """Add `bench` and its own commands to the parser's."""
-    bench = commands.add_parser("bench", help="measure the trainer")
+    bench = commands.add_parser("bench", help="measure trainer, servers, and both")
     kinds = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
     step = kinds.add_parser(
         "train-step", help="a train step of AReaL, of the published CPPO and of ours"
@@ -67,6 +69,8 @@ def add_bench(commands: Any) -> None:
     )
     step.add_argument("--json", metavar="FILE", help="write the numbers there")
     step.add_argument("--plots", metavar="DIR", help="draw --json's file there")
+    add_rollout(kinds)
+    add_async(kinds)
     plot = kinds.add_parser("plot", help="draw what train-step --json wrote")
     plot.add_argument("files", nargs="+", metavar="FILE")
     plot.add_argument("-o", "--out", required=True, metavar="DIR")
@@ -77,6 +81,10 @@ def bench(args: argparse.Namespace) -> int:
     if args.bench == "plot":
         _plot(args.files, args.out)
         return 0
+    if args.bench == "rollout":
+        return bench_rollout(args)
+    if args.bench == "async":
+        return bench_async(args)
     return _train_step(args)
 
 
@@ -143,7 +151,7 @@ def _measure(args: argparse.Namespace) -> int:
         workloads = sweep.points(args.sweep, workload, args.quick)
     repeats = args.repeats or (1 if args.quick else 2 if args.sweep else 3)
     model_config(model)  # a mistake in it comes before anything is measured
-    target = _json_target(args.json)
+    target = json_target(args.json)
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(args.threads or (1 if args.quick else cores))
@@ -153,12 +161,12 @@ def _measure(args: argparse.Namespace) -> int:
         with model_folder(model, workload.seed) as (folder, config):
             for each in workloads:
                 if args.sweep:
-                    _note(f"--{args.sweep} {getattr(each, args.sweep)}")
+                    note(f"--{args.sweep} {getattr(each, args.sweep)}")
                 runs.append((each, []))
-                measure(arms, each, folder, config, repeats, _note, runs[-1][1])
+                measure(arms, each, folder, config, repeats, note, runs[-1][1])
         document["complete"] = True
     except KeyboardInterrupt:
-        _note("interrupted; what was measured is kept")
+        note("interrupted; what was measured is kept")
         raise
     finally:
         described = []
@@ -177,23 +185,3 @@ def _measure(args: argparse.Namespace) -> int:
     if args.plots:
         _plot([args.json], args.plots)
     return 0
-
-
-def _json_target(path: str | None) -> Path | None:
-    """The file to write, tried before minutes are spent."""
-    if path is None:
-        return None
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.open("a").close()
-    except OSError as error:
-        raise UserError(
-            f"--json: expected a file that can be written, found {path}: "
-            f"{error.strerror}; name another"
-        ) from error
-    return target
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
