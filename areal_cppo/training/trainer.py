@@ -151,11 +151,11 @@ class CPPOTrainer(PPOTrainer):
         return [f"{server.host}:{server.port}" for server in self.rollout.server_infos]
 
     def workers(self) -> dict[str, str]:
-        """`host:port` of the RPC server of each trainer worker, by its name.
+        """`host:port` of the RPC server of each worker, by its name.
 
         With Ray workers have none.
         """
-        engines = [self.actor] if self.ref is None else [self.actor, self.ref]
+        engines = [e for e in (self.actor, self.ref, self.rollout) if e is not None]
         return {
             worker.id: f"{worker.ip}:{worker.worker_ports[0]}"
             for engine in engines

@@ -1,0 +1,47 @@
+"""A run whose workers are Ray actors, on a Ray cluster of this machine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from areal_cppo.runs.folder import read_lines
+from areal_cppo.serving.processes import processes_of_run
+from areal_cppo.triangles import checkpoint_dir
+
+pytest.importorskip("ray", reason="needs Ray: make setup")
+pytest.importorskip("sglang", reason="needs SGLang: make setup")
+
+CONFIG = Path(__file__).parents[1] / "configs/triangles.yaml"
+
+
+@pytest.mark.sglang
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_steps(tmp_path):
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "areal_cppo", "train", "--config", str(CONFIG)),
+            *(f"run_dir={run}", f"actor.path={checkpoint_dir()}", "heldout.size=0"),
+            *("total_train_steps=2", "scheduler.type=ray", "recover.mode=on"),
+        ],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    assert steps == [1, 2]
+    assert (run / "recover/step-00002/state.json").is_file()
+    started = next(read_lines(run / "events.jsonl"))
+    deadline = time.monotonic() + 30
+    while processes_of_run(started["run_id"]) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not processes_of_run(started["run_id"]), "an orphan is left"
