@@ -83,7 +83,6 @@ def bench_async(args: argparse.Namespace) -> int:
         "trace": target(args.trace, "--trace"),
         "rates": target(args.rates, "--rates"),
     }
-    enable_in_this_process()
     if args.staleness:
         return _compare(args, targets)
     if args.run:
@@ -172,10 +171,22 @@ def _train(args: argparse.Namespace, folder: Path, settings: dict[str, Any]) -> 
     )
 
 
+def _describe_run() -> dict[str, Any]:
+    """Where, when, with what and how."""
+    enable_in_this_process()
+    from areal_cppo.bench.quiet import quiet
+
+    with quiet():
+        from areal_cppo.bench import results
+
+        return results.describe_run()
+
+
 def _report(
     args: argparse.Namespace, folder: Path, targets: dict[str, Path | None]
 ) -> None:
-    from areal_cppo.bench import async_results, results
+    enable_in_this_process()
+    from areal_cppo.bench import async_results
     from areal_cppo.bench.async_figures import figures
     from areal_cppo.bench.async_run import read_run
 
@@ -193,7 +204,7 @@ def _report(
             "timeline.json, if there is one (perf_tracer.session_tracer.enabled=true)"
         )
     if targets["json"] is not None:
-        document = results.describe_run() | {"kind": "async", "run": str(folder)}
+        document = _describe_run() | {"kind": "async", "run": str(folder)}
         document["figures"] = found
         targets["json"].write_text(json.dumps(document, indent=1) + "\n")
         print(f"numbers: {targets['json']}")
@@ -210,11 +221,10 @@ def _report(
 
 
 def _write_rates(args: argparse.Namespace, recorded: Any, path: Path) -> None:
-    from areal_cppo.bench import results
     from areal_cppo.bench.async_rates import fit_rates, read_rollout
     from areal_cppo.plan.rates import write_rates
 
-    where = results.describe_run()
+    where = _describe_run()
     machine = where["machine"]
     measured = {
         "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
@@ -228,7 +238,7 @@ def _write_rates(args: argparse.Namespace, recorded: Any, path: Path) -> None:
 
 
 def _compare(args: argparse.Namespace, targets: dict[str, Path | None]) -> int:
-    from areal_cppo.bench import async_compare, results
+    from areal_cppo.bench import async_compare
 
     bounds = numbers(args.staleness, "--staleness", 0)
     if not args.steps:
@@ -260,13 +270,14 @@ def _compare(args: argparse.Namespace, targets: dict[str, Path | None]) -> int:
         )
 
     status = async_compare.run_trials(trials, start, note)
+    enable_in_this_process()
     document = async_compare.describe(trials, args.warmup)
     if document["tradeoff"]:
         print(async_compare.table(document["tradeoff"]))
     if status:
         note(f"not all trials are finished; the same command with --out {out} goes on")
     if targets["json"] is not None:
-        document = results.describe_run() | {"kind": "staleness"} | document
+        document = _describe_run() | {"kind": "staleness"} | document
         targets["json"].write_text(json.dumps(document, indent=1) + "\n")
         print(f"numbers: {targets['json']}")
     if targets["plot"] is not None and document["tradeoff"]:
