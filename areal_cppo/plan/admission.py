@@ -87,8 +87,9 @@ class Dispatcher:
         Of the weights; the trainer raises it.
     started, returned, trained
         Groups so far.
-    held_seconds
-        How long groups could not start for the bound alone.
+    held
+        Seconds in which no group could start, by what stood against it: `concurrent`
+        (too many under way), else the `bound`, else the `queue` (no prompt in it).
     """
 
     def __init__(
@@ -106,9 +107,10 @@ class Dispatcher:
         self.started = self.returned = self.trained = 0
         self.queued = 0
         self.results: dict[int, Group] = {}
-        self.held_seconds = 0.0
+        self.held = {"concurrent": 0.0, "bound": 0.0, "queue": 0.0}
         self._paused = False
-        self._held_since: float | None = None
+        self._cause: str | None = None
+        self._since = 0.0
         self._enough: simpy.Event | None = None
 
     @property
@@ -150,7 +152,7 @@ class Dispatcher:
             yield self._enough | self.env.timeout(self.setting.refill_seconds)
 
     def settle(self) -> None:
-        """Bring `held_seconds` up to now."""
+        """Bring `held` up to now."""
         self._note_held()
 
     def _allowed(self) -> int:
@@ -173,11 +175,17 @@ class Dispatcher:
         self._note_held()
 
     def _note_held(self) -> None:
-        if self._held_since is not None:
-            self.held_seconds += self.env.now - self._held_since
-        free = self.under_way < self.concurrent and not self._paused
-        held = free and self._allowed() <= 0
-        self._held_since = self.env.now if held else None
+        if self._cause is not None:
+            self.held[self._cause] += self.env.now - self._since
+        self._since = self.env.now
+        if self._paused:
+            self._cause = None
+        elif self.under_way >= self.concurrent:
+            self._cause = "concurrent"
+        elif self._allowed() <= 0:
+            self._cause = "bound"
+        else:
+            self._cause = None if self.queued else "queue"
 
     def _next_numbers(self) -> range:
         return range(self.trained, self.trained + self.setting.batch)

@@ -1,17 +1,20 @@
 """Upper bounds on throughput, in closed form: which splits are worth a simulation.
 
 No schedule of a setting trains more samples a second than `most_samples_per_second`,
-for lengths that are their mean:
+where lengths are fixed; where they are random it holds on average, nearly. A step takes
+at least
 
-- servers: their requests under way are at most those that slots, `concurrent` and the
-  staleness bound allow, and the speed at that number is taken from the upper concave
-  envelope of the decode curve, which no distribution of requests over servers exceeds.
-  Prefill takes its share, and in each step servers stand still for the weight update.
-- trainer: computes and hands over weights, and never waits.
-- at bound 0 one comes after the other.
+- the servers' work, over their number: their requests under way are at most those that
+  slots, `concurrent` and the staleness bound allow, and the speed at that number is
+  taken from the upper concave envelope of the decode curve, which no distribution of
+  requests over servers exceeds. Prefill comes on top, and the weight update;
+- the trainer's work and the weight update;
+- by Little's law, at bound S, 1 / (S + 1) of the time from a group's start to the end
+  of the step that trains on it: (S + 1) batches at most are in between;
+- by Little's law, batch / `concurrent` of the time from a group's start to its return.
 
-Prefill after interruptions, tails, routing and waiting in queues come on top: that is
-what the simulation is for.
+Prefill after interruptions, routing and waiting in queues come on top: that is what the
+simulation is for.
 """
 
 from __future__ import annotations
@@ -24,59 +27,80 @@ from areal_cppo.plan.setting import Setting
 
 @dataclass(frozen=True)
 class StepBound:
-    """The least that a step can take, in seconds.
+    """What a step takes at least, in seconds.
 
     Attributes
     ----------
-    generation
-        The servers, to make one batch; weight update left out.
+    work
+        The servers, to make one batch.
+    latency
+        A group, from its start to its return; where a batch has to wait for all of its
+        groups, the slowest of them.
     training
-        The trainer, to train on it; weight update left out.
+        The trainer, to train on a batch.
     update
         The weight update.
-    overlap
-        Whether generation and training go side by side.
+    ahead
+        Batches under way or in training at most, the bound + 1.
+    turnover
+        Batch / `concurrent`.
     """
 
-    generation: float
+    work: float
+    latency: float
     training: float
     update: float
-    overlap: bool
+    ahead: int
+    turnover: float
 
-    @property
-    def seconds(self) -> float:
-        """Of the step."""
-        if self.overlap:
-            return max(self.generation, self.training) + self.update
-        return self.generation + self.training + self.update
+    def seconds(self, efficiency: float = 1.0) -> float:
+        """Of the step, if generation is so many times as fast as its bound."""
+        work, latency = self.work / efficiency, self.latency / efficiency
+        return max(
+            work + self.update,
+            self.training + self.update,
+            (
+                max(work if self.ahead == 1 else 0.0, latency)
+                + self.training
+                + self.update
+            )
+            / self.ahead,
+            latency * self.turnover,
+        )
 
 
 def step_bound(rates: Rates, setting: Setting) -> StepBound:
-    """The least that a step can take on average, with all lengths at their mean."""
+    """The least that a step can take on average."""
     server = rates.server
     samples = setting.samples
     prompt, response = rates.prompt_tokens.mean, rates.response_tokens.mean
-    ahead = (setting.staleness + 1) * setting.batch
-    under_way = min(ahead, setting.groups_at_once(rates)) * setting.group
+    ahead, concurrent = setting.staleness + 1, setting.groups_at_once(rates)
+    under_way = min(ahead * setting.batch, concurrent) * setting.group
     speeds = [setting.speeds.get(i, 1.0) for i in range(setting.servers)]
     # If some servers are slower the fast ones may have all the requests.
     share = under_way / setting.servers if not setting.speeds else under_way
     decode = _envelope(server, min(server.slots, share))
-    prefills = samples / setting.group if server.prefix_caching else samples
+    prefills = setting.batch if server.prefix_caching else samples
     prefill = prefills * prompt / server.prefill_tokens_per_second
     prefill += samples * server.prefill_seconds
     work = samples * response / decode + prefill  # of one server at speed 1
+    all_wait = setting.staleness == 0 or setting.admission == "exact"
+    longest = rates.response_tokens.longest(samples if all_wait else setting.group)
+    first = prompt / server.prefill_tokens_per_second + server.prefill_seconds
+    quickest = (longest / _fastest_pace(server) + first) / max(speeds)
     return StepBound(
-        generation=work / sum(speeds),
+        work=work / sum(speeds),
+        latency=server.request_seconds + quickest + rates.reward_seconds,
         training=rates.trainer.seconds(samples * (prompt + response), setting.ranks),
         update=rates.weights.update_seconds,
-        overlap=setting.staleness > 0,
+        ahead=ahead,
+        turnover=setting.batch / concurrent,
     )
 
 
 def most_samples_per_second(rates: Rates, setting: Setting) -> float:
     """Trained samples a second, at most."""
-    return setting.samples / step_bound(rates, setting).seconds
+    return setting.samples / step_bound(rates, setting).seconds()
 
 
 def _envelope(server: ServerRates, running: float) -> float:
@@ -98,3 +122,9 @@ def _envelope(server: ServerRates, running: float) -> float:
         if running >= x0:
             best = max(best, y0 + (y1 - y0) * (at - x0) / (x1 - x0))
     return best
+
+
+def _fastest_pace(server: ServerRates) -> float:
+    """Tokens/s of one request, at the number of running ones where it is highest."""
+    inside = [n for n, _ in server.decode if 1 <= n <= server.slots]
+    return max(server.tokens_per_second(n) / n for n in (1, *inside, server.slots))

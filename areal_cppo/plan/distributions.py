@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import erf, exp, log, sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from areal_cppo.errors import UserError
 from areal_cppo.plan.fields import Fields, number, show
+
+_QUANTILES = 512
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Fixed:
     @property
     def maximum(self) -> int:
         return self.value
+
+    def longest(self, number: int) -> float:
+        """Mean of the longest of so many."""
+        return float(self.value)
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Int `[size]`, each >= 1."""
@@ -55,6 +62,12 @@ class Empirical:
     @property
     def maximum(self) -> int:
         return max(self.values)
+
+    def longest(self, number: int) -> float:
+        """Mean of the longest of so many."""
+        values, counts = np.unique(self.values, return_counts=True)
+        below = np.concatenate([[0.0], np.cumsum(counts) / len(self.values)])
+        return float(values @ np.diff(below**number))
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Int `[size]`, each >= 1."""
@@ -81,6 +94,14 @@ class Lognormal:
         cut = (most - mu) / self.sigma
         below = exp(mu + self.sigma**2 / 2) * _normal(cut - self.sigma)
         return below + self.maximum * (1 - _normal(cut))
+
+    def longest(self, number: int) -> float:
+        """Mean of the longest of so many, by quantiles."""
+        normal = NormalDist()
+        ranks = ((i + 0.5) / _QUANTILES for i in range(_QUANTILES))
+        scores = (normal.inv_cdf(rank ** (1 / number)) for rank in ranks)
+        lengths = (self.median * exp(self.sigma * z) for z in scores)
+        return sum(min(length, self.maximum) for length in lengths) / _QUANTILES
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Int `[size]`, each >= 1."""

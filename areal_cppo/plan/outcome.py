@@ -50,8 +50,8 @@ class Served:
         Seconds in which a server ran a request; requests times seconds.
     stopped
         Seconds of weight updates, each counted once for each server.
-    held
-        Seconds in which the bound alone kept groups from starting.
+    held_bound, held_concurrent, held_queue
+        Seconds in which no group could start: see `Dispatcher.held`.
     """
 
     generated: int
@@ -59,7 +59,9 @@ class Served:
     busy: float
     occupied: float
     stopped: float
-    held: float
+    held_bound: float
+    held_concurrent: float
+    held_queue: float
 
     def since(self, earlier: Served) -> Served:
         """What came after `earlier`."""
@@ -90,7 +92,7 @@ class Outcome:
     decode_utilisation
         Generated tokens as a share of what the servers can do at their best.
     held
-        Share in which the staleness bound alone kept groups from starting.
+        Shares in which no group could start, by cause: see `Dispatcher.held`.
     interrupted
         Share of the trained responses.
     """
@@ -104,7 +106,7 @@ class Outcome:
     generation_idle: float
     occupancy: float
     decode_utilisation: float
-    held: float
+    held: dict[str, float]
 
     @classmethod
     def of(
@@ -130,7 +132,11 @@ class Outcome:
             generation_idle=max(0.0, 1 - (served.busy + served.stopped) / whole),
             occupancy=served.occupied / (whole * slots),
             decode_utilisation=served.generated / (seconds * best),
-            held=served.held / seconds,
+            held={
+                "concurrent": served.held_concurrent / seconds,
+                "bound": served.held_bound / seconds,
+                "queue": served.held_queue / seconds,
+            },
         )
 
     @property

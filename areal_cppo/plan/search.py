@@ -1,21 +1,17 @@
 """Which split of N GPUs between generation and training, and which staleness bound.
 
 For each bound every split has its upper bound on throughput (`areal_cppo.plan.bounds`),
-which takes microseconds. Some are simulated: first the one with the highest upper
-bound; each simulation then says how far generation stays behind its upper bound, and
-the split that is best by that comes next. A split whose upper bound is below what
-another one gives is never simulated, nor one closer than 1/64 of the GPUs to another
-that was.
+which takes microseconds; `areal_cppo.plan.candidates` says which ones are simulated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from areal_cppo.errors import UserError
-from areal_cppo.plan.bounds import StepBound, step_bound
-from areal_cppo.plan.outcome import Outcome
+from areal_cppo.plan.bounds import step_bound
+from areal_cppo.plan.candidates import Candidate, choose
 from areal_cppo.plan.rates import Rates
 from areal_cppo.plan.setting import Setting
 from areal_cppo.plan.simulation import simulate
@@ -37,44 +33,7 @@ NOT_MODELLED = (
 )
 
 _SPACING = 1 / 64  # of the GPUs
-_WAITS = 0.05  # share of the time; a trainer that waits less is the bottleneck
 _NEAR = 0.02  # of samples/s; within that the lower bound is recommended
-
-
-@dataclass
-class Candidate:
-    """A split and a bound.
-
-    Attributes
-    ----------
-    setting
-        Servers, ranks, bound and the rest.
-    bound
-        The least that a step can take.
-    outcome
-        What the simulation gave; None: it was not simulated.
-    """
-
-    setting: Setting
-    bound: StepBound
-    outcome: Outcome | None = None
-
-    @property
-    def most(self) -> float:
-        """Upper bound on samples/s."""
-        return self.setting.samples / self.bound.seconds
-
-    @property
-    def samples_per_second(self) -> float:
-        """Simulated."""
-        return self.outcome.samples_per_second if self.outcome else 0.0
-
-    def predicted(self, efficiency: float) -> float:
-        """Samples/s if generation reaches that share of its upper bound."""
-        bound = self.bound
-        generation = bound.generation / efficiency
-        guess = StepBound(generation, bound.training, bound.update, bound.overlap)
-        return self.setting.samples / guess.seconds
 
 
 @dataclass
@@ -106,14 +65,18 @@ class Plan:
 
     @property
     def recommended(self) -> Candidate | None:
-        """The freshest of those within 2 % of the best."""
+        """Within 2 % of the best: the lowest bound, and of that the best."""
         best = self.best
         near = [
             c
             for c in best
             if c.samples_per_second >= (1 - _NEAR) * best[0].samples_per_second
         ]
-        return min(near, key=lambda c: c.outcome.mean_staleness, default=None)
+        return min(
+            near,
+            key=lambda c: (c.setting.staleness, -c.samples_per_second),
+            default=None,
+        )
 
 
 def splits(rates: Rates, gpus: int, samples: int) -> list[tuple[int, int]]:
@@ -180,7 +143,7 @@ def search(
     done = 1
     note(f"{done}/{total}: all GPUs take turns: {_figures(turns)}")
     for group in groups:
-        for chosen in _choose(group, plan.gpus * _SPACING / server, tries):
+        for chosen in choose(group, plan.gpus * _SPACING / server, tries):
             chosen.outcome = simulate(rates, chosen.setting)
             done += 1
             note(f"{done}/{total}: {_name(chosen)}: {_figures(chosen)}")
@@ -201,69 +164,6 @@ def _setting(base: Setting, servers: int, ranks: int, bound: int) -> Setting:
         admission=base.admission,
         concurrent=base.concurrent,
         seed=base.seed,
-    )
-
-
-def _choose(
-    candidates: list[Candidate], spacing: float, tries: int
-) -> Iterator[Candidate]:
-    """The next one to simulate, given what the earlier ones gave."""
-    efficiency, done = 1.0, []
-    while len(done) < tries:
-        best = max((c.samples_per_second for c in done), default=0.0)
-        left = [
-            c
-            for c in candidates
-            if c.most > best
-            and all(
-                c is not other
-                and abs(c.setting.servers - other.setting.servers) >= spacing
-                for other in done
-            )
-        ]
-        if not left:
-            return
-        chosen = max(left, key=lambda c: c.predicted(efficiency))
-        yield chosen
-        done.append(chosen)
-        outcome = chosen.outcome
-        if outcome is not None and outcome.trainer_idle > _WAITS:
-            waited = outcome.step_seconds - chosen.bound.update
-            if not chosen.bound.overlap:
-                waited -= chosen.bound.training
-            if waited > 0:
-                efficiency = min(1.0, chosen.bound.generation / waited)
-
-
-def reason(candidate: Candidate) -> str:
-    """Which side is the bottleneck, in words."""
-    outcome = candidate.outcome
-    if outcome is None:
-        return "not simulated"
-    setting = outcome.setting
-    best = f"{outcome.decode_utilisation:.0%} of their best speed"
-    if setting.staleness == 0:
-        return (
-            f"one side waits for the other: the trainer {outcome.trainer_idle:.0%} of "
-            f"the time; the servers generate at {best}"
-        )
-    if outcome.trainer_idle < _WAITS:
-        held = f", held back by the bound {outcome.held:.0%} of the time"
-        return (
-            f"training is the bottleneck: the trainer waits {outcome.trainer_idle:.0%} "
-            f"of the time; the servers have room{held if outcome.held > 0.1 else ''}"
-        )
-    waits = f"the trainer waits {outcome.trainer_idle:.0%} of the time"
-    if outcome.held > 0.5:
-        return (
-            f"the staleness bound is the bottleneck: {waits}, and {outcome.held:.0%} "
-            f"of it no group may start; the servers generate at {best}"
-        )
-    if outcome.occupancy > 0.9 or outcome.decode_utilisation > 0.9:
-        return f"generation is the bottleneck: {waits}, the servers are full"
-    return (
-        f"generation is the bottleneck: {waits}, the servers generate at {best}, "
-        f"{outcome.occupancy:.0%} of their slots taken"
     )
 
 

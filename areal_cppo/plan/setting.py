@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 
 from areal_cppo.errors import UserError
 from areal_cppo.plan.rates import Rates
@@ -29,8 +30,9 @@ class Setting:
         is trained later, and staler. `exact`: batches are trained in the order of
         admission, each waits for its last group, and no sample exceeds the bound.
     concurrent
-        Groups under way at most, AReaL's `max_concurrent_rollouts`; None: as many as
-        fill all slots, and at least a batch.
+        Groups under way at most, AReaL's `max_concurrent_rollouts`; None: so many that
+        on average they fill all slots (a group keeps its place until its longest
+        response is there), and at least a batch.
     steps, warmup
         Train steps in all, and how many of the first ones the figures leave out.
     speeds
@@ -102,7 +104,9 @@ class Setting:
         """Groups under way at most."""
         if self.concurrent is not None:
             return self.concurrent
-        return max(self.batch, -(-self.servers * rates.server.slots // self.group))
+        lengths = rates.response_tokens
+        running = self.group * lengths.mean / lengths.longest(self.group)
+        return max(self.batch, ceil(self.servers * rates.server.slots / running))
 
 
 def _whole(name: str, value: int, least: int) -> None:

@@ -221,7 +221,9 @@ class _Simulation:
             busy=sum(server.busy for server in self.servers),
             occupied=sum(server.occupied for server in self.servers),
             stopped=self._stopped,
-            held=self.dispatcher.held_seconds,
+            held_bound=self.dispatcher.held["bound"],
+            held_concurrent=self.dispatcher.held["concurrent"],
+            held_queue=self.dispatcher.held["queue"],
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from areal_cppo.plan.candidates import Candidate, reason
 from areal_cppo.plan.rates import Rates
-from areal_cppo.plan.search import NOT_MODELLED, Candidate, Plan, reason
+from areal_cppo.plan.search import NOT_MODELLED, Plan
 
 _HEADINGS = (
     "generate",
@@ -67,7 +68,8 @@ def _sentence(candidate: Candidate, plan: Plan, rates: Rates) -> str:
     text = (
         f"{setting.servers * rates.server.gpus} of {plan.gpus} GPUs generate "
         f"({setting.servers} servers), {setting.ranks * rates.trainer.gpus} train "
-        f"({setting.ranks} ranks), max_head_offpolicyness {setting.staleness}"
+        f"({setting.ranks} ranks), max_head_offpolicyness {setting.staleness}, "
+        f"max_concurrent_rollouts {setting.groups_at_once(rates)}"
     )
     if plan.turns is not None and plan.turns.outcome is not None:
         times = candidate.samples_per_second / plan.turns.samples_per_second

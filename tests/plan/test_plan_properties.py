@@ -126,7 +126,7 @@ def test_samples_tokens_and_seconds_are_conserved(rates, setting):
         *shares,
         outcome.generation_idle,
         outcome.occupancy,
-        outcome.held,
+        sum(outcome.held.values()),
         outcome.interrupted,
         outcome.decode_utilisation,
     ):
