@@ -24,6 +24,8 @@ MOST_BARS = 120  # more steps than this are averaged in blocks
 PHASES = (
     ("seconds_rollout", "rollout wait"),
     ("seconds_logprobs", "log-probs"),
+    ("seconds_reference", "reference log-probs"),
+    ("seconds_advantages", "advantages"),
     ("seconds_update", "update"),
     ("seconds_weights", "weights"),
 )

@@ -93,6 +93,30 @@ METRICS = {
         "tokens/s",
         "Response tokens trained on per second of the step's wall time.",
     ),
+    "response_tokens_histogram": (
+        "Response length, histogram",
+        "responses",
+        "Responses of the step by length: a bin is a sixteenth of actor.max_new_tokens "
+        "and named by its middle, in tokens; the last one holds all beyond it too.",
+    ),
+    "samples_per_second": (
+        "Effective samples",
+        "responses/s",
+        "Responses trained on per second of the step's wall time; those thrown away "
+        "don't count.",
+    ),
+    "trainer_idle_share": (
+        "Trainer idle",
+        "share",
+        "Share of the step's wall time in which the trainer waited for responses; near "
+        "0 when generation keeps up, large when it is the bottleneck.",
+    ),
+    "interrupted_responses": (
+        "Interrupted responses",
+        "responses",
+        "Responses of the step with tokens of more than one policy version: a weight "
+        "update interrupted them, and they went on.",
+    ),
     "policy_loss": (
         "Policy loss",
         "",
@@ -167,6 +191,17 @@ METRICS = {
         "s",
         "Time of the step for the proximal policy's log-probabilities; absent where "
         "the update's own forward pass gives them (actor.speed.reuse_proximal).",
+    ),
+    "seconds_reference": (
+        "Reference log-probs",
+        "s",
+        "Time of the step for the reference policy's log-probabilities; absent without "
+        "one.",
+    ),
+    "seconds_advantages": (
+        "Advantages",
+        "s",
+        "Time of the step to hand the batch to the trainer and compute advantages.",
     ),
     "seconds_update": (
         "Update",

@@ -106,7 +106,12 @@ class CPPOActor(FSDPPPOActor):
 
     def ppo_update(self, data: list[dict[str, Any]]) -> None:
         """AReaL's update of one batch of trajectories, with its statistics recorded."""
-        record_batch(data, self.get_version(), self.config.correct_reward)
+        record_batch(
+            data,
+            self.get_version(),
+            self.config.correct_reward,
+            self.config.max_new_tokens,
+        )
         super().ppo_update(data)
         if self.config.uses_cpl:
             self._meter.flush(self.dp_group, self.device)

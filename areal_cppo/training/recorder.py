@@ -14,10 +14,11 @@ from typing import Any
 from areal.utils import logging
 
 from areal_cppo.runs.folder import RunFolder
-from areal_cppo.training.batch_stats import STALENESS_BINS
+from areal_cppo.training.batch_stats import LENGTH_BINS, STALENESS_BINS
 from areal_cppo.training.recover.loader import GIVEN_UP
 from areal_cppo.training.rollout import REFUSED
 from areal_cppo.training.servers.engine import RESENT
+from areal_cppo.training.throughput import IDLE, SAMPLES
 from areal_cppo.training.watch import RunWatch
 
 logger = logging.getLogger("RunWatch")
@@ -64,6 +65,9 @@ PLAIN = {
     "reward": "cppo/reward",
     "accuracy": "cppo/correct",
     "response_tokens": "cppo/response_length",
+    "samples_per_second": SAMPLES,
+    "trainer_idle_share": IDLE,
+    "interrupted_responses": "cppo/interrupted_responses",
     "staleness_mean": "cppo/staleness/avg",
     "staleness_max": "cppo/staleness/max",
     "policy_loss": f"{_UPDATE}/actor_loss/avg",
@@ -80,6 +84,8 @@ PLAIN = {
     "cpl_skipped_micro_batches": "cppo/skipped_micro_batches",
     "seconds_rollout": "timeperf/rollout",
     "seconds_logprobs": "timeperf/recompute_logp",
+    "seconds_reference": "timeperf/ref_logp",
+    "seconds_advantages": "timeperf/compute_advantage",
     "seconds_update": "timeperf/train_step",
     "seconds_weights": "timeperf/update_weights",
     "seconds_perturb": "cppo/seconds_perturb",
@@ -179,7 +185,7 @@ class MetricsRecorder:
             self.say("note", text=f"warning at step {step}: {text}")
 
     def _counted(self, stats: dict[str, float]) -> dict[str, Any]:
-        """Responses and refusals so far, staleness by bin, and a lost update."""
+        """Responses and refusals so far, two histograms, and a lost update."""
         self._samples += int(stats["cppo/responses"])
         for key, total in stats.items():
             if REFUSED in key and key.endswith("/total"):
@@ -199,6 +205,7 @@ class MetricsRecorder:
             "requests_resent": int(resent),
             "problems_given_up": int(stats.get(GIVEN_UP, 0.0)),
             "staleness_histogram": histogram,
+            "response_tokens_histogram": _lengths(stats),
         }
         successful = stats.get(f"{_UPDATE}/update_successful")
         if successful is not None:
@@ -211,6 +218,16 @@ class MetricsRecorder:
             if name in record:
                 self._totals[name] += record[name]
         return {name + TOTAL: total for name, total in self._totals.items()}
+
+
+def _lengths(stats: dict[str, float]) -> dict[str, int]:
+    """Responses by length, tokens: the middle of each bin that isn't empty."""
+    width = stats.get("cppo/length_bin_tokens", 0.0)
+    counts = (
+        (k, int(stats.get(f"cppo/response_lengths/{k:02d}", 0)))
+        for k in range(LENGTH_BINS)
+    )
+    return {f"{(k + 0.5) * width + 0.5:g}": count for k, count in counts if count}
 
 
 def _perception(record: dict[str, Any], responses: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from areal_cppo.training.recover.ledger import PromptLedger
 from areal_cppo.training.recover.loader import GIVEN_UP, PromptLoader
 from areal_cppo.training.rollout import CPPORolloutEngine
 from areal_cppo.training.schedulers import make_scheduler
+from areal_cppo.training.throughput import throughput
 
 
 class Observer(Protocol):
@@ -62,6 +64,7 @@ class CPPOTrainer(PPOTrainer):
                 "trainer per rank; start with `areal-cppo train --config FILE`"
             )
         self.observers: list[Observer] = []
+        self._step_began = time.monotonic()
         if config.stats_logger.wandb.mode == "offline":
             # AReaL logs in whatever the mode; wandb then asks for no key.
             os.environ["WANDB_MODE"] = "offline"
@@ -128,6 +131,11 @@ class CPPOTrainer(PPOTrainer):
         controller.initialize(**start)
         return controller
 
+    def train(self, *args, **kwargs):
+        """AReaL's; the first step begins now."""
+        self._step_began = time.monotonic()
+        return super().train(*args, **kwargs)
+
     def _export_and_commit_stats(self, epoch, epoch_step, global_step):
         logger = self.stats_logger
         commit = logger.commit
@@ -135,6 +143,9 @@ class CPPOTrainer(PPOTrainer):
 
         def tee(epoch, step, global_step, data):
             data[GIVEN_UP] = float(self.train_dataloader.ledger.given_up)
+            now = time.monotonic()
+            data.update(throughput(data, now - self._step_began))
+            self._step_began = now
             committed.update(data)
             commit(epoch, step, global_step, data)
 

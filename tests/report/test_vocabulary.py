@@ -15,7 +15,7 @@ from areal_cppo.report.vocabulary import METRICS, metrics_table
 
 ALGORITHM = Path(__file__).parents[2] / "docs" / "algorithm.md"
 UNITS = {"", "share", "nats", "s", "versions", "steps", "passes"}
-UNITS |= {"tokens", "tokens/s", "responses", "images", "patches"}
+UNITS |= {"tokens", "tokens/s", "responses", "responses/s", "images", "patches"}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -81,6 +81,16 @@ def test_a_line_a_step(recorder):
     assert second["seconds"] >= first["seconds"] > 0
 
 
+def test_lengths_by_bin(recorder):
+    """Bins of 4 tokens: the first holds 1 to 4, the fourth 13 to 16."""
+    lengths = {"cppo/response_lengths/00": 3.0, "cppo/response_lengths/03": 1.0}
+    recorder.step_done(1, stats(**{"cppo/length_bin_tokens": 4.0, **lengths}))
+    recorder.step_done(2, stats())
+    first, second = lines(recorder)
+    assert first["response_tokens_histogram"] == {"2.5": 3, "14.5": 1}
+    assert second["response_tokens_histogram"] == {}
+
+
 def test_nothing_gated_divides_by_nothing(recorder):
     recorder.step_done(1, stats(**{f"{CPL}gated_responses": 0.0}))
     (record,) = lines(recorder)
@@ -196,6 +206,7 @@ def test_a_line_holds_the_vocabulary_and_nothing_else(recorder):
     assert set(record) == set(METRICS)
     numbers = {name for name, value in record.items() if isinstance(value, int | float)}
     others = {"refused", "staleness_histogram", "warnings", "stats"}
+    others.add("response_tokens_histogram")
     assert numbers == set(METRICS) - others
 
 
