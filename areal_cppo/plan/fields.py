@@ -22,8 +22,10 @@ class Fields:
     ----------
     value
         What the file holds there.
+    file
+        What errors call the file.
     path
-        For errors: the file's name, and the fields that lead to the object.
+        The fields that lead to the object, as `server`; empty for the whole file.
 
     Raises
     ------
@@ -31,18 +33,24 @@ class Fields:
         From every method, if the field is not what it must be.
     """
 
-    def __init__(self, value: Any, path: str):
+    def __init__(self, value: Any, file: str, path: str = ""):
+        self._file, self._path = file, path
         if not isinstance(value, dict):
             raise UserError(
-                f"{path}: expected an object of named fields, found {show(value)}; "
+                f"{self.path}: expected an object of named fields, found "
+                f"{show(value)}; "
                 "see docs/throughput.md for the format"
             )
         self._left = dict(value)
-        self.path = path
+
+    @property
+    def path(self) -> str:
+        """The object as errors call it."""
+        return f"{self._file}: {self._path}" if self._path else self._file
 
     def name(self, key: str) -> str:
         """The field as errors call it."""
-        return f"{self.path}{' ' if ':' not in self.path else '.'}{key}"
+        return f"{self._file}: {self._inside(key)}"
 
     def take(self, key: str, default: Any = ...) -> Any:
         """The field's value; without a default it has to be there."""
@@ -54,7 +62,7 @@ class Fields:
 
     def inner(self, key: str, default: Any = ...) -> Fields:
         """An object within."""
-        return Fields(self.take(key, default), self.name(key))
+        return Fields(self.take(key, default), self._file, self._inside(key))
 
     def number(
         self, key: str, default: Any = ..., *, least: float = 0.0, above: bool = False
@@ -99,6 +107,9 @@ class Fields:
                 f"{self.path}: expected no other fields, found "
                 f"{', '.join(map(repr, sorted(self._left)))}; correct or remove"
             )
+
+    def _inside(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
 
 
 def number(value: Any, name: str, least: float = 0.0, above: bool = False) -> float:

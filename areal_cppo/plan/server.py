@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,13 @@ class Request:
         counts[version] = counts.get(version, 0) + tokens
 
 
+@lru_cache(maxsize=16)
+def _paces(rates: ServerRates) -> tuple[float, ...]:
+    """Tokens/s of one request, by the number of running ones."""
+    each = (rates.tokens_per_second(n) / n for n in range(1, rates.slots + 1))
+    return (0.0, *each)
+
+
 class Server:
     """Runs up to `slots` requests; others wait in the order in which they came.
 
@@ -105,9 +113,7 @@ class Server:
         self.prefilled = 0  # tokens
         self.occupied = 0.0  # requests * seconds
         self.busy = 0.0  # seconds
-        self._pace = [0.0] + [
-            rates.tokens_per_second(n) / n * speed for n in range(1, self.slots + 1)
-        ]
+        self._pace = _paces(rates)
         self._virtual = 0.0
         self._prefill_until = 0.0
         self._now = 0.0
@@ -174,7 +180,7 @@ class Server:
             self.occupied += number * elapsed
             decoding = now - max(self._now, self._prefill_until)
             if decoding > 0:
-                self._virtual += decoding * self._pace[number] / self.slowdown
+                self._virtual += decoding * self._pace[number] * self._factor()
         self._now = now
 
     def _start(self) -> None:
@@ -209,7 +215,7 @@ class Server:
             return
         tokens = max(0.0, self.running[0][0] - self._virtual)
         wait = max(0.0, self._prefill_until - self.env.now)
-        wait += tokens * self.slowdown / self._pace[len(self.running)]
+        wait += tokens / (self._pace[len(self.running)] * self._factor())
         event = self.env.timeout(wait, self._alarm)
         event.callbacks.append(self._wake)
 
@@ -226,6 +232,10 @@ class Server:
         for request in done:
             self.generated += request.left
             self.finished(request)
+
+    def _factor(self) -> float:
+        """Its speed now as a share of the rates'."""
+        return self.speed / self.slowdown
 
     def _tell(self) -> None:
         """Say whether it is busy, if that has changed."""
