@@ -12,7 +12,6 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-
 TOKEN = 30  # an ordinary one of the triangle task's vocabulary
 
 
