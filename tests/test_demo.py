@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
 START_SECONDS = 400  # generous: the machine may be busy
 END_SECONDS = 60  # the promise
 MARK = "AREAL_CPPO_TEST_RUN"  # in the environment of all that a demo starts
-SERVER, SCHEDULER = "launch_server", "sglang::scheduler"  # in their command lines
+# In their command lines.
+SERVER, SCHEDULER = "areal_cppo.serving.launch", "sglang::scheduler"
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen:

@@ -19,7 +19,13 @@ from areal_cppo.serving.listen import narrow_this_process
 from areal_cppo.serving.redaction import redact_logs
 
 MODULE = "areal_cppo.serving.launch"
+_AREAL_MODULE = "areal.experimental.inference_service.sglang.launch_server"
 TOKEN_VARIABLE = "AREAL_CPPO_SERVER_TOKEN"
+
+
+def guarded(command: list[str]) -> list[str]:
+    """AReaL's command that starts a server, with this launcher in the place of its."""
+    return [MODULE if word == _AREAL_MODULE else word for word in command]
 
 
 def main(arguments: list[str]) -> None:

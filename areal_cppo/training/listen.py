@@ -44,10 +44,14 @@ def apply_listen_host(config: CPPOConfig) -> str:
     roles = (config.actor, config.ref, config.critic, config.rollout, config.teacher)
     for role in roles:
         for spec in role.scheduling_spec if role is not None else ():
-            command = spec.cmd or f"python3 -m {AREAL_WORKER}"
-            spec.cmd = command.replace(AREAL_WORKER, WORKER)
+            spec.cmd = own_worker(spec.cmd)
     _start_ours(config.scheduler.type)
     return narrow_this_process()
+
+
+def own_worker(command: str | None) -> str:
+    """AReaL's command that starts a worker, with ours in the place of its."""
+    return (command or f"python3 -m {AREAL_WORKER}").replace(AREAL_WORKER, WORKER)
 
 
 def _start_ours(scheduler: str) -> None:

@@ -1,8 +1,8 @@
 """What a configuration would start: said by a dry run, and built for real nowhere else.
 
-The commands are AReaL's own: a worker's from its scheduling specification, a server's
-from `SGLangConfig`. Ports, and what a scheduler puts around them, are known only when
-they are started.
+The commands are AReaL's, a worker's from its scheduling specification and a server's
+from `SGLangConfig`, with our modules started in place of its. Ports, and what a
+scheduler puts around them, are known only when they are started.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 from areal.api.alloc_mode import ModelAllocation
 
+from areal_cppo.serving.launch import guarded
 from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.listen import own_worker
 from areal_cppo.training.model_size import (
     cache_bytes_per_token,
     checkpoint_bytes,
@@ -41,14 +43,14 @@ def server_command(config: CPPOConfig) -> list[str]:
     arguments = sglang.build_args(
         sglang, tp_size=parallel.tp_size, base_gpu_id=0, pp_size=parallel.pp_size
     )
-    return sglang.build_cmd_from_args(arguments)
+    return guarded(sglang.build_cmd_from_args(arguments))
 
 
 def worker_command(config: CPPOConfig, role: str) -> list[str]:
     """The command that starts a worker of `actor`, `ref` or `rollout`."""
     engines = {"actor": config.actor, "ref": config.ref, "rollout": config.rollout}
     return [
-        *shlex.split(engines[role].scheduling_spec[0].cmd),
+        *shlex.split(own_worker(engines[role].scheduling_spec[0].cmd)),
         *("--experiment-name", config.experiment_name),
         *("--trial-name", config.trial_name),
         *("--role", role),

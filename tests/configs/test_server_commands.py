@@ -19,7 +19,7 @@ from shipped import NAMES
 from areal_cppo.serving.cpu import cpu_environment
 from areal_cppo.training.plan import server_command
 
-LAUNCHER = "areal.experimental.inference_service.sglang.launch_server"
+LAUNCHER = "areal_cppo.serving.launch"
 
 # As the launcher's main does, up to the start.
 PROGRAM = textwrap.dedent(

@@ -12,11 +12,9 @@ from typing import Any
 from areal.api.cli_args import SGLangConfig
 from areal.infra.utils.launcher import TRITON_CACHE_PATH
 
-from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
+from areal_cppo.serving.launch import TOKEN_VARIABLE, guarded
 from areal_cppo.serving.server import SERVER_VARIABLES
 from areal_cppo.training.servers.weights import Weights
-
-_AREAL_MODULE = "areal.experimental.inference_service.sglang.launch_server"
 
 
 def launcher(args: dict[str, Any], token: str) -> Callable[[], subprocess.Popen]:
@@ -25,8 +23,7 @@ def launcher(args: dict[str, Any], token: str) -> Callable[[], subprocess.Popen]
     The output goes where the worker's does. The server keeps no memory of images, which
     would outlive their weights.
     """
-    command = SGLangConfig.build_cmd_from_args(args)
-    command[command.index(_AREAL_MODULE)] = MODULE
+    command = guarded(SGLangConfig.build_cmd_from_args(args))
 
     def launch() -> subprocess.Popen:
         environment = SERVER_VARIABLES | dict(os.environ)
