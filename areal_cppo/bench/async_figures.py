@@ -27,22 +27,17 @@ of the trainer's stages whole sequences, prompt (with its image tokens) and resp
 them that were accepted in the end. The run's own metric `interrupted_responses` counts
 those trained on that have tokens of more than one policy version.
 
-**CPL's share** is the time to draw views and of their forward passes. Their backward
-passes are part of the one backward pass and can't be told apart by time; the share of
-tokens says what to expect of them.
-
-**Model FLOP/s utilisation** counts 6 operations a parameter and token of an update
-(those of views included), 2 of a pass for log-probs, and 2 of generation, and divides
-by what the GPUs could have done in the window (arXiv 2204.02311, appendix B, without
-attention's own term).
+**CPL's share** and **model FLOP/s utilisation**: `async_costs`.
 """
 
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from areal_cppo.bench.async_costs import cpl_share, sequence_tokens, utilisation
 from areal_cppo.bench.async_run import ACCEPTED, WEIGHTS, RecordedRun
 from areal_cppo.errors import UserError
 from areal_cppo.report.timeline import busy_seconds, intersect, union
@@ -57,7 +52,6 @@ STAGES = {
     "train_step": "update",
 }
 _WAIT = "rollout"
-_CPL = ("seconds_perturb", "seconds_negative_view", "seconds_positive_view")
 
 
 def figures(
@@ -113,8 +107,8 @@ def figures(
         "staleness": _staleness(steps),
         "interrupted": _interrupted(recorded, steps, window),
         "discarded": _discarded(before, steps),
-        "cpl": _cpl(steps, seconds),
-        "mfu": _utilisation(recorded, steps, seconds, tokens, peak_tflops, parameters),
+        "cpl": cpl_share(steps, seconds),
+        "mfu": utilisation(recorded, steps, seconds, tokens, peak_tflops, parameters),
     }
 
 
@@ -154,15 +148,6 @@ def _response_tokens(record: dict[str, Any]) -> int:
     if histogram:
         return sum(histogram.values())
     return round(record["tokens_per_second"] * record["step_seconds"])
-
-
-def sequence_tokens(record: dict[str, Any]) -> float | None:
-    """Tokens of a step's sequences, prompts included."""
-    stats = record.get("stats", {})
-    names = "ppo_actor/n_seqs", "ppo_actor/seq_len/avg"
-    if not all(name in stats for name in names):
-        return None
-    return stats[names[0]] * stats[names[1]]
 
 
 def _stages(recorded, steps, window, tokens: int) -> dict[str, Any]:
@@ -276,7 +261,7 @@ def _interrupted(recorded: RecordedRun, steps, window) -> dict[str, Any] | None:
         hit = [
             session
             for session in recorded.sessions
-            if any(session.start < begin < session.end for begin in begins)
+            if bisect_right(begins, session.start) < bisect_left(begins, session.end)
         ]
         resumed = sum(session.status == ACCEPTED for session in hit)
         found |= {"responses": len(hit), "resumed": resumed}
@@ -295,50 +280,3 @@ def _discarded(before, steps) -> dict[str, int]:
     given_up = "problems_given_up"
     counts[given_up] = int(steps[-1].get(given_up, 0) - (before or {}).get(given_up, 0))
     return counts
-
-
-def _cpl(steps, seconds: float) -> dict[str, float] | None:
-    timed = [record for record in steps if any(name in record for name in _CPL)]
-    if not timed:
-        return None
-    cost = sum(record.get(name, 0.0) for record in timed for name in _CPL)
-    update = sum(record.get("seconds_update", 0.0) for record in timed)
-    views = sum(record.get("cpl_view_tokens", 0.0) for record in timed)
-    known = [sequence_tokens(record) for record in timed]
-    anchor = None if None in known else sum(known)
-    return {
-        "seconds": cost,
-        "share_of_step": cost / seconds,
-        "share_of_update": cost / update if update else None,
-        "share_of_tokens": None if anchor is None else views / (views + anchor),
-    }
-
-
-def _utilisation(
-    recorded, steps, seconds: float, tokens: int, peak_tflops, parameters
-) -> dict[str, float] | None:
-    sequences = [sequence_tokens(record) for record in steps]
-    if None in (peak_tflops, parameters) or None in sequences:
-        return None
-    if recorded.unit != "GPU":
-        return None
-    whole = sum(sequences)
-    passes = sum(
-        sequence_tokens(record)
-        for record in steps
-        for key in ("ref_logp", "recompute_logp")
-        if f"timeperf/{key}" in record["stats"]
-    )
-    views = sum(record.get("cpl_view_tokens", 0.0) for record in steps)
-    training = parameters * (6 * (whole + views) + 2 * passes)
-    generation = parameters * 2 * whole
-    could = seconds * peak_tflops * 1e12
-    trainers, servers = recorded.training.units, recorded.generation.units
-    return {
-        "training": training / could / trainers,
-        "generation": generation / could / servers,
-        "all": (training + generation) / could / (trainers + servers),
-        "tokens_per_second_per_gpu": tokens / seconds / (trainers + servers),
-        "peak_tflops": peak_tflops,
-        "parameters": parameters,
-    }

@@ -2,7 +2,7 @@
 
 | rate | from |
 | --- | --- |
-| `server.decode` | `bench rollout`'s points without a weight update; else fitted |
+| `server.decode` | `bench rollout`'s points; else fitted, see `async_decode` |
 | `server.prefill...` | time to first token at the smallest concurrency, if measured |
 | `trainer` | a step's time without waiting and weight updates, over its tokens |
 | `weights` | the mean update; half of the pause between two looks at its end |
@@ -11,14 +11,8 @@
 | `prompt_tokens` | the mean, image tokens included |
 | `response_tokens` | the histogram of lengths that the run recorded; else the mean |
 
-**Decoding from sessions.** A run knows when each response was under way and how many
-others were, but not token by token. With n requests running a token takes
-`a + b * n` seconds; so a response of L tokens, which spends the time t(n) with n
-running, has L = sum over n of t(n) / (a + b * n). Over batches of responses, which have
-about the mean length, a and b are those that fit best, with a curve through the mean.
-Prefilling is in it, as part of each response's time, and the file's
-`prefill_tokens_per_second` is without effect (1e9). What a run never did, say few
-requests at a time, is extrapolated: `bench rollout` measures it.
+A fitted decode curve has prefilling in it, and the file's `prefill_tokens_per_second` is
+then without effect (1e9).
 
 **Tokens and seconds of a step.** Where the tokens of a step vary by less than a tenth
 no line can be fitted through them: then computing is taken to grow with the tokens, and
@@ -35,8 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from areal_cppo.bench.async_figures import STAGES, sequence_tokens, split
-from areal_cppo.bench.async_run import ACCEPTED, RecordedRun
+from areal_cppo.bench.async_costs import sequence_tokens
+from areal_cppo.bench.async_decode import SLOWDOWNS, Exposure
+from areal_cppo.bench.async_figures import STAGES, split
+from areal_cppo.bench.async_run import RecordedRun
 from areal_cppo.errors import UserError
 from areal_cppo.plan.distributions import Distribution, Empirical, Fixed
 from areal_cppo.plan.rates import (
@@ -52,11 +48,6 @@ from areal_cppo.report.timeline import busy_seconds, intersect, union
 _RESUME_SECONDS = 0.25
 NO_PREFILL = 1e9  # tokens/s: prefilling is within the decode curve
 _LEAST_SPREAD = 0.1  # of a step's tokens, for a line through them
-_BATCH = 16  # responses whose mean length is taken for their length
-_POINTS = 12  # numbers of running requests that are told apart
-# Of b to a: none of a token's time, to nearly all of it, grows with the requests.
-_RATIOS = np.concatenate([[0.0], np.geomspace(1e-3, 10.0, 41)])
-_SLOWDOWNS = np.arange(1.0, 4.01, 0.05)
 _LEAST_STEPS = 8  # to tell how much generation slows the trainer
 _LEAST_GAIN = 0.2  # share of the squared error that a slowdown must explain
 _LENGTHS = 500  # values of an empirical distribution, about
@@ -96,7 +87,7 @@ def fit_rates(
     responses = _response_tokens(steps)
     shares = recorded.unit == "process"
     slots = _slots(recorded)
-    exposure = _Exposure(recorded, window, slots)
+    exposure = Exposure(recorded, window, slots)
     curve = _rollout_curve(rollout, slots) if rollout else None
     decode, slowdown = exposure.fit(responses.mean, curve, shares)
     trainer_slowdown = _trainer_slowdown(recorded, steps) if shares else 1.0
@@ -208,133 +199,6 @@ def _prefill(rollout: dict[str, Any]) -> float | None:
     return tokens / first["p50"] if first and tokens and first["p50"] > 0 else None
 
 
-class _Exposure:
-    """How long each batch of responses was under way with how many others.
-
-    A row a batch: mean seconds at each of a few numbers of running requests, apart for
-    the time in which the trainer computed (`busy`) and the rest (`free`).
-    """
-
-    def __init__(self, recorded: RecordedRun, window, slots: int):
-        self.slots = slots
-        computing = union(
-            span for span in recorded.run.timeline.training if span[2] != "save"
-        )
-        rows_free, rows_busy, numbers = [], [], []
-        for worker in sorted({s.worker for s in recorded.sessions}):
-            own = [s for s in recorded.sessions if s.worker == worker]
-            inside = [
-                s
-                for s in own
-                if s.status == ACCEPTED and window[0] <= s.start and s.end <= window[1]
-            ]
-            grid, counts, busy = _segments(own, recorded.weights, computing)
-            numbers.append((grid, np.minimum(counts, slots), busy, inside))
-        self.at = _representatives(numbers)
-        for grid, counts, busy, inside in numbers:
-            for rows, chosen in ((rows_free, ~busy), (rows_busy, busy)):
-                rows.append(_times(grid, counts, chosen, self.at, inside))
-        self.free, self.busy = (np.concatenate(rows) for rows in (rows_free, rows_busy))
-        if not len(self.free):
-            raise UserError(
-                f"--rates: expected at least {_BATCH} responses that were accepted "
-                "after the warm-up, found fewer; train longer"
-            )
-
-    def fit(self, length: float, curve, shares: bool):
-        """Decode curve and the slowdown of servers while the trainer computes.
-
-        Parameters
-        ----------
-        length
-            Mean tokens of a response.
-        curve
-            Measured elsewhere; None: fit it, too.
-        shares
-            Whether trainer and servers share processors.
-        """
-        at, best = self.at, None
-        for slowdown in _SLOWDOWNS if shares else (1.0,):
-            exposure = self.free + self.busy / slowdown
-            for ratio in _RATIOS if curve is None else (None,):
-                if ratio is None:
-                    points, rates = zip(*curve)
-                    known = np.interp(at, points, rates)
-                    pace = known / np.maximum(at, points[0])
-                else:
-                    pace = 1 / (1 + ratio * at)
-                    pace *= length / (exposure @ pace).mean()
-                error = float(((exposure @ pace - length) ** 2).sum())
-                if best is None or error < best[0] * (1 - 1e-9):
-                    best = error, float(slowdown), ratio, pace[0]
-        _, slowdown, ratio, first = best
-        if curve is not None:
-            return curve, slowdown
-        alone = first * (1 + ratio * at[0])
-        numbers = [2**k for k in range(self.slots.bit_length())]
-        return tuple(
-            (float(n), float(n * alone / (1 + ratio * n)))
-            for n in sorted({*numbers, self.slots})
-        ), slowdown
-
-
-def _segments(sessions, weights, computing):
-    """Moments, and from each to the next: running requests, and whether the trainer
-    computes; no request runs during a weight update."""
-    moments = {s.start for s in sessions} | {s.end for s in sessions}
-    moments |= {t for spans in (weights, computing) for span in spans for t in span[:2]}
-    grid = np.array(sorted(moments))
-    starts = np.sort([s.start for s in sessions])
-    ends = np.sort([s.end for s in sessions])
-    counts = np.searchsorted(starts, grid, "right") - np.searchsorted(
-        ends, grid, "right"
-    )
-    counts = counts.astype(float)
-    counts[_within(grid, weights)] = 0.0
-    return grid, counts, _within(grid, computing)
-
-
-def _within(grid: np.ndarray, spans) -> np.ndarray:
-    inside = np.zeros(len(grid), dtype=bool)
-    for start, end in union(spans):
-        inside |= (grid >= start) & (grid < end)
-    return inside
-
-
-def _representatives(numbers) -> np.ndarray:
-    """A few numbers of running requests, each for an equal share of the time."""
-    counts, lengths = [], []
-    for grid, running, _, _ in numbers:
-        counts.append(running[:-1])
-        lengths.append(np.diff(grid))
-    count, length = np.concatenate(counts), np.concatenate(lengths)
-    order = np.argsort(count[count > 0])
-    count, length = count[count > 0][order], length[count > 0][order]
-    place = np.cumsum(length) / length.sum()
-    found = []
-    for k in range(_POINTS):
-        part = (place > k / _POINTS) & (place <= (k + 1) / _POINTS)
-        if part.any():
-            found.append(float(np.average(count[part], weights=length[part])))
-    return np.unique(np.round(found, 3))
-
-
-def _times(grid, counts, chosen, at, inside) -> np.ndarray:
-    """Mean seconds of each batch of `inside` at each number in `at`, where `chosen`."""
-    nearest = np.abs(counts[:, None] - at[None, :]).argmin(1)
-    length = np.append(np.diff(grid), 0.0)
-    starts = np.array([s.start for s in inside])
-    ends = np.array([s.end for s in inside])
-    columns = []
-    for k in range(len(at)):
-        here = length * ((nearest == k) & chosen & (counts > 0))
-        sums = np.concatenate([[0.0], np.cumsum(here)[:-1]])
-        columns.append(np.interp(ends, grid, sums) - np.interp(starts, grid, sums))
-    times = np.stack(columns, 1) if len(inside) else np.zeros((0, len(at)))
-    whole = len(times) // _BATCH * _BATCH
-    return times[:whole].reshape(-1, _BATCH, len(at)).mean(1)
-
-
 def _nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least squares with no negative coefficient, by coordinate descent."""
     gram, right = matrix.T @ matrix, matrix.T @ target
@@ -354,7 +218,11 @@ def _computing(record: dict[str, Any]) -> float:
 def _trainer(recorded, steps, tokens, slowdown: float) -> TrainerRates:
     """Seconds of a step by its tokens, without contention."""
     ranks = recorded.training.servers
-    free = [_computing(record) * _freed(recorded, record, slowdown) for record in steps]
+    generating = _generating(recorded) if slowdown > 1 else []
+    free = []
+    for record in steps:
+        share = _overlap(recorded, record, generating)
+        free.append(_computing(record) * (1 - share + share / slowdown))
     other = [
         max(
             0.0,
@@ -378,20 +246,18 @@ def _trainer(recorded, steps, tokens, slowdown: float) -> TrainerRates:
     )
 
 
-def _overlap(recorded: RecordedRun, record: dict[str, Any]) -> float:
+def _overlap(recorded: RecordedRun, record: dict[str, Any], generating) -> float:
     """Share of a step's computing in which anything was generated."""
     window = record["seconds"] - record["step_seconds"], record["seconds"]
     computing = intersect(recorded.run.timeline.training, [window])
     if not computing:
         return 0.0
-    generating = [session.span for session in recorded.sessions]
     return busy_seconds(intersect(computing, generating)) / busy_seconds(computing)
 
 
-def _freed(recorded, record, slowdown: float) -> float:
-    """What a step's computing would take without generation beside it, as a share."""
-    share = _overlap(recorded, record) if slowdown > 1 else 0.0
-    return 1 - share + share / slowdown
+def _generating(recorded: RecordedRun):
+    """When anything was generated."""
+    return union(session.span for session in recorded.sessions)
 
 
 def _trainer_slowdown(recorded: RecordedRun, steps) -> float:
@@ -399,12 +265,13 @@ def _trainer_slowdown(recorded: RecordedRun, steps) -> float:
     most alike; 1 where too few steps tell, or too little is gained."""
     if len(steps) < _LEAST_STEPS:
         return 1.0
-    shares = np.array([_overlap(recorded, record) for record in steps])
+    generating = _generating(recorded)
+    shares = np.array([_overlap(recorded, record, generating) for record in steps])
     rates = np.array([_computing(r) / sequence_tokens(r) for r in steps])
 
     def error(slowdown: float) -> float:
         free = rates * (1 - shares + shares / slowdown)
         return float(free.var() / free.mean() ** 2)
 
-    best = min(map(float, _SLOWDOWNS), key=error)
+    best = min(map(float, SLOWDOWNS), key=error)
     return best if error(best) < (1 - _LEAST_GAIN) * error(1.0) else 1.0

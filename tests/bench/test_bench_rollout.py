@@ -11,7 +11,7 @@ import pytest
 from rollout_server import TOKEN, PausableServer
 
 from areal_cppo.bench import rollout
-from areal_cppo.bench.rollout import Answer, Point
+from areal_cppo.bench.rollout_points import Answer, Point
 from areal_cppo.bench.rollout_prompts import PromptMaker, Shape
 from areal_cppo.bench.rollout_results import table
 from areal_cppo.cli.main import main
