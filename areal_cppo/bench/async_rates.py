@@ -11,8 +11,8 @@
 | `prompt_tokens` | the mean, image tokens included |
 | `response_tokens` | the histogram of lengths that the run recorded; else the mean |
 
-A fitted decode curve has prefilling in it, and the file's `prefill_tokens_per_second` is
-then without effect (1e9).
+A fitted decode curve has prefilling in it, and the file's `prefill_tokens_per_second`
+is then without effect (1e9).
 
 **Tokens and seconds of a step.** Where the tokens of a step vary by less than a tenth
 no line can be fitted through them: then computing is taken to grow with the tokens, and
