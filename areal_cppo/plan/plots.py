@@ -38,6 +38,7 @@ def draw(plan: Plan, rates: Rates) -> Figure:
             [c.samples_per_second for _, c in simulated],
             color=color,
             marker="o",
+            markersize=max(3, 9 - 1.5 * i),  # where they coincide all are seen
             label=f"bound {bound}",
         )
     if plan.turns is not None:
@@ -50,7 +51,8 @@ def draw(plan: Plan, rates: Rates) -> Figure:
         )
     # Near the ends of a large cluster the upper bounds leave the picture.
     highest = max((c.samples_per_second for c in plan.candidates), default=0.0)
-    ax.set_ylim(0, 1.6 * highest or None)
+    most = max((c.most for c in plan.candidates), default=0.0)
+    ax.set_ylim(0, min(1.6 * highest, 1.1 * most) or None)
     ax.set_xlabel(
         f"GPUs that generate, of {plan.gpus}; the rest train (dotted: upper bound)"
     )
