@@ -91,8 +91,13 @@ def bench_async(args: argparse.Namespace) -> int:
     folder = Path(args.out or _new_folder("bench-async")).absolute()
     _refuse_used(folder)
     status = _train(args, folder, {})
-    if (folder / "metrics.jsonl").is_file():
+    if not status:
         _report(args, folder, targets)
+    elif (folder / "metrics.jsonl").is_file():
+        try:
+            _report(args, folder, targets)
+        except UserError as error:  # cut off before there was anything to report
+            note(f"no figures: {error}")
     return status
 
 
@@ -198,6 +203,8 @@ def _report(
         parameters = count_parameters(recorded.run.config["actor"]["path"])
     found = figures(recorded, args.warmup, args.peak_tflops, parameters)
     print(async_results.table(found))
+    if args.peak_tflops is not None and found["mfu"] is None:
+        note("no model FLOP/s utilisation: the run used no GPU, or has no statistics")
     if not recorded.sessions:
         note(
             f"no traces of single responses in {folder}: generation is taken from "

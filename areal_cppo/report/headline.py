@@ -193,6 +193,10 @@ def _rate(run: Run) -> str:
     if not rates:
         return _fact("Generation rate", "Not recorded", "No rates in the metrics.")
     words = "response tokens per second, mean of the steps"
+    idle = run.series("trainer_idle_share")[1]
+    if idle:
+        share = number(sum(idle) / len(idle), "share")
+        words += f"; the trainer waited {share} of a step for responses"
     return _fact("Generation rate", number(round(sum(rates) / len(rates))), words)
 
 

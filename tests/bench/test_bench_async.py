@@ -301,6 +301,22 @@ def test_mistakes(arguments, words, tmp_path, monkeypatch, capsys):
     assert words in line and len(line) < 400
 
 
+@pytest.mark.parametrize(("steps", "words"), [(3, "effective"), (1, "no figures: ")])
+def test_a_run_that_is_cut_off_is_reported(tmp_path, monkeypatch, capsys, steps, words):
+    import areal_cppo.cli.train as train
+
+    def fake(config, overrides, name, expected=None) -> int:
+        hand.write_run(tmp_path / "run", steps)
+        return 130
+
+    monkeypatch.setattr(train, "run_with_display", fake)
+    command = ["bench", "async", "--config", "c.yaml", "--out", f"{tmp_path}/run"]
+    assert main([*command, "--peak-tflops", "989"]) == 130
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err
+    assert ("no model FLOP/s utilisation" in shown.err) is (steps == 3)
+
+
 @pytest.mark.slow
 @pytest.mark.sglang
 @pytest.mark.timeout(900)

@@ -6,6 +6,9 @@ Not covered here: how fast SGLang is. One test starts it (`slow`, `sglang`).
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from rollout_server import TOKEN, PausableServer
@@ -150,6 +153,30 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, capsys, monkeypatch):
     assert document["points"][1]["tokens_per_second"] == 16
     shown = capsys.readouterr()
     assert "2 (cut off)" in shown.out and "what was measured is kept" in shown.err
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c(tmp_path):
+    """In the middle of the second concurrency."""
+    target = tmp_path / "numbers.json"
+    with PausableServer(seconds=0.2, model=MODEL) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "areal_cppo", "bench", "rollout", *SHAPE]
+            + ["--server", server.address, "--concurrency", "2,1", "--warmup", "0"]
+            + ["--requests", "100", "--json", str(target)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in process.stderr:
+            if line.startswith("concurrency 1:"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        said = process.stderr.read()
+    assert "interrupted; what was measured is kept" in said and "Traceback" not in said
+    two, one = json.loads(target.read_text())["points"]
+    assert two["complete"] and two["requests"] == 100
+    assert not one["complete"] and 0 < one["requests"] < 100
 
 
 def test_percentiles_by_hand():
