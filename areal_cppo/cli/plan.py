@@ -14,6 +14,7 @@ from areal_cppo.errors import UserError
 
 _BATCH, _GROUP, _BOUNDS = 512, 8, "0,1,2,4,8"
 _MOST_BOUND = 64
+_WARMUP = 2  # steps of a run that its rates leave out, as bench async does
 
 
 def add_plan(commands: Any) -> None:
@@ -76,7 +77,6 @@ def add_plan(commands: Any) -> None:
 def plan(args: argparse.Namespace) -> int:
     """Search, print the best few; the exit status. Ctrl-C keeps what is done."""
     from areal_cppo.plan import search, table
-    from areal_cppo.plan.from_run import read_run
     from areal_cppo.plan.rates import read_rates
     from areal_cppo.plan.setting import Setting
 
@@ -95,7 +95,7 @@ def plan(args: argparse.Namespace) -> int:
                 f"{name}: expected a whole number >= {least}, found {value}; correct it"
             )
     if args.run is not None:
-        rates, run = read_run(args.run)
+        rates, run = _measured(args.run)
         batch, group = args.batch or run.batch, args.group or run.group
     else:
         rates = read_rates(args.rates)
@@ -130,6 +130,25 @@ def plan(args: argparse.Namespace) -> int:
                 print(f"  - {line}")
         _write(found, rates, args.top, *targets)
     return 0
+
+
+def _measured(folder: str) -> tuple[Any, Any]:
+    """Rates of a run, as bench async --run fits them, and how it was set."""
+    from areal_cppo.bench.async_rates import fit_rates
+    from areal_cppo.bench.async_run import read_run
+    from areal_cppo.plan.from_run import run_setting
+    from areal_cppo.serving.cpu import enable_in_this_process
+
+    enable_in_this_process()  # reading a run may import what AReaL does
+    recorded = read_run(folder)
+    setting = run_setting(recorded.run.config, folder)
+    measured = {"command": shlex.join(["areal-cppo", *sys.argv[1:]])}
+    warmup = min(_WARMUP, len(recorded.metrics) - 1)
+    try:
+        return fit_rates(recorded, warmup, measured), setting
+    except UserError as error:
+        told = str(error).removeprefix("--rates: ")
+        raise UserError(f"--run: {told}") from error
 
 
 def _write(found, rates, most: int, numbers: Path | None, picture: Path | None) -> None:

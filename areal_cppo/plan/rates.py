@@ -51,8 +51,6 @@ from areal_cppo.plan.distributions import Distribution, parse_distribution
 from areal_cppo.plan.fields import Fields, number, show
 
 VERSION = 1
-# Where a run's folder holds the rates measured in it, if any were.
-RUN_RATES = "rates.json"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`areal-cppo plan`: numbers, picture, progress, mistakes, Ctrl-C, a run's folder.
 
-Covers the whole command on small clusters and a folder like those that runs leave. Not
-covered: whether rates taken from a run predict another one (docs/throughput.md does).
+Covers the whole command on small clusters, and folders that say too little. Not
+covered: the rates fitted from a run, for which see tests/bench.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import yaml
 
 from areal_cppo.cli.main import main
 from areal_cppo.plan import search as search_module
-from areal_cppo.plan.from_run import read_run
+from areal_cppo.plan.from_run import run_setting
 
 QUICK = ("--gpus", "4", "--batch", "4", "--group", "2", "--steps", "3", "--tries", "2")
 
@@ -25,44 +25,25 @@ def file(document, tmp_path):
     return str(path)
 
 
+CONFIG = {
+    "train_dataset": {"batch_size": 2},
+    "gconfig": {"n_samples": 2, "max_new_tokens": 32},
+    "rollout": {"backend": "sglang:d3p1t2", "max_head_offpolicyness": 1},
+    "actor": {"backend": "fsdp:d2p1t1"},
+}
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Four steps of 2 prompts with 2 responses each, 10 s apart, two at a time."""
+    """A run of two steps, without traces."""
     folder = tmp_path / "run"
     folder.mkdir()
-    config = {
-        "train_dataset": {"batch_size": 2},
-        "gconfig": {"n_samples": 2, "max_new_tokens": 32},
-        "rollout": {
-            "backend": "sglang:d1p1t2",
-            "max_head_offpolicyness": 1,
-            "max_concurrent_rollouts": 3,
-        },
-        "actor": {"backend": "fsdp:d2p1t1"},
-        "sglang": {"max_running_requests": 8},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    lines, spans = [], []
-    for step in range(1, 5):
-        lines.append(
-            {
-                "step": step,
-                "seconds": 10.0 * step,
-                "response_tokens": 20.0,
-                "seconds_update": 4.0,
-                "seconds_weights": 1.5,
-                "stats": {
-                    "timeperf/train_step": 4.0,
-                    "timeperf/compute_advantage": 1.0,
-                    "ppo_actor/prompt_len/avg": 30.0,
-                },
-            }
-        )
-        start = 10.0 * (step - 1)
-        spans += [[start, start + 1.0], [start, start + 3.0]] * 2
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    lines = [
+        {"step": step, "seconds": 9.0 * step, "step_seconds": 9.0, "samples": 4 * step}
+        for step in (1, 2)
+    ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    timeline = {"generation": spans, "training": [], "weights": []}
-    (folder / "timeline.json").write_text(json.dumps(timeline))
     return folder
 
 
@@ -151,31 +132,17 @@ def test_negative_rates(document, tmp_path, capsys):
     assert "trainer.token_seconds: expected a number >= 0, found -1" in told
 
 
-def test_rates_of_a_run(run):
-    rates, setting = read_run(run)
+def test_what_a_run_was_set_to():
+    setting = run_setting(CONFIG, "run")
     assert (setting.batch, setting.group, setting.staleness) == (2, 2, 1)
-    assert (setting.concurrent, setting.servers, setting.ranks) == (3, 1, 2)
-    assert (rates.server.gpus, rates.server.slots) == (2, 8)
-    # 16 responses of 20 tokens on average in 4 times 3 s; 1 s and 3 s long ones.
-    ((running, speed),) = rates.server.decode
-    assert speed == pytest.approx(16 * 20 / 12)
-    assert running == pytest.approx(16 * 2 / 12)
-    assert sorted(set(rates.response_tokens.values)) == [10, 30]
-    assert rates.prompt_tokens.mean == 30
-    # 5 s for 4 sequences of 50 tokens on 2 ranks.
-    assert rates.trainer.token_seconds == pytest.approx(5 * 2 / 200)
-    assert rates.weights.update_seconds == 1.5
+    assert (setting.concurrent, setting.servers, setting.ranks) == (2, 3, 2)
 
 
-def test_a_plan_from_a_run(run, capsys):
+def test_a_plan_from_a_run(run, rates, capsys, monkeypatch):
+    monkeypatch.setattr("areal_cppo.bench.async_rates.fit_rates", lambda *_: rates())
     options = ("--gpus", "6", "--steps", "3", "--tries", "2", "--staleness", "0,1")
     assert main(["plan", "--run", str(run), *options]) == 0
     assert "6 GPUs, 2 prompts a step, 2 responses each" in capsys.readouterr().out
-
-
-def test_measured_rates_in_a_run_are_used_as_they_are(run, file, document, rates):
-    (run / "rates.json").write_text(json.dumps(document()))
-    assert read_run(run)[0] == rates()
 
 
 def test_runs_of_which_nothing_can_be_learnt(run, tmp_path, capsys):
@@ -189,12 +156,11 @@ def test_runs_of_which_nothing_can_be_learnt(run, tmp_path, capsys):
     empty.mkdir()
     assert "--run: expected a run's folder with at least one of" in told(empty)
     assert "found none" in told(tmp_path / "nowhere")
-    (run / "timeline.json").unlink()
-    assert "expected a run with train steps and a time line" in told(run)
-    (run / "metrics.jsonl").unlink()
-    assert "found 0 steps" in told(run)
+    assert "--run: expected a run with AReaL's statistics and traces" in told(run)
     (run / "config.yaml").write_text("seed: 1\n")
     assert "expected config.yaml of a run" in told(run)
+    (run / "metrics.jsonl").unlink()
+    assert "expected a run with train steps, found none" in told(run)
 
 
 def test_either_rates_or_a_run(capsys):
