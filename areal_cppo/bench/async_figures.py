@@ -87,6 +87,7 @@ def figures(
             "last": steps[-1]["step"],
             "number": len(steps),
             "warmup": len(recorded.metrics) - len(steps),
+            "resumed": sum(w >= window[0] for w in recorded.resumed_at),
         },
         "window_seconds": list(window),
         "seconds": seconds,

@@ -64,6 +64,7 @@ class RecordedRun:
     unit: str = "process"  # or GPU
     generation: Side = Side(1, 1)
     training: Side = Side(1, 1)
+    resumed_at: list[float] = field(default_factory=list)  # where it went on
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -102,7 +103,7 @@ def read_run(folder: str | Path) -> RecordedRun:
                 f"{folder}/metrics.jsonl, found none at step {record['step']}; give "
                 "the folder of a run made by this version"
             )
-    sessions, phases = _read_traces(folder, run.config)
+    sessions, phases, resumed = _read_traces(folder, run.config)
     cluster = run.config.get("cluster") or {}
     return RecordedRun(
         run,
@@ -111,6 +112,7 @@ def read_run(folder: str | Path) -> RecordedRun:
         unit="GPU" if cluster.get("n_gpus_per_node") else "process",
         generation=_side(run.config, "rollout"),
         training=_side(run.config, "actor"),
+        resumed_at=resumed,
     )
 
 
@@ -129,16 +131,18 @@ def trace_folder(folder: Path, config: dict[str, Any]) -> Path | None:
 
 def _read_traces(
     folder: Path, config: dict[str, Any]
-) -> tuple[list[Session], list[tuple[float, float, str]]]:
+) -> tuple[list[Session], list[tuple[float, float, str]], list[float]]:
+    """Sessions, phases, and where the run was gone on with."""
     traces = trace_folder(folder, config)
     if traces is None:
-        return [], []
+        return [], [], []
     files = sorted(traces.glob("**/master/traces*.jsonl"))
     events = [event for file in files for event in read_lines(file)]
     starts = [Start.of(event) for event in events if event.get("name") == CLOCK]
     if not starts:
-        return [], []
-    return _sessions(traces, starts), _phases(events, starts)
+        return [], [], []
+    resumed = [start.offset for start in starts[1:]]
+    return _sessions(traces, starts), _phases(events, starts), resumed
 
 
 def _kept_until(starts: list[Start], life: Start) -> float:

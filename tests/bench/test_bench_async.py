@@ -30,7 +30,13 @@ def found(folder):
 
 def test_effective_rates(found):
     """Steps 2 and 3: 16 responses of 400 tokens in all, in 20 s."""
-    assert found["steps"] == {"first": 2, "last": 3, "number": 2, "warmup": 1}
+    assert found["steps"] == {
+        "first": 2,
+        "last": 3,
+        "number": 2,
+        "warmup": 1,
+        "resumed": 0,
+    }
     assert found["window_seconds"] == [10, 30] and found["seconds"] == 20
     assert found["samples"] == 16 and found["samples_per_second"] == 0.8
     assert found["tokens"] == 400 and found["tokens_per_second"] == 20
@@ -156,6 +162,7 @@ def test_a_run_that_was_resumed(tmp_path):
     spans = {s.span for s in run.sessions if s.worker == 1}
     assert spans == {(12, 20), (21, 23)}
     assert {s.span for s in run.sessions if s.worker == 0} == {(11, 15), (14, 19.5)}
+    assert "resumed" in table(figures(run, 1))
 
 
 def test_rows_are_reused():
