@@ -32,7 +32,7 @@ def _overall(figures):
     left_out = f"first {steps['warmup']} left out" if steps["warmup"] else "all of them"
     yield "steps", f"{steps['first']} to {steps['last']} ({left_out})"
     if steps["resumed"]:
-        yield "resumed", f"{steps['resumed']} times; the cold steps after it count"
+        yield "resumed", f"{steps['resumed']} x; the cold steps after it count"
     yield (
         "step, seconds",
         f"{times['mean']:.2f} ({times['min']:.2f}-{times['max']:.2f})",
