@@ -77,6 +77,8 @@ class RolloutBench:
         Of one request.
     note
         Told of the progress.
+    token
+        That the servers ask for (SGLang's `--api-key`); may be empty.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class RolloutBench:
         weights: Path | None = None,
         timeout_seconds: float = 600.0,
         note: Note = lambda text: None,
+        token: str = "",
     ):
         self.addresses = list(addresses)
         self.make_prompt = make_prompt
         self.weights = weights
         self.timeout_seconds = timeout_seconds
         self.note = note
+        self.token = token
         self._settings = ServersConfig()
         self._paused = False
         self._version = 0
@@ -170,6 +174,7 @@ class RolloutBench:
             backend,
             self._settings,
             self.timeout_seconds,
+            self.token,
             on_resent=count,
         )
         for prompt in queue:
@@ -223,7 +228,7 @@ class RolloutBench:
         point.update_seconds = time.perf_counter() - began
 
     async def _load(self, address: str) -> None:
-        backend, client = CPPOBackend(), ServerClient(address)
+        backend, client = CPPOBackend(), ServerClient(address, self.token)
         meta = WeightUpdateMeta(type="disk", path=str(self.weights))
         update = backend.build_disk_weight_update_requests(meta).requests
         steps = [backend.get_pause_request(), *update, backend.get_resume_request()]

@@ -42,6 +42,11 @@ def add_rollout(kinds: Any) -> None:
         help="the model's folder (with --server, if it isn't where the server says)",
     )
     rollout.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="with the token that --server asks for (SGLang's --api-key)",
+    )
+    rollout.add_argument(
         "--prompt-tokens", type=int, required=True, metavar="N", help="of text"
     )
     rollout.add_argument("--response-tokens", type=int, required=True, metavar="N")
@@ -114,6 +119,7 @@ def bench_rollout(args: argparse.Namespace) -> int:
             "--slots: expected only with --model, for a server that is started, found "
             "--server; leave it out"
         )
+    token = _token(args)
     target, picture = json_target(args.json), picture_target(args.plot)
     enable_in_this_process()
     from areal_cppo.serving.server import check_model
@@ -126,12 +132,12 @@ def bench_rollout(args: argparse.Namespace) -> int:
     from areal_cppo.bench.quiet import quiet
 
     with quiet(), ExitStack() as stack:
-        addresses, model = _servers(args, shape, max(concurrencies), stack)
+        addresses, model = _servers(args, shape, max(concurrencies), token, stack)
         from areal_cppo.bench.rollout import RolloutBench
         from areal_cppo.bench.rollout_prompts import PromptMaker
 
         make_prompt = PromptMaker(model, shape, args.seed)
-        bench = RolloutBench(addresses, make_prompt, weights, args.timeout, note)
+        bench = RolloutBench(addresses, make_prompt, weights, args.timeout, note, token)
         workload = asdict(shape) | {
             "prompt_tokens_with_image": len(make_prompt().input_ids),
             "model": str(model),
@@ -186,14 +192,14 @@ def _measure(
 
 
 def _servers(
-    args: argparse.Namespace, shape: Any, most: int, stack: ExitStack
+    args: argparse.Namespace, shape: Any, most: int, token: str, stack: ExitStack
 ) -> tuple[list[str], str]:
     """`host:port` of the servers, and the folder of their model."""
     if args.server:
         from areal_cppo.evaluation.client import check_server
 
         urls = [check_server(url) for url in args.server]
-        model = args.model or _served_model(urls[0])
+        model = args.model or _served_model(urls[0], token)
         return [_host_and_port(url) for url in urls], model
     from areal.utils.network import find_free_ports
 
@@ -239,10 +245,33 @@ def _host_and_port(url: str) -> str:
     return url.removeprefix("http://")
 
 
-def _served_model(url: str) -> str:
-    """The folder of the model that a server says it serves, if it is here."""
+def _token(args: argparse.Namespace) -> str:
+    """What `--token-file` holds; nothing without it."""
+    if args.token_file is None:
+        return ""
     try:
-        with urllib.request.urlopen(f"{url}/model_info", timeout=30) as reply:
+        token = Path(args.token_file).read_text(encoding="utf-8").strip()
+        found = "an empty one"
+    except (OSError, ValueError) as error:
+        token, found = "", f"none that can be read ({type(error).__name__})"
+    if not token or not args.server:
+        found = found if args.server else "no --server that asks for it"
+        raise UserError(
+            f"--token-file: expected a file with the token of --server, found {found} "
+            f"({args.token_file}); correct it"
+        )
+    return token
+
+
+def _served_model(url: str, token: str) -> str:
+    """The folder of the model that a server says it serves, if it is here."""
+    from areal_cppo.training.servers.http import authorization
+
+    try:
+        request = urllib.request.Request(
+            f"{url}/model_info", headers=authorization(token)
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
             path = json.load(reply).get("model_path")
     except (OSError, ValueError, AttributeError, urllib.error.URLError):
         path = None

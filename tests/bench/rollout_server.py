@@ -37,6 +37,8 @@ class PausableServer:
         Payloads of `/generate`.
     calls : list[str]
         Paths of the others, in order.
+    tokens : set[str]
+        What requests had as authorization.
     """
 
     def __init__(
@@ -49,14 +51,18 @@ class PausableServer:
     ):
         self.requests: list[dict[str, Any]] = []
         self.calls: list[str] = []
+        self.tokens: set[str] = set()
         self.aborted = threading.Event()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                if self.path != "/health":
+                    fake.tokens.add(self.headers.get("Authorization", ""))
                 self.reply(200, {"model_path": model})
 
             def do_POST(self):
+                fake.tokens.add(self.headers.get("Authorization", ""))
                 payload = json.loads(
                     self.rfile.read(int(self.headers["Content-Length"]))
                 )

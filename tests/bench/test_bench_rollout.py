@@ -114,6 +114,17 @@ def test_the_model_is_where_the_server_says():
         assert len(server.requests) == 2
 
 
+def test_a_server_that_asks_for_a_token(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    with PausableServer(model=MODEL) as server:
+        arguments = ["--server", server.address, "--token-file", str(file), *SHAPE]
+        arguments += ["--concurrency", "1", "--requests", "2"]
+        arguments += ["--weight-update", MODEL]
+        assert main(["bench", "rollout", *arguments]) == 0
+        assert server.tokens == {"Bearer secret"}
+
+
 def test_images_and_groups():
     """An image of 56 pixels is 4 tokens between its two marks; a group shares it."""
     make_prompt = PromptMaker(MODEL, Shape(5, 3, image_size=56, group=2))
@@ -222,6 +233,7 @@ def test_weights_that_are_refused(capsys):
         (["--concurrency", "16"], "--requests: expected at least the largest"),
         (["--warmup", "-1"], "--warmup: expected a number >= 0"),
         (["--timeout", "0"], "--timeout: expected a number >= 1"),
+        (["--token-file", "/nowhere"], "--token-file: expected a file with the token"),
         (["--slots", "8"], "--slots: expected only with --model"),
         (["--json", "/proc/none/x.json"], "--json: expected a file that can be"),
         (["--plot", "picture.txt"], "--plot: expected a name that ends in .png"),
