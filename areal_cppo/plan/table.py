@@ -67,11 +67,14 @@ def _row(candidate: Candidate, rates: Rates) -> tuple[str, ...]:
 
 def _sentence(candidate: Candidate, plan: Plan, rates: Rates) -> str:
     setting = candidate.setting
+    # The bound lets no more be under way.
+    most = (setting.staleness + 1) * setting.batch
+    concurrent = min(setting.groups_at_once(rates), most)
     text = (
         f"{setting.servers * rates.server.gpus} of {plan.gpus} GPUs generate "
         f"({setting.servers} servers), {setting.ranks * rates.trainer.gpus} train "
         f"({setting.ranks} ranks), max_head_offpolicyness {setting.staleness}, "
-        f"max_concurrent_rollouts {setting.groups_at_once(rates)}"
+        f"max_concurrent_rollouts {concurrent}"
     )
     if plan.turns is not None and plan.turns.outcome is not None:
         times = candidate.samples_per_second / plan.turns.samples_per_second
