@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
+from areal_cppo.plan.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class RunSetting:
     concurrent: int
     servers: int
     ranks: int
+
+    def simulated(self, steps: int, warmup: int, **changes: Any) -> Setting:
+        """The run as a setting to simulate, to compare the two; `changes` as in
+        `Setting`."""
+        return Setting(**asdict(self) | {"steps": steps, "warmup": warmup} | changes)
 
 
 def run_setting(config: dict[str, Any], folder: str | Path) -> RunSetting:

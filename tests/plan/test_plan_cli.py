@@ -14,6 +14,7 @@ import yaml
 from areal_cppo.cli.main import main
 from areal_cppo.plan import search as search_module
 from areal_cppo.plan.from_run import run_setting
+from areal_cppo.plan.setting import Setting
 
 QUICK = ("--gpus", "4", "--batch", "4", "--group", "2", "--steps", "3", "--tries", "2")
 
@@ -136,6 +137,10 @@ def test_what_a_run_was_set_to():
     setting = run_setting(CONFIG, "run")
     assert (setting.batch, setting.group, setting.staleness) == (2, 2, 1)
     assert (setting.concurrent, setting.servers, setting.ranks) == (2, 3, 2)
+    slow = setting.simulated(steps=9, warmup=2, speeds={0: 0.5})
+    assert slow == Setting(
+        3, 2, 2, 2, 1, steps=9, warmup=2, concurrent=2, speeds={0: 0.5}
+    )
 
 
 def test_a_plan_from_a_run(run, rates, capsys, monkeypatch):
