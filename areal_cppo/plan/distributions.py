@@ -11,6 +11,7 @@ than `maximum` is cut there, as generation is at its limit of new tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erf, exp, log, sqrt
 from statistics import NormalDist
 from typing import Any
@@ -63,6 +64,7 @@ class Empirical:
     def maximum(self) -> int:
         return max(self.values)
 
+    @lru_cache(maxsize=64)  # asked for each split
     def longest(self, number: int) -> float:
         """Mean of the longest of so many."""
         values, counts = np.unique(self.values, return_counts=True)
@@ -95,6 +97,7 @@ class Lognormal:
         below = exp(mu + self.sigma**2 / 2) * _normal(cut - self.sigma)
         return below + self.maximum * (1 - _normal(cut))
 
+    @lru_cache(maxsize=64)  # asked for each split
     def longest(self, number: int) -> float:
         """Mean of the longest of so many, by quantiles."""
         normal = NormalDist()
