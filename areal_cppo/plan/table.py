@@ -8,7 +8,6 @@ from typing import Any
 from areal_cppo.plan.candidates import Candidate, reason
 from areal_cppo.plan.rates import Rates
 from areal_cppo.plan.search import NOT_MODELLED, Plan
-from areal_cppo.plan.stall import stall_step
 
 _HEADINGS = (
     "generate",
@@ -44,7 +43,6 @@ def table(plan: Plan, rates: Rates, most: int = 5) -> str:
         text += [line, note] if note else [line]
     if recommended is not None:
         text.append(f"recommended: {_sentence(recommended, plan, rates)}")
-        text += _warning(recommended)
     return "\n".join(text)
 
 
@@ -82,20 +80,6 @@ def _sentence(candidate: Candidate, plan: Plan, rates: Rates) -> str:
     return text
 
 
-def _warning(candidate: Candidate) -> list[str]:
-    setting = candidate.setting
-    step = stall_step(setting.batch, setting.servers, setting.staleness)
-    if step is None:
-        return []
-    share = setting.batch // setting.servers * setting.servers
-    return [
-        f"warning: stock AReaL 1.0.4 would wait for ever in step {step}, as "
-        f"{setting.servers} servers do not divide a batch of {setting.batch} (each "
-        f"worker bounds its share, {setting.batch // setting.servers}); a batch of "
-        f"{share} would do"
-    ]
-
-
 def as_json(plan: Plan, rates: Rates, most: int = 5) -> dict[str, Any]:
     """All splits with their upper bounds, what was simulated, the best few in whole."""
     recommended = plan.recommended
@@ -122,9 +106,6 @@ def _candidate(
         "generation_gpus": setting.servers * rates.server.gpus,
         "training_gpus": setting.ranks * rates.trainer.gpus,
         "staleness": setting.staleness,
-        "stock_areal_stops_in_step": stall_step(
-            setting.batch, setting.servers, setting.staleness
-        ),
         "most_samples_per_second": candidate.most,
         "step_bound": asdict(candidate.bound),
     }

@@ -18,7 +18,7 @@ from collections import defaultdict
 from itertools import groupby
 from typing import Any
 
-from areal.api import ModelAllocation, RolloutWorkflow
+from areal.api import RolloutWorkflow
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
@@ -147,11 +147,14 @@ class CPPORolloutEngine(RemoteSGLangEngine):
         train_data_parallel_size: int | None = None,
         **servers,
     ):
-        """AReaL's; `servers` goes to `ServersEngine.initialize`."""
-        if train_data_parallel_size is None:
-            parallel = ModelAllocation.from_str(self.config.backend, "rollout").parallel
-            train_data_parallel_size = parallel.data_parallel_size
-        self._engine.initialize(engine_id, addr, train_data_parallel_size, **servers)
+        """AReaL's; `servers` goes to `ServersEngine.initialize`.
+
+        AReaL lets each worker bound staleness for its share of the batch, rounded down,
+        so that a run whose servers don't divide the batch waits for ever one day. Here
+        the controller alone bounds it: a worker's share is all.
+        """
+        share = 1 if train_data_parallel_size is None else train_data_parallel_size
+        self._engine.initialize(engine_id, addr, share, **servers)
 
     def server_status(self, states: dict[str, str]) -> dict[str, Any]:
         """How the worker's server is; `states` are those of all servers."""

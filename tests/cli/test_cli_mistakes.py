@@ -71,7 +71,12 @@ def test_a_dry_run_says_what_would_be_started(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    for words in ("data: ", "fsdp:d1p1t1", "launch_server", "--sleep-on-idle"):
+    for words in (
+        "data: ",
+        "fsdp:d1p1t1",
+        "areal_cppo.serving.launch",
+        "--sleep-on-idle",
+    ):
         assert words in done.stdout
     assert not (tmp_path / "run" / "config.yaml").exists()
 

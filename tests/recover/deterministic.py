@@ -104,11 +104,6 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def random_reward(prompt, completions, prompt_ids, completion_ids, answer, **kwargs):
-    """A function of the response that no two responses share."""
-    return random.Random(f"{completion_ids}").random()
-
-
 def main() -> None:
     import deterministic  # not as __main__: workers import it
 
@@ -119,7 +114,7 @@ def main() -> None:
 
     def with_reward(*args, **kwargs):
         task = load_task(*args, **kwargs)
-        reward = {"reward_fn": "deterministic.random_reward"}
+        reward = {"reward_fn": "random_reward.reward_fn"}
         task.workflow_kwargs = {**task.workflow_kwargs, **reward}
         return task
 
