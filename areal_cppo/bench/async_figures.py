@@ -24,8 +24,10 @@ where there is none, per process. Of generation they are the window's response t
 of the trainer's stages whole sequences, prompt (with its image tokens) and response.
 
 **Interrupted** responses were open when a weight update began; **resumed** are those of
-them that were accepted in the end. The run's own metric `interrupted_responses` counts
-those trained on that have tokens of more than one policy version.
+them that were accepted in the end. That is the most there can be: an update begins a
+moment before servers are paused, and a response may just end, or not have begun. The
+run's own metric `interrupted_responses` counts those trained on that have tokens of
+more than one policy version.
 
 **CPL's share** and **model FLOP/s utilisation**: `async_costs`.
 """
