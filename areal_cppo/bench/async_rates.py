@@ -3,7 +3,6 @@
 | rate | from |
 | --- | --- |
 | `server.decode` | `bench rollout`'s points; else fitted, see `async_decode` |
-| `server.prefill...` | time to first token at the smallest concurrency, if measured |
 | `trainer` | a step's time without waiting and weight updates, over its tokens |
 | `weights` | the mean update; half of the pause between two looks at its end |
 | `contention` | where trainer and servers share processors: what fits best |
@@ -11,8 +10,11 @@
 | `prompt_tokens` | the mean, image tokens included |
 | `response_tokens` | the histogram of lengths that the run recorded; else the mean |
 
-A fitted decode curve has prefilling in it, and the file's `prefill_tokens_per_second`
-is then without effect (1e9).
+Either decode curve has prefilling in it, so that the file's `prefill_tokens_per_second`
+is without effect (1e9): measure `bench rollout` with prompts and responses of the run's
+lengths. Its curve is that of servers with a machine to themselves. Where trainer,
+rollout workers and servers share processors, the fitted one, which is of servers among
+them, predicts better.
 
 **Tokens and seconds of a step.** Where the tokens of a step vary by less than a tenth
 no line can be fitted through them: then computing is taken to grow with the tokens, and
@@ -93,7 +95,6 @@ def fit_rates(
     trainer_slowdown = _trainer_slowdown(recorded, steps) if shares else 1.0
     rewards = [s.reward_seconds for s in recorded.sessions if s.reward_seconds]
     prompt = sum(tokens) / _responses(steps) - responses.mean
-    prefill = _prefill(rollout) if rollout else None
     generation, training = recorded.generation, recorded.training
     updates = [record.get("seconds_weights", 0.0) for record in steps]
     return Rates(
@@ -101,7 +102,7 @@ def fit_rates(
             gpus=max(1, generation.units // generation.servers),
             slots=slots,
             decode=decode,
-            prefill_tokens_per_second=prefill or NO_PREFILL,
+            prefill_tokens_per_second=NO_PREFILL,
             request_seconds=0.0,
         ),
         trainer=_trainer(recorded, steps, tokens, trainer_slowdown),
@@ -189,14 +190,6 @@ def _rollout_curve(rollout: dict[str, Any], slots: int):
     return tuple(
         (running / servers, rate / servers) for running, rate in sorted(points.items())
     )
-
-
-def _prefill(rollout: dict[str, Any]) -> float | None:
-    """Prompt tokens/s: a prompt's over its time to first token, hardly loaded."""
-    least = min(rollout["points"], key=lambda point: point["concurrency"])
-    first = least.get("first_token_seconds")
-    tokens = rollout.get("workload", {}).get("prompt_tokens_with_image")
-    return tokens / first["p50"] if first and tokens and first["p50"] > 0 else None
 
 
 def _nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
