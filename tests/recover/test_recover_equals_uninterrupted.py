@@ -23,10 +23,10 @@ from areal_cppo.runs.supervisor import supervise
 from areal_cppo.serving.processes import processes_of_run
 from areal_cppo.triangles import checkpoint_dir
 
-STEPS = 5
+STEPS = 8
 CONFIG = Path(__file__).parents[2] / "configs/triangles.yaml"
 # Of a line of metrics.jsonl: what a clock says, and AReaL's own statistics.
-TIMES = ("seconds", "time", "per_second", "stats")
+TIMES = ("seconds", "time", "per_second", "idle", "stats")
 
 
 @pytest.fixture
