@@ -111,6 +111,7 @@ def batch(controller, loader):
     items = controller.prepare_batch(loader, "a.workflow.Class")
     loader.ledger.trained(controller.places)
     controller._version += 1
+    controller.dispatcher.resume()  # as after each weight update
     return [item["problem"] for item in items]
 
 
