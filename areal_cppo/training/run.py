@@ -74,8 +74,7 @@ class Run:
         try:
             self._run()
         except Exception as error:
-            rollout = getattr(self.trainer, "rollout", None)
-            cause = getattr(rollout, "failure", None)
+            cause = self.trainer.rollout.failure if self.trainer else None
             if cause is not None and not isinstance(error, Stopped):
                 raise cause from error  # it knows more than whoever met it first
             raise
