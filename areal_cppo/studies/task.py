@@ -1,0 +1,106 @@
+"""What a study asks of a task; tasks are reached through nothing else.
+
+All tasks share one vocabulary, prompt, response format and model architecture
+(`areal_cppo.triangles.sampling`); problems, checkpoint and token roles are their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from areal_cppo.errors import UserError
+
+if TYPE_CHECKING:  # the command line names tasks without torch
+    import torch
+
+PERCEPTION = "R"  # the role of true perception tokens, in every task
+TEMPLATE = "T"  # the role of tokens that no picture should change
+NO_SHIFT = "none"
+
+# Name -> module and attribute; imported when asked for. A new task is one line here.
+_TASKS = {
+    "triangles": "areal_cppo.studies.triangles:TrianglesTask",
+}
+
+
+class StudyProblem(Protocol):
+    """One picture and the answer to the question about it."""
+
+    image: Image.Image
+
+    @property
+    def answer(self) -> int | str: ...
+
+
+class ResponseScore(Protocol):
+    """What a response is worth, in parts; `areal_cppo.triangles.task.Score` is one."""
+
+    correct: bool
+    format_ok: bool
+
+
+class StudyTask(Protocol):
+    """A synthetic task.
+
+    Attributes
+    ----------
+    name
+        Its key in the registry.
+    checkpoint
+        Folder of the model that all runs start from.
+    question
+        The prompt's text.
+    shifts
+        Held-out shifts that `make_problem` knows, `none` first.
+    """
+
+    name: str
+    checkpoint: Path
+    question: str
+    shifts: tuple[str, ...]
+
+    def make_problem(
+        self, seed: int, index: int, split: str, shift: str = NO_SHIFT
+    ) -> StudyProblem:
+        """The same problem for the same arguments; splits (`train`, `held_out`,
+        `warm_up`) share none. A shift changes how it is drawn."""
+
+    def token_roles(self, tokens: list[str]) -> list[str]:
+        """A letter per token of a response, well formed or not; `PERCEPTION` where it
+        reads the picture, `TEMPLATE` where it cannot depend on it."""
+
+    def score(self, text: str, problem: StudyProblem) -> ResponseScore:
+        """Score a response, decoded, with or without its `<eos>`."""
+
+    def given_answer(self, text: str) -> str:
+        """The answer that a response gives, for people to read; `none` if it has
+        none."""
+
+    def pixels(self, problems: Sequence[StudyProblem]) -> torch.Tensor:
+        """The pictures for the model: float32 `[problems * 36, 1176]`."""
+
+
+def task_names() -> list[str]:
+    """Tasks that there are."""
+    return list(_TASKS)
+
+
+def study_task(name: str) -> StudyTask:
+    """The task of a name.
+
+    Raises
+    ------
+    UserError
+        There is none of that name.
+    """
+    if name not in _TASKS:
+        raise UserError(
+            f"task: expected one of {', '.join(_TASKS)}, found {name!r}; correct it"
+        )
+    module, attribute = _TASKS[name].split(":")
+    return getattr(import_module(module), attribute)()
