@@ -46,8 +46,8 @@ from areal_cppo.plan.rates import (
 )
 from areal_cppo.report.timeline import busy_seconds, intersect, union
 
-# A worker looks every half second whether an update is over (`training.servers`).
-_RESUME_SECONDS = 0.25
+# A worker looks so often whether an update is over (`training.servers`).
+_RESUME_SECONDS = 0.05
 NO_PREFILL = 1e9  # tokens/s: prefilling is within the decode curve
 _LEAST_SPREAD = 0.1  # of a step's tokens, for a line through them
 _LEAST_STEPS = 8  # to tell how much generation slows the trainer

@@ -52,6 +52,8 @@ class Held:
         self.open_for: int | None = None
         self.script: dict = {"mode": "well"}
         self.paused = False
+        self.open_requests = 0  # by its own account
+        self.ending = 0  # of them, until the next look
         self.seen: list[str] = []
 
 
@@ -75,13 +77,17 @@ class Handler(BaseHTTPRequestHandler):
             and (self.path == "/health")
         ):
             time.sleep(1000)
-        self.reply(200, {"seen": self.held.seen, "weights": self.held.weights})
+        load = {"num_running_reqs": self.held.open_requests, "num_waiting_reqs": 0}
+        self.held.open_requests = max(0, self.held.open_requests - self.held.ending)
+        known = {"seen": self.held.seen, "weights": self.held.weights}
+        self.reply(200, known | {"loads": [load]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         held, mode = self.held, self.held.script["mode"]
         if self.path == "/script":
             held.script = body
+            held.open_requests = body.get("open_requests", 0)
             return self.reply(200, {})
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.reply(401, {})
@@ -98,6 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             wanted = int((Path(body["path"]) / "weights").read_text())
             equal = wanted == held.weights
             return self.reply(200, {"equal": equal, "message": "a parameter differs"})
+        elif self.path == "/abort_request":
+            held.ending = held.script.get("ending", 0)
         elif self.path == "/pause_generation":
             held.paused = True
         elif self.path == "/continue_generation":

@@ -157,6 +157,26 @@ def test_silence_is_noticed(make):
     server.until("up")
 
 
+@pytest.mark.parametrize(
+    "ending, longest",
+    [(4, 0.7), (0, 3.0)],
+    ids=["soon gone", "not gone: SGLang's own pause sees to them"],
+)
+def test_what_runs_is_aborted_before_it_is_paused(make, ending, longest):
+    """SGLang's pause looks for the first time after a second."""
+    server = make()
+    script(server.address, mode="well", open_requests=8, ending=ending)
+    before = len(look(server.address)["seen"])
+    began = time.monotonic()
+    server.pause()
+    assert time.monotonic() - began < longest
+    assert look(server.address)["seen"][before:] == [
+        "/abort_request",
+        "/pause_generation",
+    ]
+    assert server.state == "up"
+
+
 def test_a_paused_server_is_not_silent(make):
     """SGLang's /health is, while paused; the heartbeat must not be."""
     server = make()

@@ -35,7 +35,7 @@ from areal_cppo.training.servers.http import authorization
 
 logger = logging.getLogger("Generation")
 
-_PAUSE_SECONDS = 0.5  # between two looks whether generation goes on
+_PAUSE_SECONDS = 0.05  # between two looks whether generation goes on
 _WATCH_SECONDS = 1.0  # between two looks at the server of a request under way
 _RETRY_SECONDS = 0.5
 _MOST_EMPTY = 60  # parts in a row without a token, each after `_RETRY_SECONDS`

@@ -13,6 +13,7 @@ from areal_cppo.serving.guard import COMPARE_PATH, OPEN_PATH
 # it generates a token, which waits while paused, and answers 503 after 20 s.
 HEARTBEAT = HttpRequest("/v1/loads?include=core", None, "GET")
 HEALTH = HttpRequest("/health", None, "GET")
+ABORT_ALL = HttpRequest("/abort_request", {"abort_all": True})
 
 
 class ServerError(Exception):
@@ -77,6 +78,17 @@ class ServerClient:
             return answer.json()
         except ValueError:
             return None
+
+    def open_requests(self, timeout: float) -> int:
+        """How many requests the server's schedulers have, running or waiting."""
+        answer = self.send(HEARTBEAT, timeout)
+        try:
+            return sum(
+                load["num_running_reqs"] + load["num_waiting_reqs"]
+                for load in answer["loads"]
+            )
+        except (KeyError, TypeError):
+            raise ServerError("/v1/loads answered nonsense") from None
 
     def open_for(self, version: int, timeout: float) -> None:
         """Let the server serve, with this version of the weights."""

@@ -191,7 +191,7 @@ class OwnedServer:
 
     def pause(self) -> None:
         """Stop generation; requests under way are answered with what there is."""
-        self._tell_if_up(self._backend.get_pause_request(), _paused=True)
+        self._if_up(self.live.pause, _paused=True)
 
     def resume(self) -> None:
         """Go on generating."""
@@ -208,13 +208,17 @@ class OwnedServer:
         self._wake.set()
 
     def _tell_if_up(self, request, **flag: bool) -> None:
+        seconds = self.settings.update_seconds
+        self._if_up(lambda: self.live.client.send(request, seconds), **flag)
+
+    def _if_up(self, call: Callable[[], Any], **flag: bool) -> None:
         with self._lock:  # a server that comes back sees the flag, or is told
             self.__dict__.update(flag)
             up = self.state == UP
         if not up:
             return
         try:
-            self.live.client.send(request, self.settings.update_seconds)
+            call()
         except ServerError as error:
             self.fail(str(error))
 

@@ -12,7 +12,7 @@ from areal.utils import name_resolve, names
 
 from areal_cppo.training.servers.http import ServerClient, ServerError
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.1
 
 # Between the clocks of two nodes. A record from before a restart of the run is older: a
 # restart takes longer.
