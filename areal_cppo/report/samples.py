@@ -17,10 +17,12 @@ POLICIES = ("before", "after")
 
 @dataclass(frozen=True)
 class TokenView:
-    """One response token: its text, its entropies in nats, whether selected.
+    """One response token: its text, what the model predicts there, whether selected.
 
-    `role` is what the token does where that is known (`R` reads a digit, see
-    `vocabulary.ROLES`), else the empty string.
+    `*_entropy` of the prediction, in nats, and `*_probability` of this token, given
+    each image; `*_divergence` is KL(anchor || view) in nats. Those with a default are
+    not in every file. `role` is what the token does where that is known (`R` reads a
+    digit, see `vocabulary.ROLES`), else the empty string.
     """
 
     text: str
@@ -29,15 +31,29 @@ class TokenView:
     negative_entropy: float
     selected: bool
     role: str = ""
+    positive_entropy: float | None = None
+    anchor_probability: float | None = None
+    positive_probability: float | None = None
+    negative_probability: float | None = None
+    positive_divergence: float | None = None
+    negative_divergence: float | None = None
+
+    @property
+    def numbers(self) -> list[float]:
+        """All that is known of it as a number."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return [value for value in values if type(value) is float]
 
 
 @dataclass(frozen=True)
 class SampleView:
     """One response with the three images it was judged by.
 
-    `answer` is the answer the response gave, `correct` whether it is right,
-    `policy` which policy answered: before or after training. An image that there
-    is not (a run without views) is `None`.
+    `answer` is the answer the response gave, `correct` whether it is right, `policy`
+    which policy answered: before or after training. Where there is nothing to judge
+    by, `correct` and `reward` are `None`, and so is `policy` of a model outside of a
+    run. An image that there is not (a run without views) is `None`. `notes` are
+    sentences that belong below the response.
     """
 
     title: str
@@ -46,10 +62,11 @@ class SampleView:
     positive: Image.Image | None
     negative: Image.Image | None
     tokens: list[TokenView]
-    correct: bool
+    correct: bool | None
     answer: str
-    reward: float
-    policy: str
+    reward: float | None
+    policy: str | None
+    notes: tuple[str, ...] = ()
 
 
 def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:
@@ -66,7 +83,7 @@ def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:
                 record[kind] = f"samples/{number}-{kind}.png"
                 image.convert("RGB").save(folder / record[kind])
         record["tokens"] = [asdict(token) for token in sample.tokens]
-        for key in ("correct", "answer", "reward", "policy"):
+        for key in ("correct", "answer", "reward", "policy", "notes"):
             record[key] = getattr(sample, key)
         records.append(record)
     path = folder / "samples.json"
@@ -96,7 +113,8 @@ def _sample(folder: Path, number: int, record: dict) -> SampleView:
             key: record[key]
             for key in ("title", "prompt", "correct", "answer", "reward", "policy")
         }
-        sample = SampleView(tokens=tokens, **images, **rest)
+        notes = tuple(map(str, record.get("notes", ())))
+        sample = SampleView(tokens=tokens, notes=notes, **images, **rest)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"expected sample {number} of samples.json with the keys of SampleView, "
@@ -127,15 +145,14 @@ def _image(folder: Path, name: str | None) -> Image.Image | None:
 
 
 def _check(number: int, sample: SampleView) -> None:
-    if sample.policy not in POLICIES:
+    if sample.policy not in (*POLICIES, None):
         raise ValueError(
-            f"expected policy 'before' or 'after', found {sample.policy!r} in "
+            f"expected policy 'before', 'after' or None, found {sample.policy!r} in "
             f"sample {number}; say which policy answered"
         )
     for token in sample.tokens:
-        values = (token.gain, token.anchor_entropy, token.negative_entropy)
-        if not all(isfinite(value) for value in values):
+        if not all(map(isfinite, token.numbers)):
             raise ValueError(
-                f"expected finite gains and entropies, found {values} at token "
+                f"expected finite numbers, found {token.numbers} at token "
                 f"{token.text!r} of sample {number}; leave such tokens out"
             )

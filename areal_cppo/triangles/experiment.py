@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoProcessor
 
-from areal_cppo.core import (
-    PatchLayout,
-    denormalize,
-    entropy_gain,
-    parse_perturbations,
-    perturb_pixel_values,
-    rise_eligible,
-    select_perception_tokens,
-    token_entropy,
-    unpatchify,
-)
-from areal_cppo.report.samples import SampleView, TokenView, write_samples
+from areal_cppo.core import PatchLayout
+from areal_cppo.inspection.tokens import judge, token_views
+from areal_cppo.inspection.views import Views
+from areal_cppo.report.samples import SampleView, write_samples
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.training.config import CPPOConfig, workflow_kwargs
 from areal_cppo.triangles import sampling, task
@@ -75,106 +66,48 @@ class TriangleTask:
 
     def _views(self, problems: list[task.Problem], checkpoint: Path) -> Views:
         image_processor = AutoImageProcessor.from_pretrained(checkpoint, use_fast=False)
-        layout = PatchLayout.from_image_processor(image_processor)
-        anchor = sampling.problem_pixels(problems)
-        grid = image_grid(len(problems))
-        views = self.config.actor.cpl.views
-        perturbed = {
-            kind: perturb_pixel_values(
-                anchor,
-                grid,
-                layout,
-                parse_perturbations(getattr(views, kind)),
-                kind=kind,
-                run_seed=self.config.actor.view_seed,
-                policy_version=0,
-            ).pixel_values
-            for kind in ("positive", "negative")
-        }
-        return Views({"anchor": anchor, **perturbed}, grid, layout)
+        return Views.draw(
+            sampling.problem_pixels(problems),
+            image_grid(len(problems)),
+            PatchLayout.from_image_processor(image_processor),
+            self.config.actor.cpl.views,
+            self.config.actor.view_seed,
+        )
 
     def _samples(self, policy, model, problems, views: Views) -> list[SampleView]:
-        cpl, temperature = self.config.actor.cpl, self.config.actor.temperature
+        actor = self.config.actor
         ids = sampling.generate(model, views.pixels["anchor"], temperature=0.0)
         with torch.no_grad():
-            entropies = {
-                kind: token_entropy(
-                    sampling.response_logits(model, views.pixels[kind], ids).flatten(
-                        0, 1
-                    ),
-                    temperature,
-                ).view(ids.shape)
-                for kind in ("anchor", "negative")
+            logits = {
+                kind: sampling.response_logits(model, pixels, ids)
+                for kind, pixels in views.pixels.items()
             }
-        pair = entropies["anchor"], entropies["negative"]
-        gain = entropy_gain(*pair)
-        eligible = rise_eligible(*pair, cpl.min_gain, vocabulary=len(task.VOCABULARY))
-        images = {kind: views.images(kind) for kind in views.pixels}
+        images = {kind: views.pictures(kind) for kind in views.pixels}
+        responses = sampling.decode(ids)
+        scores = sampling.score_responses(ids, problems)
         samples = []
-        for i, (tokens, problem, score) in enumerate(
-            zip(
-                sampling.decode(ids),
-                problems,
-                sampling.score_responses(ids, problems),
-                strict=True,
-            )
+        for i, (pieces, problem, score) in enumerate(
+            zip(responses, problems, scores, strict=True)
         ):
-            n = len(tokens)
-            selected = select_perception_tokens(
-                gain[i, :n],
-                eligible[i, :n],
-                torch.zeros(n, dtype=torch.long),
-                cpl.top_fraction,
-                cpl.quota,
+            n = len(pieces)
+            numbers = judge(
+                {kind: rows[i, :n] for kind, rows in logits.items()},
+                ids[i, :n],
+                actor.cpl,
+                actor.temperature,
+                actor.view_seed,
             )
-            answer = task.boxed_answer("".join(tokens))
+            answer = task.boxed_answer("".join(pieces))
             samples.append(
                 SampleView(
                     title=f"Held-out problem {i + 1}",
                     prompt=f"{task.QUESTION} (answer: {problem.answer})",
-                    anchor=images["anchor"][i],
-                    positive=images["positive"][i],
-                    negative=images["negative"][i],
-                    tokens=[
-                        TokenView(
-                            text=text,
-                            gain=float(gain[i, t]),
-                            anchor_entropy=float(entropies["anchor"][i, t]),
-                            negative_entropy=float(entropies["negative"][i, t]),
-                            selected=bool(selected[t]),
-                            role=role,
-                        )
-                        for t, (text, role) in enumerate(
-                            zip(tokens, task.token_roles(tokens), strict=True)
-                        )
-                    ],
+                    tokens=token_views(pieces, numbers, task.token_roles(pieces)),
                     correct=score.correct,
                     answer="none" if answer is None else str(answer),
                     reward=score.reward,
                     policy=policy,
+                    **{kind: pictures[i] for kind, pictures in images.items()},
                 )
             )
         return samples
-
-
-@dataclass(frozen=True)
-class Views:
-    """Three versions of some pictures, as the model sees them."""
-
-    pixels: dict[str, torch.Tensor]  # anchor, positive, negative: [n * P, 1176]
-    grid: torch.Tensor
-    layout: PatchLayout
-
-    def images(self, kind: str):
-        """The pictures as PIL images."""
-        from PIL import Image
-
-        tensors = denormalize(
-            unpatchify(self.pixels[kind], self.grid, self.layout), self.layout
-        )
-        return [
-            Image.fromarray(
-                image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            )
-            for image in tensors
-        ]

@@ -1,0 +1,173 @@
+"""What a response's tokens owe to the image: numbers of each, by training's rules.
+
+Letters: `T` response tokens, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from areal_cppo.core import (
+    CPLConfig,
+    entropy_gain,
+    image_digest,
+    rise_eligible,
+    select_perception_tokens,
+    select_random_tokens,
+    token_divergence,
+    token_entropy,
+    view_seed,
+)
+from areal_cppo.core.divergence import log_probs
+from areal_cppo.errors import RunError
+from areal_cppo.inspection.views import VIEW_KINDS
+from areal_cppo.report.samples import TokenView
+
+_CHUNK = 128  # rows in fp32 at a time: 80 MB with a vocabulary of 150k
+
+
+@dataclass(frozen=True)
+class TokenNumbers:
+    """What is known of each token of one response: tensors `[T]`.
+
+    Attributes
+    ----------
+    gain
+        fp32 in [0, 1], the published entropy gain.
+    selected
+        bool, the perception tokens.
+    entropy, probability
+        By image (anchor, positive, negative): fp32, the entropy of the prediction in
+        nats, and the probability of the token that stands there.
+    divergence
+        By view (positive, negative): fp32, KL(anchor || view) over the vocabulary,
+        nats.
+    """
+
+    gain: torch.Tensor
+    selected: torch.Tensor
+    entropy: dict[str, torch.Tensor]
+    probability: dict[str, torch.Tensor]
+    divergence: dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def judge(
+    logits: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    config: CPLConfig,
+    temperature: float,
+    seed: int = 0,
+) -> TokenNumbers:
+    """Score and select one response's tokens.
+
+    Selected is as in training (`areal_cppo.training.perception`), but for the gate:
+    there is no advantage here, and every token counts.
+
+    Parameters
+    ----------
+    logits
+        By image (anchor, positive, negative): `[T, V]`, any float dtype; row `t`
+        predicts token `t`.
+    labels
+        int64 `[T]`, the response.
+    config
+        `actor.cpl`.
+    temperature
+        What logits are divided by, > 0: that the policy samples with.
+    seed
+        Of the control `selection: random`.
+
+    Raises
+    ------
+    RunError
+        A number is not finite: the model's weights or its dtype are at fault.
+    """
+    entropy = {kind: token_entropy(rows, temperature) for kind, rows in logits.items()}
+    numbers = TokenNumbers(
+        gain=entropy_gain(entropy["anchor"], entropy["negative"]),
+        selected=_select(entropy, labels, logits["anchor"].shape[-1], config, seed),
+        entropy=entropy,
+        probability={
+            kind: _probability(rows, labels, temperature)
+            for kind, rows in logits.items()
+        },
+        divergence={
+            kind: token_divergence(
+                logits["anchor"], logits[kind], labels, "kl", temperature
+            )
+            for kind in VIEW_KINDS
+        },
+    )
+    for kind, values in entropy.items():
+        finite = torch.isfinite(values)
+        if not finite.all():
+            raise RunError(
+                f"the model predicts not-a-number at {int((~finite).sum())} of "
+                f"{len(finite)} tokens given the {kind} image; look at its weights, or "
+                "try --device cpu"
+            )
+    return numbers
+
+
+def token_views(
+    pieces: Sequence[str], numbers: TokenNumbers, roles: Sequence[str] | None = None
+) -> list[TokenView]:
+    """The tokens for the report.
+
+    Parameters
+    ----------
+    pieces
+        Each token's text.
+    numbers
+        As many tokens'.
+    roles
+        What each token does, where that is known (`areal_cppo.triangles.task`).
+    """
+    columns = {"gain": numbers.gain, "selected": numbers.selected}
+    for name in ("entropy", "probability", "divergence"):
+        for kind, values in getattr(numbers, name).items():
+            columns[f"{kind}_{name}"] = values
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [
+        TokenView(text=text, role=role, **dict(zip(columns, row, strict=True)))
+        for text, role, row in zip(
+            pieces, roles or [""] * len(pieces), rows, strict=True
+        )
+    ]
+
+
+def _select(
+    entropy: dict[str, torch.Tensor],
+    labels: torch.Tensor,
+    vocabulary: int,
+    config: CPLConfig,
+    seed: int,
+) -> torch.Tensor:
+    pair = entropy["anchor"], entropy["negative"]
+    eligible = rise_eligible(*pair, config.min_gain, vocabulary=vocabulary)
+    every = torch.ones_like(eligible)
+    if config.selection == "all":
+        return every
+    one = torch.zeros_like(labels)  # all tokens are of one response
+    chosen = select_perception_tokens(
+        entropy_gain(*pair), eligible, one, config.top_fraction, config.quota
+    )
+    if config.selection == "random":
+        drawn = view_seed(seed, 0, image_digest(labels), "tokens")
+        return select_random_tokens(every, one, chosen, [drawn])
+    return chosen
+
+
+def _probability(
+    logits: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Of the token that stands there: fp32 `[T]`."""
+    parts = [
+        log_probs(rows, temperature).gather(1, label.unsqueeze(1)).squeeze(1).exp()
+        for rows, label in zip(logits.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
