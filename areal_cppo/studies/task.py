@@ -1,7 +1,7 @@
 """What a study asks of a task; tasks are reached through nothing else.
 
 All tasks share one vocabulary, prompt, response format and model architecture
-(`areal_cppo.triangles.sampling`); problems, checkpoint and token roles are their own.
+(`areal_cppo.synthetic`); problems, checkpoint and token roles are their own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ PERCEPTION = "R"  # the role of true perception tokens, in every task
 TEMPLATE = "T"  # the role of tokens that no picture should change
 NO_SHIFT = "none"
 
-# Name -> module and attribute; imported when asked for. A new task is one line here.
+# Name -> module and name of a `ReadingTask`; imported when asked for.
 _TASKS = {
-    "triangles": "areal_cppo.studies.triangles:TrianglesTask",
+    "triangles": "areal_cppo.triangles.task:TRIANGLES",
 }
+
+
+class StudyScore(Protocol):
+    """What a response is worth, in parts."""
+
+    correct: bool
+    format_ok: bool
 
 
 class StudyProblem(Protocol):
@@ -35,13 +42,6 @@ class StudyProblem(Protocol):
 
     @property
     def answer(self) -> int | str: ...
-
-
-class ResponseScore(Protocol):
-    """What a response is worth, in parts; `areal_cppo.triangles.task.Score` is one."""
-
-    correct: bool
-    format_ok: bool
 
 
 class StudyTask(Protocol):
@@ -68,25 +68,24 @@ class StudyTask(Protocol):
         self, seed: int, index: int, split: str, shift: str = NO_SHIFT
     ) -> StudyProblem:
         """The same problem for the same arguments; splits (`train`, `held_out`,
-        `warm_up`) share none. A shift changes how it is drawn."""
+        `warm_up`) share none. A shift changes how it is drawn, and nothing else."""
 
     def token_roles(self, tokens: list[str]) -> list[str]:
         """A letter per token of a response, well formed or not; `PERCEPTION` where it
         reads the picture, `TEMPLATE` where it cannot depend on it."""
 
-    def score(self, text: str, problem: StudyProblem) -> ResponseScore:
+    def score(self, text: str, problem: StudyProblem) -> StudyScore:
         """Score a response, decoded, with or without its `<eos>`."""
 
     def given_answer(self, text: str) -> str:
-        """The answer that a response gives, for people to read; `none` if it has
-        none."""
+        """The answer that a response gives, for people to read; `none` if none."""
 
     def pixels(self, problems: Sequence[StudyProblem]) -> torch.Tensor:
         """The pictures for the model: float32 `[problems * 36, 1176]`."""
 
 
 def task_names() -> list[str]:
-    """Tasks that there are."""
+    """The tasks that there are."""
     return list(_TASKS)
 
 
@@ -100,7 +99,9 @@ def study_task(name: str) -> StudyTask:
     """
     if name not in _TASKS:
         raise UserError(
-            f"task: expected one of {', '.join(_TASKS)}, found {name!r}; correct it"
+            f"tasks: expected some of {', '.join(_TASKS)}, found {name!r}; correct it"
         )
+    from areal_cppo.studies.reading import ReadingStudy
+
     module, attribute = _TASKS[name].split(":")
-    return getattr(import_module(module), attribute)()
+    return ReadingStudy(getattr(import_module(module), attribute))
