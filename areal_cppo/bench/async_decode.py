@@ -3,10 +3,11 @@
 A run knows when each response was under way and how many others were, but not token by
 token. With n requests running a token takes `a + b * n` seconds; so a response of L
 tokens, which spends the time t(n) with n running, has L = sum over n of
-t(n) / (a + b * n). Over batches of responses, which have about the mean length, a and b
-are those that fit best, with a curve through the mean. Prefilling is in it, as part of
-each response's time. What a run never did, say few requests at a time, is extrapolated:
-`bench rollout` measures it.
+t(n) / (a + b * n). Where more requests are open than a server has slots, each of them
+is taken to run for its share of the time. Over batches of responses, which have about
+the mean length, a and b are those that fit best, with a curve through the mean.
+Prefilling is in it, as part of each response's time. What a run never did, say few
+requests at a time, is extrapolated: `bench rollout` measures it.
 
 Where trainer and servers share processors, the time in which the trainer computes
 counts only in part; by how much is fitted, too.
@@ -24,13 +25,13 @@ SLOWDOWNS = np.arange(1.0, 4.01, 0.05)
 # Of b to a: none of a token's time, to nearly all of it, grows with the requests.
 _RATIOS = np.concatenate([[0.0], np.geomspace(1e-3, 10.0, 41)])
 _BATCH = 16  # responses whose mean length is taken for their length
-_POINTS = 12  # numbers of running requests that are told apart
+_POINTS = 12  # numbers of open requests that are told apart
 
 
 class Exposure:
     """How long each batch of responses was under way with how many others.
 
-    A row a batch: mean seconds at each of a few numbers of running requests, apart for
+    A row a batch: mean seconds at each of a few numbers of open requests, apart for
     the time in which the trainer computed (`busy`) and the rest (`free`).
     """
 
@@ -48,7 +49,7 @@ class Exposure:
                 if s.status == ACCEPTED and window[0] <= s.start and s.end <= window[1]
             ]
             grid, counts, busy = _segments(own, recorded.weights, computing)
-            numbers.append((grid, np.minimum(counts, slots), busy, inside))
+            numbers.append((grid, counts, busy, inside))
         self.at = _representatives(numbers)
         for grid, counts, busy, inside in numbers:
             for rows, chosen in ((rows_free, ~busy), (rows_busy, busy)):
@@ -73,23 +74,25 @@ class Exposure:
             Whether trainer and servers share processors.
         """
         at, best = self.at, None
+        running = np.minimum(at, self.slots)
+        share = running / at
         for slowdown in SLOWDOWNS if shares else (1.0,):
             exposure = self.free + self.busy / slowdown
             for ratio in _RATIOS if curve is None else (None,):
                 if ratio is None:
                     points, rates = zip(*curve)
-                    known = np.interp(at, points, rates)
-                    pace = known / np.maximum(at, points[0])
+                    known = np.interp(running, points, rates)
+                    pace = known / np.maximum(running, points[0]) * share
                 else:
-                    pace = 1 / (1 + ratio * at)
+                    pace = share / (1 + ratio * running)
                     pace *= length / (exposure @ pace).mean()
                 error = float(((exposure @ pace - length) ** 2).sum())
                 if best is None or error < best[0] * (1 - 1e-9):
-                    best = error, float(slowdown), ratio, pace[0]
+                    best = error, float(slowdown), ratio, pace[0] / share[0]
         _, slowdown, ratio, first = best
         if curve is not None:
             return curve, slowdown
-        alone = first * (1 + ratio * at[0])
+        alone = first * (1 + ratio * running[0])
         numbers = [2**k for k in range(self.slots.bit_length())]
         return tuple(
             (float(n), float(n * alone / (1 + ratio * n)))
@@ -98,8 +101,8 @@ class Exposure:
 
 
 def _segments(sessions, weights, computing):
-    """Moments, and from each to the next: running requests, and whether the trainer
-    computes; no request runs during a weight update."""
+    """Moments, and from each to the next: open requests, and whether the trainer
+    computes; no request is open during a weight update."""
     moments = {s.start for s in sessions} | {s.end for s in sessions}
     moments |= {t for spans in (weights, computing) for span in spans for t in span[:2]}
     grid = np.array(sorted(moments))
@@ -121,7 +124,7 @@ def _within(grid: np.ndarray, spans) -> np.ndarray:
 
 
 def _representatives(numbers) -> np.ndarray:
-    """A few numbers of running requests, each for an equal share of the time."""
+    """A few numbers of open requests, each for an equal share of the time."""
     counts, lengths = [], []
     for grid, running, _, _ in numbers:
         counts.append(running[:-1])

@@ -10,6 +10,7 @@ from typing import Any
 
 from areal_cppo.cli.bench_async import add_async, bench_async
 from areal_cppo.cli.bench_options import json_target, note
+from areal_cppo.cli.bench_predict import add_predict, bench_predict
 from areal_cppo.cli.bench_rollout import add_rollout, bench_rollout
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
@@ -70,6 +71,7 @@ def add_bench(commands: Any) -> None:
     step.add_argument("--plots", metavar="DIR", help="draw --json's file there")
     add_rollout(kinds)
     add_async(kinds)
+    add_predict(kinds)
     plot = kinds.add_parser("plot", help="draw what train-step --json wrote")
     plot.add_argument("files", nargs="+", metavar="FILE")
     plot.add_argument("-o", "--out", required=True, metavar="DIR")
@@ -84,6 +86,8 @@ def bench(args: argparse.Namespace) -> int:
         return bench_rollout(args)
     if args.bench == "async":
         return bench_async(args)
+    if args.bench == "predict":
+        return bench_predict(args)
     return _train_step(args)
 
 

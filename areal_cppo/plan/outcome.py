@@ -86,7 +86,10 @@ class Outcome:
     trainer_idle, trainer_busy, updating
         Shares of the trainer: waiting for a batch, computing, updating weights.
     generation_idle
-        Mean share of the time in which a server ran no request, weight updates aside.
+        Mean share of the time in which a server ran no request, or stood still for a
+        weight update.
+    generation_paused
+        The part of it in weight updates.
     occupancy
         Mean share of the servers' slots that were taken.
     decode_utilisation
@@ -104,6 +107,7 @@ class Outcome:
     generated_tokens: int
     prefilled_tokens: int
     generation_idle: float
+    generation_paused: float
     occupancy: float
     decode_utilisation: float
     held: dict[str, float]
@@ -129,7 +133,8 @@ class Outcome:
             seconds=seconds,
             generated_tokens=served.generated,
             prefilled_tokens=served.prefilled,
-            generation_idle=max(0.0, 1 - (served.busy + served.stopped) / whole),
+            generation_idle=max(0.0, 1 - served.busy / whole),
+            generation_paused=served.stopped / whole,
             occupancy=served.occupied / (whole * slots),
             decode_utilisation=served.generated / (seconds * best),
             held={
@@ -213,6 +218,7 @@ class Outcome:
             "trainer_busy",
             "updating",
             "generation_idle",
+            "generation_paused",
             "occupancy",
             "decode_utilisation",
             "held",

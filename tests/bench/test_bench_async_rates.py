@@ -25,14 +25,19 @@ A, B, LENGTH, SLOWDOWN = 0.02, 0.001, 25, 1.5
 SLOTS = 16
 
 
-def recorded(tmp_path, slowdown: float, gpus: int = 0, rounds: int = 120):
-    """Rounds of 4, 8 or 16 requests that start and end together."""
+def recorded(
+    tmp_path, slowdown: float, gpus: int = 0, rounds: int = 120, numbers=(4, 8, 16)
+):
+    """Rounds of so many requests that start and end together; those beyond the slots
+    take turns with the others."""
     random, now = Random(1), 0.0
     sessions, computing = [], []
     for _ in range(rounds):
-        n = random.choice((4, 8, 16))
+        n = random.choice(numbers)
         busy = random.random() < 0.5
-        seconds = LENGTH * (A + B * n) * (slowdown if busy else 1.0)
+        running = min(n, SLOTS)
+        seconds = LENGTH * (A + B * running) * n / running
+        seconds *= slowdown if busy else 1.0
         if busy:
             computing.append((now, now + seconds, "update"))
         sessions += [Session(0, 0, now, now + seconds, "accepted", 0.25)] * n
@@ -72,6 +77,13 @@ def test_a_decode_curve_from_sessions(tmp_path):
     assert rates.measured["command"] == "x"
 
 
+def test_more_requests_than_slots(tmp_path):
+    """They wait for a slot, and are not taken for running meanwhile."""
+    rates = fit_rates(recorded(tmp_path, 1.0, numbers=(4, 8, 32, 48)), 0, {})
+    for n, rate in rates.server.decode:
+        assert rate == pytest.approx(n / (A + B * n), rel=0.05)
+
+
 def test_slowdown_where_processors_are_shared(tmp_path):
     rates = fit_rates(recorded(tmp_path, SLOWDOWN), 0, {})
     assert rates.contention.server_slowdown == pytest.approx(SLOWDOWN, abs=0.051)
@@ -92,7 +104,7 @@ def test_a_trainers_step(tmp_path):
     seconds = rates.trainer.seconds(8 * 36, 2)
     assert seconds == pytest.approx(0.5 + 0.002 * 8 * 36 + 0.1, rel=0.02)
     assert rates.weights.update_seconds == pytest.approx(0.3)
-    assert rates.weights.resume_seconds == 0.25
+    assert rates.weights.resume_seconds == 0.05
 
 
 def test_lengths(tmp_path):

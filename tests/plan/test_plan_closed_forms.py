@@ -144,8 +144,9 @@ def test_one_slot_one_sample_synchronously(rates):
         (REQUEST + PREFILL + 4 + REWARD) / step
     )
     assert outcome.generation_idle == pytest.approx(
-        (REQUEST + REWARD + train(1)) / step
+        (REQUEST + REWARD + train(1) + UPDATE) / step
     )
+    assert outcome.generation_paused == pytest.approx(UPDATE / step)
     assert outcome.max_staleness == 0
 
 
