@@ -13,6 +13,7 @@ from areal_cppo.cli.bench import add_bench
 from areal_cppo.cli.plan import add_plan
 from areal_cppo.cli.slurm import add_slurm
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.synthetic.registry import TASK_NAMES
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", metavar="DIR")
 
     tiny = commands.add_parser(
-        "tiny-model", help="make the tiny model that the demo starts from"
+        "tiny-model", help="make the tiny model that a synthetic task starts from"
     )
+    tiny.add_argument("--task", choices=TASK_NAMES, default=TASK_NAMES[0])
     tiny.add_argument("-o", "--out", required=True, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
 
@@ -131,9 +133,10 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.serving.cpu import enable_in_this_process
 
         enable_in_this_process()
+        from areal_cppo.synthetic.registry import reading_task
         from areal_cppo.triangles.warmup import make_model
 
-        make_model(args.out, args.seed)
+        make_model(reading_task(args.task), args.out, args.seed)
         return 0
     from areal_cppo.cli.doctor import doctor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from areal_cppo.core.checks import Choice, Number, check_fields, refusal, setting
+from areal_cppo.synthetic.registry import TASK_NAMES
 
 INSTRUCTION = (
     "Reason step by step between <think> and </think>. After that, write the final "
@@ -13,7 +14,7 @@ INSTRUCTION = (
 # Rounding to whole patches at most doubles or halves a side. With a narrower range a
 # resized picture may be out of it again, and the model's processor resize it anew.
 RANGE = 4
-SOURCES = ("triangles", "geometry3k", "virl39k", "clevr_count_70k", "custom")
+SOURCES = (*TASK_NAMES, "geometry3k", "virl39k", "clevr_count_70k", "custom")
 BAD_ROWS = ("skip", "refuse")
 
 

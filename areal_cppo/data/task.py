@@ -45,6 +45,11 @@ class ProblemTask:
                 f"found {config.heldout.size}; set it to 0 and run `areal-cppo eval` "
                 "on the checkpoints"
             )
+        if config.heldout.shift != "none":
+            raise UserError(
+                f"heldout.shift: expected none with data.source={config.data.source}, "
+                f"found {config.heldout.shift}; only synthetic tasks have shifts"
+            )
         self.config = config
         self.note = note
         self.workflow_kwargs = workflow_kwargs(

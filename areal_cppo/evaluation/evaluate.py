@@ -24,6 +24,7 @@ from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY, summarize
 from areal_cppo.serving.cpu import needs_shim
 from areal_cppo.serving.server import GenerationServer
+from areal_cppo.synthetic.registry import TASK_NAMES
 from areal_cppo.training.config import CPPOConfig
 from areal_cppo.training.tasks import load_task
 
@@ -89,13 +90,15 @@ class Evaluation:
         generation = asdict(config.eval_gconfig)
         del generation["n_samples"], generation["greedy"]
         data = config.valid_dataset
-        triangles = config.data.source == "triangles"
+        synthetic = config.data.source in TASK_NAMES
+        shift = config.heldout.shift
         return {
             "model": str(self.model),
             "weights": fingerprint(self.model),
             "data": asdict(config.data),
-            # The triangle task draws as many as are asked for, always the same.
-            "problems": None if triangles else problems,
+            # A synthetic task draws as many as are asked for, always the same.
+            "problems": None if synthetic else problems,
+            **({} if shift == "none" else {"shift": shift}),
             "valid_dataset": data
             and {"path": data.path, "split": data.split, "shuffle": data.shuffle},
             "generation": generation,
@@ -109,19 +112,13 @@ class Evaluation:
 
     def _problems(self, limit: int | None) -> tuple[Any, dict[str, int]]:
         """All problems, and how many rows of the data are none, by reason."""
-        if self.config.data.source == "triangles":
-            from areal_cppo.triangles.dataset import TriangleDataset
-            from areal_cppo.triangles.experiment import HELDOUT_SEED
-
+        if self.config.data.source in TASK_NAMES:
             size = limit or self.config.heldout.size
             if not size:
                 raise UserError(
                     "heldout.size: expected at least 1, found 0; give --limit N"
                 )
-            return (
-                TriangleDataset(self.processor, size, HELDOUT_SEED, "held_out"),
-                {},
-            )
+            return self.task.heldout_dataset(self.processor, size), {}
         dataset = self.task.valid_dataset()
         if dataset is None:
             raise UserError(

@@ -29,6 +29,7 @@ from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
+from areal_cppo.synthetic.shifts import SHIFTS
 from areal_cppo.training.models import check_layout
 from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
 from areal_cppo.training.servers.config import ServersConfig
@@ -136,8 +137,12 @@ class HeldoutConfig:
         default=0,
         metadata={"help": "Steps between evaluations; 0: before and after only."},
     )
+    shift: str = setting(
+        "none", Choice(SHIFTS), "how the pictures of a synthetic task differ"
+    )
 
     def __post_init__(self):
+        check_fields(self, "heldout.")
         for name in ("size", "every"):
             if getattr(self, name) < 0:
                 raise ValueError(

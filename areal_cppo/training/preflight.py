@@ -22,6 +22,7 @@ from areal_cppo.doctor.machine import check_disk
 from areal_cppo.doctor.packages import check_flash_attention, package_checks
 from areal_cppo.errors import UserError
 from areal_cppo.serving.server import check_model
+from areal_cppo.synthetic.registry import TASK_NAMES
 from areal_cppo.training.config import CPPOActorConfig, CPPOConfig
 from areal_cppo.training.model_size import checkpoint_bytes, count_parameters
 from areal_cppo.training.models import check_supported, read_model_config
@@ -153,7 +154,7 @@ def check_data_path(name: str, path: str) -> Check:
     path
         A folder, a file or a glob of files, or a name on the hub.
     """
-    if path == "triangles":
+    if path in TASK_NAMES:
         return Check(name, True, "drawn as needed")
     if glob.glob(str(Path(path).expanduser())):
         return Check(name, True, path)

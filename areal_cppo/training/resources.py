@@ -17,6 +17,7 @@ from areal.api.alloc_mode import ModelAllocation
 from areal.api.cli_args import SchedulingStrategy, SchedulingStrategyType
 
 from areal_cppo.errors import UserError
+from areal_cppo.synthetic.registry import TASK_NAMES
 from areal_cppo.training.config import CPPOConfig
 
 # SGLang's default for max_loras_per_batch, which AReaL has no setting for; SGLang
@@ -106,7 +107,7 @@ def uses_reference(config: CPPOConfig) -> bool:
 
 def longest_prompt(config: CPPOConfig) -> int:
     """Tokens of the longest prompt that is let in; 0 where nothing limits them."""
-    return 0 if config.data.source == "triangles" else config.data.max_prompt_tokens
+    return 0 if config.data.source in TASK_NAMES else config.data.max_prompt_tokens
 
 
 def _world_size(backend: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The task that a configuration names: the embedded one, or real data."""
+"""The task that a configuration names: a synthetic one, or real data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from areal_cppo.data.config import SOURCES
 from areal_cppo.errors import UserError
+from areal_cppo.synthetic.registry import TASK_NAMES, reading_task
 from areal_cppo.training.config import CPPOConfig
 
 
@@ -27,17 +28,18 @@ def load_task(
         `train_dataset.path` and `data.source` name different things.
     """
     path, source = config.train_dataset.path, config.data.source
-    if path == source == "triangles":
-        from areal_cppo.triangles.experiment import TriangleTask
+    if path == source and path in TASK_NAMES:
+        from areal_cppo.triangles.experiment import ReadingExperiment
 
-        return TriangleTask(config)
-    if "triangles" in (path, source):
-        real = ", ".join(name for name in SOURCES if name != "triangles")
-        raise UserError(
-            "train_dataset.path, data.source: expected both or neither to be "
-            f"triangles, found {path!r} and {source!r}; set data.source to the data's "
-            f"schema, one of {real}"
-        )
+        return ReadingExperiment(config, reading_task(path))
+    for name in (path, source):
+        if name in TASK_NAMES:
+            real = ", ".join(name for name in SOURCES if name not in TASK_NAMES)
+            raise UserError(
+                "train_dataset.path, data.source: expected both or neither to be "
+                f"{name}, found {path!r} and {source!r}; set data.source to the same "
+                f"or, for other data, to its schema, one of {real}"
+            )
     from areal_cppo.data.task import ProblemTask
 
     return ProblemTask(config, note)

@@ -1,6 +1,6 @@
 """The embedded task, reading a triangle's side lengths, and a model small enough.
 
-`task`, `reward` and `drawing` need neither torch nor transformers.
+`task` and `drawing` need neither torch nor transformers.
 """
 
 from __future__ import annotations

@@ -1,21 +1,22 @@
-"""Draws the picture of a triangle whose sides carry their lengths.
-
-Everything random comes from the `random.Random` that the caller hands in, and the
-pixels are the same on every machine with the same Pillow: the font is the one inside
-Pillow, laid out by its own basic engine (not by whatever text shaper the machine has),
-and the noise is made of integers only.
-"""
+"""Draws the picture of a triangle whose sides carry their lengths."""
 
 from __future__ import annotations
 
 import math
 import random
-from functools import cache
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-IMAGE_SIDE = 84  # pixels: 6 x 6 patches of 14, merged 2 x 2 into 9 image tokens
+from areal_cppo.synthetic.canvas import (
+    BACKGROUND,
+    IMAGE_SIDE,
+    INK,
+    TRAINED,
+    Style,
+    draw_colour,
+    finish,
+    font,
+)
 
 _CORNERS = {"A": (42, 14), "B": (16, 62), "C": (68, 62)}  # before jitter, in pixels
 _CORNER_JITTER = 4.0  # pixels, each way
@@ -23,23 +24,6 @@ _LETTER_DISTANCE = 6.0  # pixels from a corner to its letter, outwards
 _LETTER_SIZE = 9  # points
 _DIGIT_DISTANCE = (7.0, 10.0)  # pixels from a side's middle to its digit, outwards
 _DIGIT_SIZE = (15, 19)  # points
-_BACKGROUND = (215, 255)  # range of each colour channel: light
-_INK = (0, 90)  # range of each colour channel: dark
-_NOISE = 8  # standard deviation of the grey noise, in levels of 255
-
-_N_BYTES = 4  # uniform bytes summed for one noise value: nearly normal
-_BYTE_SUM_MEAN = 510  # of four uniform bytes
-_BYTE_SUM_STD = 148  # of four uniform bytes, rounded
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-
-
-def _colour(rng: random.Random, bounds: tuple[int, int]) -> tuple[int, int, int]:
-    return (rng.randint(*bounds), rng.randint(*bounds), rng.randint(*bounds))
 
 
 def _outwards(
@@ -51,15 +35,9 @@ def _outwards(
     return (point[0] + dx / length * distance, point[1] + dy / length * distance)
 
 
-def _grey_noise(rng: random.Random) -> np.ndarray:
-    """Noise of `_NOISE` levels, the same in all channels: int16 `[side, side, 1]`."""
-    shape = (_N_BYTES, IMAGE_SIDE, IMAGE_SIDE, 1)
-    drawn = np.frombuffer(rng.randbytes(math.prod(shape)), np.uint8).reshape(shape)
-    centred = drawn.astype(np.int16).sum(0, dtype=np.int16) - _BYTE_SUM_MEAN
-    return centred * _NOISE // _BYTE_SUM_STD
-
-
-def draw_triangle(sides: tuple[int, int, int], rng: random.Random) -> Image.Image:
+def draw_triangle(
+    sides: tuple[int, int, int], rng: random.Random, style: Style = TRAINED
+) -> Image.Image:
     """Draw triangle ABC with the lengths of AB, BC and CA printed at their middles.
 
     Corners, colours, digit sizes and digit places vary; a grey noise covers all. The
@@ -71,6 +49,8 @@ def draw_triangle(sides: tuple[int, int, int], rng: random.Random) -> Image.Imag
         Lengths of AB, BC and CA, digits from 1 to 9.
     rng
         Source of everything random; left advanced.
+    style
+        Font, noise, turn and light.
 
     Returns
     -------
@@ -87,7 +67,7 @@ def draw_triangle(sides: tuple[int, int, int], rng: random.Random) -> Image.Imag
             f"expected three side lengths from 1 to 9, got {tuple(sides)}; "
             "a side is printed as one digit"
         )
-    image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), _colour(rng, _BACKGROUND))
+    image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), draw_colour(rng, BACKGROUND))
     pen = ImageDraw.Draw(image)
     corners = {
         name: (
@@ -98,24 +78,23 @@ def draw_triangle(sides: tuple[int, int, int], rng: random.Random) -> Image.Imag
     }
     a, b, c = corners.values()
     centre = ((a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3)
-    ink = _colour(rng, _INK)
+    ink = draw_colour(rng, INK)
     pen.polygon([a, b, c], outline=ink, width=1)
     for (p, q), side in zip(((a, b), (b, c), (c, a)), sides, strict=True):
         middle = ((p[0] + q[0]) / 2, (p[1] + q[1]) / 2)
         pen.text(
             _outwards(middle, centre, rng.uniform(*_DIGIT_DISTANCE)),
             str(side),
-            font=_font(rng.randint(*_DIGIT_SIZE)),
-            fill=_colour(rng, _INK),
+            font=font(rng.randint(*_DIGIT_SIZE), style.font),
+            fill=draw_colour(rng, INK),
             anchor="mm",
         )
     for name, corner in corners.items():
         pen.text(
             _outwards(corner, centre, _LETTER_DISTANCE),
             name,
-            font=_font(_LETTER_SIZE),
+            font=font(_LETTER_SIZE, style.font),
             fill=ink,
             anchor="mm",
         )
-    noisy = np.asarray(image, np.int16) + _grey_noise(rng)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return finish(image, rng, style)

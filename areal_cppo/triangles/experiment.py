@@ -1,4 +1,4 @@
-"""The triangle task as an experiment: data, reward, held-out accuracy, samples."""
+"""A synthetic task as an experiment: data, reward, held-out accuracy, samples."""
 
 from __future__ import annotations
 
@@ -6,44 +6,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.inspection.tokens import judge, token_views
 from areal_cppo.inspection.views import Views
 from areal_cppo.report.samples import SampleView, write_samples
 from areal_cppo.runs.folder import RunFolder
+from areal_cppo.synthetic import responses, vocabulary
+from areal_cppo.synthetic.dataset import ReadingDataset
+from areal_cppo.synthetic.task import Problem, ReadingTask
 from areal_cppo.training.config import CPPOConfig, workflow_kwargs
-from areal_cppo.triangles import sampling, task
-from areal_cppo.triangles.dataset import TriangleDataset
+from areal_cppo.triangles import sampling
 from areal_cppo.triangles.pixels import image_grid
 
 N_SAMPLES = 3  # responses shown of each policy
 HELDOUT_SEED = 0  # the same problems whatever the run's seed
 
 
-class TriangleTask:
+class ReadingExperiment:
     """What the controller asks of a task (`areal_cppo.training.heldout.Task`)."""
 
-    def __init__(self, config: CPPOConfig):
+    def __init__(self, config: CPPOConfig, task: ReadingTask):
         self.config = config
+        self.task = task
         self.workflow_kwargs = workflow_kwargs(
-            config, "areal_cppo.triangles.reward.reward_fn"
+            config, "areal_cppo.synthetic.reward.reward_fn"
         )
 
-    def train_dataset(self) -> TriangleDataset:
+    def train_dataset(self) -> ReadingDataset:
         """As many problems as the run can use: none is seen twice."""
         config = self.config
         steps = config.total_train_steps or 1
         in_flight = config.rollout.max_head_offpolicyness + 2
         size = (steps + in_flight) * config.train_dataset.batch_size
         processor = AutoProcessor.from_pretrained(config.tokenizer_path)
-        return TriangleDataset(processor, size, config.seed, "train")
+        return ReadingDataset(self.task, processor, size, config.seed, "train")
 
-    def heldout(self, count: int) -> list[task.Problem]:
+    def heldout(self, count: int) -> list[Problem]:
+        shift = self.config.heldout.shift
         return [
-            task.make_problem(HELDOUT_SEED, index, "held_out") for index in range(count)
+            self.task.make_problem(HELDOUT_SEED, index, "held_out", shift)
+            for index in range(count)
         ]
+
+    def heldout_dataset(self, processor: ProcessorMixin, size: int) -> ReadingDataset:
+        """The same problems, as a workflow takes them."""
+        shift = self.config.heldout.shift
+        return ReadingDataset(
+            self.task, processor, size, HELDOUT_SEED, "held_out", shift
+        )
 
     def evaluate(self, checkpoint: Path) -> dict[str, Any]:
         """Greedy accuracy on the held-out problems, in this process.
@@ -64,7 +76,7 @@ class TriangleTask:
             samples += self._samples(policy, model, problems, views)
         write_samples(folder.path, samples)
 
-    def _views(self, problems: list[task.Problem], checkpoint: Path) -> Views:
+    def _views(self, problems: list[Problem], checkpoint: Path) -> Views:
         image_processor = AutoImageProcessor.from_pretrained(checkpoint, use_fast=False)
         return Views.draw(
             sampling.problem_pixels(problems),
@@ -83,11 +95,11 @@ class TriangleTask:
                 for kind, pixels in views.pixels.items()
             }
         images = {kind: views.pictures(kind) for kind in views.pixels}
-        responses = sampling.decode(ids)
+        decoded = sampling.decode(ids)
         scores = sampling.score_responses(ids, problems)
         samples = []
         for i, (pieces, problem, score) in enumerate(
-            zip(responses, problems, scores, strict=True)
+            zip(decoded, problems, scores, strict=True)
         ):
             n = len(pieces)
             numbers = judge(
@@ -97,12 +109,12 @@ class TriangleTask:
                 actor.temperature,
                 actor.view_seed,
             )
-            answer = task.boxed_answer("".join(pieces))
+            answer = responses.boxed_answer("".join(pieces))
             samples.append(
                 SampleView(
                     title=f"Held-out problem {i + 1}",
-                    prompt=f"{task.QUESTION} (answer: {problem.answer})",
-                    tokens=token_views(pieces, numbers, task.token_roles(pieces)),
+                    prompt=f"{vocabulary.QUESTION} (answer: {problem.answer})",
+                    tokens=token_views(pieces, numbers, responses.token_roles(pieces)),
                     correct=score.correct,
                     answer="none" if answer is None else str(answer),
                     reward=score.reward,

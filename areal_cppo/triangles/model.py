@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from areal_cppo.triangles import task
+from areal_cppo.synthetic import vocabulary
 from areal_cppo.triangles.pixels import MERGE, PATCH, TEMPORAL
 from areal_cppo.triangles.tokenizer import MODEL_MAX_LENGTH
 
@@ -15,7 +15,7 @@ _INITIAL_STD = 0.04  # the usual .02 makes so narrow a model slow to start
 
 def tiny_config() -> Qwen2_5_VLConfig:
     """The configuration; its token ids are those of `tokenizer.build_tokenizer`."""
-    ids = {token: i for i, token in enumerate(task.VOCABULARY)}
+    ids = {token: i for i, token in enumerate(vocabulary.VOCABULARY)}
     vision = dict(
         depth=_VISION_DEPTH,
         hidden_size=96,
@@ -31,7 +31,7 @@ def tiny_config() -> Qwen2_5_VLConfig:
         initializer_range=_INITIAL_STD,
     )
     text = dict(
-        vocab_size=len(task.VOCABULARY),
+        vocab_size=len(vocabulary.VOCABULARY),
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -47,16 +47,16 @@ def tiny_config() -> Qwen2_5_VLConfig:
         initializer_range=_INITIAL_STD,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=ids[task.EOS],
-        pad_token_id=ids[task.PAD],
+        eos_token_id=ids[vocabulary.EOS],
+        pad_token_id=ids[vocabulary.PAD],
     )
     return Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=ids[task.IMAGE],
-        video_token_id=ids[task.VIDEO],
-        vision_start_token_id=ids[task.VISION_START],
-        vision_end_token_id=ids[task.VISION_END],
+        image_token_id=ids[vocabulary.IMAGE],
+        video_token_id=ids[vocabulary.VIDEO],
+        vision_start_token_id=ids[vocabulary.VISION_START],
+        vision_end_token_id=ids[vocabulary.VISION_END],
         tie_word_embeddings=False,
     )
 

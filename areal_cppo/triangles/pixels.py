@@ -1,4 +1,4 @@
-"""Pictures of the task as the tensor that Qwen2.5-VL's vision tower takes.
+"""Pictures of the tasks as the tensor that Qwen2.5-VL's vision tower takes.
 
 The same numbers as the stock image processor's, for many pictures of 84 x 84 pixels at
 once. Letters: `B` pictures, `P` patches of one picture (36).
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from areal_cppo.triangles.drawing import IMAGE_SIDE
+from areal_cppo.synthetic.canvas import IMAGE_SIDE
 
 PATCH = 14  # pixels, the side of a patch
 MERGE = 2  # patches, the side of what becomes one image token
@@ -67,5 +67,5 @@ def patch_pixels(pictures: np.ndarray) -> torch.Tensor:
 
 
 def image_grid(n_images: int) -> torch.Tensor:
-    """`image_grid_thw` of pictures of the task: int64 `[n_images, 3]`."""
+    """`image_grid_thw` of pictures of a task: int64 `[n_images, 3]`."""
     return torch.tensor([[1, GRID, GRID]]).expand(n_images, 3)

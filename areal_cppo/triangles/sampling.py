@@ -1,8 +1,8 @@
 """Generates with, scores and looks into the model, many pictures at once.
 
-All problems share one prompt, so a batch needs no padding, and its rotary positions
-are those of one sequence. The vision tower and the language model are run as they are;
-only what `generate` of transformers does around them is left out.
+All problems of all tasks share one prompt, so a batch needs no padding, and its rotary
+positions are those of one sequence. The vision tower and the language model are run as
+they are; only what `generate` of transformers does around them is left out.
 
 Letters: `B` responses, `T` response tokens, `V` vocabulary (29), `P` patches of one
 picture (36).
@@ -11,8 +11,9 @@ picture (36).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -23,27 +24,29 @@ from transformers import (
 )
 
 from areal_cppo.qwen_positions import correct_image_positions
-from areal_cppo.triangles import task
+from areal_cppo.synthetic import vocabulary
+from areal_cppo.synthetic.responses import Score
+from areal_cppo.synthetic.task import Problem
 from areal_cppo.triangles.pixels import (
     N_PATCHES,
     image_grid,
     patch_pixels,
     stack_images,
 )
-from areal_cppo.triangles.task import Problem, Score
 
 correct_image_positions()  # so that this process sees pictures as the server does
 
 MAX_NEW_TOKENS = 40  # a right response has 32 to 36
-_IDS = {token: i for i, token in enumerate(task.VOCABULARY)}
+_IDS = {token: i for i, token in enumerate(vocabulary.VOCABULARY)}
 _PROMPT_TOKENS = (
-    task.VISION_START,
-    *[task.IMAGE] * task.N_IMAGE_TOKENS,
-    task.VISION_END,
-    *task.QUESTION,
+    vocabulary.VISION_START,
+    *[vocabulary.IMAGE] * vocabulary.N_IMAGE_TOKENS,
+    vocabulary.VISION_END,
+    *vocabulary.QUESTION,
 )
 PROMPT_IDS = tuple(_IDS[token] for token in _PROMPT_TOKENS)
-_PAD_ID, _EOS_ID, _IMAGE_ID = _IDS[task.PAD], _IDS[task.EOS], _IDS[task.IMAGE]
+_PAD_ID, _EOS_ID = _IDS[vocabulary.PAD], _IDS[vocabulary.EOS]
+_IMAGE_ID = _IDS[vocabulary.IMAGE]
 
 
 def load(
@@ -58,7 +61,7 @@ def load(
 
 def encode(texts: Iterable[str]) -> torch.Tensor:
     """Response texts as token ids: int64 `[B, T]`, filled up with pad at the end."""
-    rows = [[_IDS[token] for token in task.split_tokens(text)] for text in texts]
+    rows = [[_IDS[token] for token in vocabulary.split_tokens(text)] for text in texts]
     width = max(len(row) for row in rows)
     return torch.tensor([row + [_PAD_ID] * (width - len(row)) for row in rows])
 
@@ -66,13 +69,14 @@ def encode(texts: Iterable[str]) -> torch.Tensor:
 def decode(response_ids: torch.Tensor) -> list[list[str]]:
     """Token ids `[B, T]` as lists of token strings, without the pads after the end.
 
-    Joined, a list is what the tokenizer decodes; `task.token_roles` takes it as it is.
+    Joined, a list is what the tokenizer decodes; `responses.token_roles` takes it as it
+    is.
     """
     responses = []
     for row in response_ids.tolist():
         while row and row[-1] == _PAD_ID:
             row.pop()
-        responses.append([task.VOCABULARY[i] for i in row])
+        responses.append([vocabulary.VOCABULARY[i] for i in row])
     return responses
 
 
@@ -87,7 +91,7 @@ def embed_images(
     """Image tokens of pictures `[B * P, 1176]`: `[B, 9, hidden]`, with gradient."""
     grid = image_grid(pixel_values.shape[0] // N_PATCHES)
     features = model.model.visual(pixel_values, grid_thw=grid).pooler_output
-    return features.reshape(grid.shape[0], task.N_IMAGE_TOKENS, -1)
+    return features.reshape(grid.shape[0], vocabulary.N_IMAGE_TOKENS, -1)
 
 
 def _positions(
@@ -162,8 +166,27 @@ def response_logits(
     return logits_from_images(model, embed_images(model, pixel_values), response_ids)
 
 
+class Sampled(NamedTuple):
+    """Responses, and how likely each token was where it was drawn.
+
+    Attributes
+    ----------
+    ids
+        int64 `[B, T]`; pads after `<eos>`.
+    logprobs
+        float32 `[B, T]`, nats, of the tempered distribution that the token was drawn
+        from (greedy: of the untempered one); 0 at pads.
+    lengths
+        int64 `[B]`: tokens up to `<eos>`, itself included.
+    """
+
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+    lengths: torch.Tensor
+
+
 @torch.no_grad()
-def generate(
+def sample(
     model: Qwen2_5_VLForConditionalGeneration,
     pixel_values: torch.Tensor,
     *,
@@ -171,8 +194,11 @@ def generate(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> torch.Tensor:
-    """Generate responses to the task's prompt.
+) -> Sampled:
+    """Generate responses to the task's prompt, with their log-probabilities.
+
+    The prompt of a picture is computed once for all of its responses. What is drawn at
+    a step does not depend on which responses have ended.
 
     Parameters
     ----------
@@ -189,8 +215,8 @@ def generate(
 
     Returns
     -------
-    Tensor
-        int64 `[n_pictures * samples, T]`, T <= max_new_tokens; pads after `<eos>`.
+    Sampled
+        Of `n_pictures * samples` responses, T <= max_new_tokens.
 
     Raises
     ------
@@ -199,31 +225,58 @@ def generate(
     """
     if temperature < 0:
         raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
-    images = embed_images(model, pixel_values).repeat_interleave(samples, dim=0)
-    inputs = _embed_prompt(model, images)
-    batch, start = inputs.shape[:2]
+    inputs = _embed_prompt(model, embed_images(model, pixel_values))
+    pictures, start = inputs.shape[:2]
+    batch = pictures * samples
     positions = _positions(model, start + max_new_tokens, batch)
     cache = DynamicCache(config=model.config.text_config)
+    run = partial(model.model.language_model, past_key_values=cache, use_cache=True)
+    hidden = run(inputs_embeds=inputs, position_ids=positions[:, :pictures, :start])
+    last = hidden.last_hidden_state[:, -1].repeat_interleave(samples, dim=0)
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
     ended = torch.zeros(batch, dtype=torch.bool)
-    tokens, seen = [], 0
-    while len(tokens) < max_new_tokens and not ended.all():
-        hidden = model.model.language_model(
-            inputs_embeds=inputs,
-            position_ids=positions[:, :, seen : seen + inputs.shape[1]],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        seen += inputs.shape[1]
-        logits = model.lm_head(hidden)
+    tokens, logprobs, lengths = [], [], torch.zeros(batch, dtype=torch.long)
+    while True:
+        log_p = (model.lm_head(last) / (temperature or 1.0)).log_softmax(-1)
         if temperature == 0:
-            token = logits.argmax(-1)
+            token = log_p.argmax(-1)
         else:
-            chances = (logits / temperature).softmax(-1)
-            token = torch.multinomial(chances, 1, generator=generator).squeeze(1)
+            token = torch.multinomial(log_p.exp(), 1, generator=generator).squeeze(1)
+        chosen = log_p.gather(-1, token[:, None]).squeeze(1)
         tokens.append(token.masked_fill(ended, _PAD_ID))
+        logprobs.append(chosen.masked_fill(ended, 0.0))
+        lengths += ~ended
         ended = ended | (token == _EOS_ID)
-        inputs = model.get_input_embeddings()(tokens[-1])[:, None]
-    return torch.stack(tokens, dim=1)
+        if len(tokens) == max_new_tokens or ended.all():
+            break
+        place = start + len(tokens) - 1
+        hidden = run(
+            inputs_embeds=model.get_input_embeddings()(tokens[-1])[:, None],
+            position_ids=positions[:, :, place : place + 1],
+        )
+        last = hidden.last_hidden_state[:, -1]
+    return Sampled(torch.stack(tokens, dim=1), torch.stack(logprobs, dim=1), lengths)
+
+
+def generate(
+    model: Qwen2_5_VLForConditionalGeneration,
+    pixel_values: torch.Tensor,
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> torch.Tensor:
+    """The tokens of `sample` alone: int64 `[n_pictures * samples, T]`."""
+    return sample(
+        model,
+        pixel_values,
+        samples=samples,
+        temperature=temperature,
+        generator=generator,
+        max_new_tokens=max_new_tokens,
+    ).ids
 
 
 def score_responses(
@@ -232,7 +285,7 @@ def score_responses(
     """Score responses `[B, T]` to as many problems."""
     responses = decode(response_ids)
     return [
-        task.score_response("".join(tokens), problem.sides)
+        problem.score("".join(tokens))
         for tokens, problem in zip(responses, problems, strict=True)
     ]
 
@@ -257,9 +310,10 @@ def evaluate(
     Returns
     -------
     dict
-        `n` problems, and shares of them: `accuracy`, `format`, `sides_read` (of all
-        sides), `consistent`; see `task.Score`. And `correct`, a character per problem,
-        `1` where its answer is right, so that two models can be compared in pairs.
+        `n` problems, and shares of them: `accuracy`, `format`, `values_read` (of all
+        values), `consistent`; see `responses.Score`. And `correct`, a character per
+        problem, `1` where its answer is right, so that two models can be compared in
+        pairs.
 
     Raises
     ------
@@ -283,7 +337,7 @@ def evaluate(
     return {
         "accuracy": sum(score.correct for score in scores) / n,
         "format": sum(score.format_ok for score in scores) / n,
-        "sides_read": sum(score.sides_read for score in scores) / n,
+        "values_read": sum(score.values_read for score in scores) / n,
         "consistent": sum(score.consistent for score in scores) / n,
         "n": n,
         "correct": "".join("1" if score.correct else "0" for score in scores),

@@ -1,7 +1,7 @@
 """A tokenizer of 29 tokens, and the stock Qwen2.5-VL processor around it.
 
 The tokenizer knows single characters, and a few tags that are one token each. Its
-vocabulary is `task.VOCABULARY`: a token's id is its index there.
+vocabulary is `vocabulary.VOCABULARY`: a token's id is its index there.
 
 Building a processor needs torchvision (for the stock video processor, which is never
 used here but always there).
@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
     Qwen2VLVideoProcessor,
 )
 
-from areal_cppo.triangles import task
+from areal_cppo.synthetic import vocabulary
 from areal_cppo.triangles.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
 
 MODEL_MAX_LENGTH = 256  # tokens, prompt and response
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}"
-    f"{task.VISION_START}{task.IMAGE}{task.VISION_END}"
+    f"{vocabulary.VISION_START}{vocabulary.IMAGE}{vocabulary.VISION_END}"
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}"
     "{% endfor %}"
@@ -38,13 +38,15 @@ CHAT_TEMPLATE = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer: 29 tokens, exact both ways.
 
-    Decoding puts nothing between tokens. Only `task.CONTROL_TOKENS` are special:
+    Decoding puts nothing between tokens. Only `vocabulary.CONTROL_TOKENS` are special:
     `<think>`, `</think>` and `\\boxed{` survive `skip_special_tokens=True`. A character
     outside the vocabulary is an error, as there is no token to stand for it.
     """
-    ids = {token: i for i, token in enumerate(task.VOCABULARY)}
+    ids = {token: i for i, token in enumerate(vocabulary.VOCABULARY)}
     core = Tokenizer(models.WordLevel(ids))
-    tags = (tag.replace("\\", r"\\").replace("{", r"\{") for tag in task.ANSWER_TOKENS)
+    tags = (
+        tag.replace("\\", r"\\").replace("{", r"\{") for tag in vocabulary.ANSWER_TOKENS
+    )
     core.pre_tokenizer = pre_tokenizers.Split(
         Regex("|".join((*tags, r"[\s\S]"))), behavior="isolated"
     )
@@ -52,18 +54,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False)
-            for token in task.CONTROL_TOKENS
+            for token in vocabulary.CONTROL_TOKENS
         ]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token=task.PAD,
-        eos_token=task.EOS,
+        pad_token=vocabulary.PAD,
+        eos_token=vocabulary.EOS,
         extra_special_tokens={
-            "vision_start_token": task.VISION_START,
-            "vision_end_token": task.VISION_END,
-            "image_token": task.IMAGE,
-            "video_token": task.VIDEO,
+            "vision_start_token": vocabulary.VISION_START,
+            "vision_end_token": vocabulary.VISION_END,
+            "image_token": vocabulary.IMAGE,
+            "video_token": vocabulary.VIDEO,
         },
         model_max_length=MODEL_MAX_LENGTH,
         padding_side="left",
@@ -74,7 +76,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
-    """The stock processor, with the task's normalisation and tokenizer.
+    """The stock processor, with the tasks' normalisation and tokenizer.
 
     The mean is that of the light background: around the usual .5 the vision tower does
     not learn.

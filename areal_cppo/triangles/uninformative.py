@@ -12,7 +12,7 @@ import random
 
 import numpy as np
 
-from areal_cppo.triangles.drawing import IMAGE_SIDE
+from areal_cppo.synthetic.canvas import IMAGE_SIDE
 from areal_cppo.triangles.pixels import GRID, PATCH
 
 _COVERED_SHARE = 0.8  # of the patches

@@ -1,11 +1,12 @@
-"""Supervised warm-up: from random weights to a model that reads some sides right.
+"""Supervised warm-up: from random weights to a model that reads some values right.
 
 Reinforcement learning needs something to reward, so the embedded demo starts from here.
 The recipe is measured, not guessed:
 
-- an auxiliary head that classifies the three digits from the image tokens is trained
-  along, and thrown away afterwards (without it the vision tower stays at chance for
-  hundreds of steps);
+- an auxiliary head that classifies the three values, in the picture's order, from the
+  image tokens is trained along, and thrown away afterwards (without it the vision tower
+  stays at chance for hundreds of steps); where names change their places, so does one
+  for the names;
 - tokens that read a digit weigh 3;
 - 15 % of the pictures are made uninformative, their label kept, so that the model's
   entropy rises where a picture shows nothing;
@@ -33,7 +34,8 @@ import torch
 from torch.nn.functional import cross_entropy, softplus
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from areal_cppo.triangles import task
+from areal_cppo.synthetic import vocabulary
+from areal_cppo.synthetic.task import LARGEST, ReadingTask
 from areal_cppo.triangles.model import build_model
 from areal_cppo.triangles.pixels import patch_pixels, stack_images
 from areal_cppo.triangles.sampling import (
@@ -57,7 +59,9 @@ _WEIGHT_DECAY = 0.05  # on matrices only
 _MAX_GRADIENT_NORM = 1.0
 _READING_WEIGHT = 3.0
 _UNINFORMATIVE_SHARE = 0.15
-_BANNED = [i for i, token in enumerate(task.CONTROL_TOKENS) if token != task.EOS]
+_BANNED = [
+    i for i, token in enumerate(vocabulary.CONTROL_TOKENS) if token != vocabulary.EOS
+]
 _BANNED_MARGIN = 16.0  # nats below all tokens together: a chance of 1e-7
 _BANNED_WEIGHT = 0.1
 _FIRST_CHECK, _CHECK_EVERY = 150, 10  # steps; accuracy rises by up to .01 in one
@@ -84,7 +88,8 @@ class _Batch:
     pixel_values: torch.Tensor  # float32 [B * P, 1176]
     response_ids: torch.Tensor  # int64 [B, T]
     weights: torch.Tensor  # float32 [B, T], 0 on pads
-    digits: torch.Tensor  # int64 [B, 3], side length - 1
+    values: torch.Tensor  # int64 [B, 3], less 1, in the picture's order
+    names: torch.Tensor  # int64 [B, 3], their numbers, in the picture's order
 
 
 @contextmanager
@@ -101,8 +106,8 @@ def _reproducible() -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def _make_batch(seed: int, step: int) -> _Batch:
-    rng = random.Random(f"areal_cppo.triangles.warmup/{seed}/{step}")
+def _make_batch(task: ReadingTask, seed: int, step: int) -> _Batch:
+    rng = random.Random(f"areal_cppo.{task.name}.warmup/{seed}/{step}")
     first = step * _BATCH
     problems = [
         task.make_problem(seed, i, "warm_up") for i in range(first, first + _BATCH)
@@ -111,34 +116,55 @@ def _make_batch(seed: int, step: int) -> _Batch:
     for i in range(_BATCH):
         if rng.random() < _UNINFORMATIVE_SHARE:
             pictures[i] = make_uninformative(pictures[i], rng)
-    responses = [task.reference_response(problem.sides, rng) for problem in problems]
+    responses = [problem.reference_response(rng) for problem in problems]
     response_ids = encode(text for text, _ in responses)
     weights = torch.zeros(response_ids.shape)
     for row, (_, roles) in zip(weights, responses, strict=True):
         row[: len(roles)] = torch.tensor(
             [_READING_WEIGHT if role == "R" else 1.0 for role in roles]
         )
-    digits = torch.tensor([problem.sides for problem in problems]) - 1
-    return _Batch(patch_pixels(pictures), response_ids, weights, digits)
+    values = torch.tensor([problem.values for problem in problems]) - 1
+    names = torch.tensor(
+        [[task.names.index(name) for name in problem.names] for problem in problems]
+    )
+    return _Batch(patch_pixels(pictures), response_ids, weights, values, names)
+
+
+class _Head(torch.nn.Module):
+    """Classifies what the image tokens `[B, 9, hidden]` show, place by place."""
+
+    def __init__(self, task: ReadingTask, hidden: int) -> None:
+        super().__init__()
+        width = vocabulary.N_IMAGE_TOKENS * hidden
+        self.values = torch.nn.Linear(width, 3 * LARGEST)
+        self.names = torch.nn.Linear(width, 3 * 3) if task.shuffled else None
+
+    def loss(self, images: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """Mean cross-entropy of values plus, if they change places, that of names."""
+        flat = images.flatten(1)
+        loss = cross_entropy(self.values(flat).unflatten(1, (3, -1)).mT, batch.values)
+        if self.names is not None:
+            logits = self.names(flat).unflatten(1, (3, -1))
+            loss = loss + cross_entropy(logits.mT, batch.names)
+        return loss
 
 
 def _loss(
-    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear, batch: _Batch
+    model: Qwen2_5_VLForConditionalGeneration, head: _Head, batch: _Batch
 ) -> tuple[torch.Tensor, float]:
     """The loss to minimise, and the part of it that is imitation."""
     images = embed_images(model, batch.pixel_values)
     logits = logits_from_images(model, images, batch.response_ids)
     each = cross_entropy(logits.mT, batch.response_ids, reduction="none")
     imitation = (each * batch.weights).sum() / batch.weights.sum()
-    digit_logits = head(images.flatten(1)).unflatten(1, (3, 9))
-    digits = cross_entropy(digit_logits.mT, batch.digits)
     excess = logits[..., _BANNED].logsumexp(-1) - logits.logsumexp(-1) + _BANNED_MARGIN
     banned = softplus(excess[batch.weights > 0]).mean()
-    return imitation + digits + _BANNED_WEIGHT * banned, imitation.item()
+    total = imitation + head.loss(images, batch) + _BANNED_WEIGHT * banned
+    return total, imitation.item()
 
 
 def _make_optimizer(
-    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear
+    model: Qwen2_5_VLForConditionalGeneration, head: _Head
 ) -> torch.optim.AdamW:
     parameters = [*model.parameters(), *head.parameters()]
     return torch.optim.AdamW(
@@ -153,7 +179,9 @@ def _make_optimizer(
 
 
 def _check(
-    model: Qwen2_5_VLForConditionalGeneration, target_accuracy: float
+    model: Qwen2_5_VLForConditionalGeneration,
+    task: ReadingTask,
+    target_accuracy: float,
 ) -> tuple[float, int]:
     """Held-out accuracy and the problems it was measured on; few while it is far."""
     problems = [
@@ -166,6 +194,7 @@ def _check(
 
 
 def warm_up(
+    task: ReadingTask,
     seed: int,
     target_accuracy: float = TARGET_ACCURACY,
     max_steps: int = MAX_STEPS,
@@ -175,6 +204,8 @@ def warm_up(
 
     Parameters
     ----------
+    task
+        What to learn.
     seed
         Of the weights, the problems and everything else.
     target_accuracy
@@ -191,16 +222,15 @@ def warm_up(
     """
     with _reproducible():
         model = build_model(seed).train()
-        width = task.N_IMAGE_TOKENS * model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = torch.nn.Linear(width, 3 * 9)
+            head = _Head(task, model.config.text_config.hidden_size)
         optimizer = _make_optimizer(model, head)
         history: list[Progress] = []
         recent: list[float] = []
         start = time.perf_counter()
         for step in range(1, max_steps + 1):
-            loss, imitation = _loss(model, head, _make_batch(seed, step))
+            loss, imitation = _loss(model, head, _make_batch(task, seed, step))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
             for group in optimizer.param_groups:
@@ -211,7 +241,7 @@ def warm_up(
             due = step >= _FIRST_CHECK and step % _CHECK_EVERY == 0
             if not (due or step == max_steps):
                 continue
-            accuracy, n = _check(model, target_accuracy)
+            accuracy, n = _check(model, task, target_accuracy)
             mean_loss = sum(recent) / len(recent)
             seconds = time.perf_counter() - start
             history.append(Progress(step, mean_loss, accuracy, n, seconds))
@@ -242,6 +272,7 @@ def print_progress(progress: Progress) -> None:
 
 
 def make_model(
+    task: ReadingTask,
     out_dir: str | Path,
     seed: int = 0,
     target_accuracy: float = TARGET_ACCURACY,
@@ -259,7 +290,7 @@ def make_model(
     RuntimeError
         If the target was not reached within `max_steps`; nothing is written then.
     """
-    model, history = warm_up(seed, target_accuracy, max_steps, print_progress)
+    model, history = warm_up(task, seed, target_accuracy, max_steps, print_progress)
     if history[-1].accuracy < target_accuracy:
         raise RuntimeError(
             f"held-out accuracy is {history[-1].accuracy:.3f} after {max_steps} steps, "

@@ -14,7 +14,7 @@ from areal_cppo.training.config import load_config
 from areal_cppo.training.controller import dry_run
 from areal_cppo.training.tasks import load_task
 from areal_cppo.training.workflow import CPPOWorkflow
-from areal_cppo.triangles.experiment import TriangleTask
+from areal_cppo.triangles.experiment import ReadingExperiment
 
 CONFIG = "configs/triangles.yaml"  # AReaL's side of an experiment
 CHECKPOINT = "areal_cppo/triangles/checkpoint"
@@ -123,11 +123,14 @@ def test_which_task():
         names = [f"train_dataset.path={path}", f"data.source={source}"]
         return load_task(load_config(CONFIG, [*names, "heldout.size=0"]))
 
-    assert isinstance(load("triangles", "triangles"), TriangleTask)
+    for name in ("triangles", "charts"):
+        made = load(name, name)
+        assert isinstance(made, ReadingExperiment) and made.task.name == name
     assert isinstance(load("hiyouga/geometry3k", "geometry3k"), ProblemTask)
     for path, source in (
         ("hiyouga/geometry3k", "triangles"),  # the default, left as it is
         ("triangles", "geometry3k"),
+        ("charts", "triangles"),
     ):
         with pytest.raises(UserError, match=f"found '{path}' and '{source}'"):
             load(path, source)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from areal_cppo.evaluation.scoring import TRIANGLES, Scorer
+from areal_cppo.evaluation.scoring import SYNTHETIC, Scorer
 from areal_cppo.training.rollout import Refused
 
 PROBLEMS = "areal_cppo.rewards.reward.reward_fn"
@@ -26,7 +26,7 @@ def judge(scorer: Scorer, response: str, answer):
     ],
 )
 def test_verdicts(response, extracted, correct, kept):
-    for function, end in ((TRIANGLES, "<eos>"), (PROBLEMS, "<|im_end|>")):
+    for function, end in ((SYNTHETIC, "<eos>"), (PROBLEMS, "<|im_end|>")):
         with Scorer(function, 10) as scorer:
             verdict = judge(scorer, response + end, "12")
         assert verdict.extracted == extracted

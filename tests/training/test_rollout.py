@@ -17,6 +17,7 @@ from areal.utils import stats_tracker
 from fake_server import FakeServer
 from transformers import AutoProcessor
 
+from areal_cppo.synthetic.dataset import ReadingDataset
 from areal_cppo.training.config import CPPORolloutConfig
 from areal_cppo.training.rollout import (
     CPPOBackend,
@@ -29,7 +30,7 @@ from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.generation import logger as request_logger
 from areal_cppo.training.workflow import logger as workflow_logger
 from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.dataset import TriangleDataset
+from areal_cppo.triangles.task import TRIANGLES
 from areal_cppo.triangles.tokenizer import build_tokenizer
 
 PROMPT = [2, 4, 4, 4, 3, 24]  # vision start, three image tokens, vision end, a space
@@ -138,9 +139,10 @@ def test_a_group_through_areals_executor(monkeypatch, caplog):
     def reply(payload):
         return replies.get(len(server.requests), ([7, 16, 8, 9, 1], "stop"))
 
-    dataset = TriangleDataset(AutoProcessor.from_pretrained(checkpoint_dir()), 1, 0)
+    processor = AutoProcessor.from_pretrained(checkpoint_dir())
+    dataset = ReadingDataset(TRIANGLES, processor, 1, 0)
     kwargs = {
-        "reward_fn": "areal_cppo.triangles.reward.reward_fn",
+        "reward_fn": "areal_cppo.synthetic.reward.reward_fn",
         "gconfig": GenerationHyperparameters(max_new_tokens=8),
         "tokenizer": str(checkpoint_dir()),
         "processor": str(checkpoint_dir()),

@@ -18,11 +18,12 @@ from areal.utils import stats_tracker
 from reward_cases import HANG, RAISE
 from transformers import AutoProcessor
 
+from areal_cppo.synthetic.dataset import ReadingDataset
 from areal_cppo.training import workflow as module
 from areal_cppo.training.rollout import REFUSED, VisionTokenSampled
 from areal_cppo.training.workflow import REASONS, CPPOWorkflow
 from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.dataset import TriangleDataset
+from areal_cppo.triangles.task import TRIANGLES
 
 FINE = [9, 10, 1]
 IMAGE = 4
@@ -66,7 +67,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def problem(processor):
-    return TriangleDataset(processor, 1, seed=0)[0]
+    return ReadingDataset(TRIANGLES, processor, 1, seed=0)[0]
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_the_reward_is_told_the_answer_and_nothing_else_of_the_item(
     workflow._rewards = spy = SpyPool()
     _, _, engine = run(workflow, problem, FINE)
     (call,) = spy.calls
-    assert set(problem) - {"answer"} >= {"images", "query_id", "sides"}
+    assert set(problem) - {"answer"} >= {"images", "query_id", "values"}
     assert call == {
         "prompt": workflow.tokenizer.decode(engine.requests[0].input_ids),
         "completions": workflow.tokenizer.decode(FINE),

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 
+from areal_cppo.synthetic.dataset import ReadingDataset
+from areal_cppo.synthetic.responses import reference_response
 from areal_cppo.triangles import checkpoint_dir, task
-from areal_cppo.triangles.dataset import TriangleDataset
 from areal_cppo.triangles.pixels import image_grid, patch_pixels, stack_images
 from areal_cppo.triangles.sampling import PROMPT_IDS, decode, encode
 from areal_cppo.triangles.tokenizer import build_tokenizer
@@ -29,7 +30,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def dataset(processor):
-    return TriangleDataset(processor, size=8, seed=3, split="train")
+    return ReadingDataset(task.TRIANGLES, processor, size=8, seed=3, split="train")
 
 
 def test_saved_tokenizer_is_the_built_one(tokenizer):
@@ -45,7 +46,7 @@ def test_saved_tokenizer_is_the_built_one(tokenizer):
 def test_round_trip_of_responses_is_exact(tokenizer):
     for seed in range(20):
         rng = random.Random(seed)
-        text, roles = task.reference_response((rng.randint(1, 9), 2, 8), rng)
+        text, roles = reference_response(task.SIDES, (rng.randint(1, 9), 2, 8), rng)
         ids = tokenizer(text).input_ids
         assert len(ids) == len(roles)
         assert ids == encode([text])[0].tolist()
@@ -78,9 +79,9 @@ def test_processor_is_the_stock_one_with_our_settings(processor):
 
 def test_item_is_what_the_vision_workflow_reads(dataset):
     item = dataset[2]
-    assert set(item) == {"images", "messages", "answer", "query_id", "sides"}
+    assert set(item) == {"images", "messages", "answer", "query_id", "names", "values"}
     assert item["messages"] == "<|vision_start|><|image_pad|><|vision_end|>P?"
-    assert item["answer"] == sum(item["sides"])
+    assert item["answer"] == sum(item["values"])
     assert isinstance(item["images"][0], Image.Image)
 
 
@@ -128,7 +129,7 @@ def test_dataset_can_be_sent_to_another_process(dataset):
     copy = pickle.loads(pickle.dumps(dataset))
     assert len(pickle.dumps(dataset)) < 1000
     assert len(copy) == len(dataset) == 8
-    assert copy[5]["sides"] == dataset[5]["sides"]
+    assert copy[5]["values"] == dataset[5]["values"]
 
 
 def test_dataset_is_a_sequence(dataset):
@@ -140,8 +141,8 @@ def test_dataset_is_a_sequence(dataset):
 
 
 def test_splits_differ(processor, dataset):
-    other = TriangleDataset(processor, size=8, seed=3, split="held_out")
-    assert [item["sides"] for item in other] != [item["sides"] for item in dataset]
+    other = ReadingDataset(task.TRIANGLES, processor, size=8, seed=3, split="held_out")
+    assert [item["values"] for item in other] != [item["values"] for item in dataset]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_splits_differ(processor, dataset):
 )
 def test_dataset_refuses(processor, size, split, match):
     with pytest.raises(ValueError, match=match):
-        TriangleDataset(processor, size=size, seed=0, split=split)
+        ReadingDataset(task.TRIANGLES, processor, size=size, seed=0, split=split)
 
 
 def test_pictures_of_another_size_are_refused():

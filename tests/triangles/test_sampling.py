@@ -172,7 +172,7 @@ def test_checkpoint_reads_a_good_part(model, problems):
     low, high = ACCURACY_BAND
     assert low < result["accuracy"] < high
     assert result["format"] > 0.97
-    assert result["sides_read"] > 0.6
+    assert result["values_read"] > 0.6
     assert result["consistent"] > 0.85
     assert result["n"] == len(result["correct"]) == 300
     assert result["correct"].count("1") == round(300 * result["accuracy"])

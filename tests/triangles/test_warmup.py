@@ -8,7 +8,7 @@ import torch
 
 from areal_cppo.triangles import warmup
 from areal_cppo.triangles.sampling import load
-from areal_cppo.triangles.task import make_problem
+from areal_cppo.triangles.task import TRIANGLES, make_problem
 from areal_cppo.triangles.uninformative import make_uninformative
 
 N_STEPS = 12
@@ -16,11 +16,11 @@ N_STEPS = 12
 
 @pytest.fixture(scope="module")
 def short_runs():
-    return [warmup.warm_up(0, max_steps=N_STEPS) for _ in range(2)]
+    return [warmup.warm_up(TRIANGLES, 0, max_steps=N_STEPS) for _ in range(2)]
 
 
 def test_loss_falls(short_runs):
-    _, first = warmup.warm_up(0, max_steps=1)
+    _, first = warmup.warm_up(TRIANGLES, 0, max_steps=1)
     _, history = short_runs[0]
     assert first[0].loss > 3.3  # about log(29) nats: nothing is known yet
     assert history[-1].loss < 0.95 * first[0].loss  # the mean over all steps
@@ -55,7 +55,7 @@ def test_saved_folder_loads_to_the_same_model(short_runs, tmp_path):
 
 def test_a_missed_target_is_said_and_nothing_written(tmp_path, capsys):
     with pytest.raises(RuntimeError, match="after 1 steps"):
-        warmup.make_model(tmp_path / "model", seed=0, max_steps=1)
+        warmup.make_model(TRIANGLES, tmp_path / "model", seed=0, max_steps=1)
     assert "held-out accuracy 0.0" in capsys.readouterr().out
     assert not (tmp_path / "model").exists()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from areal_cppo.triangles.task import EOS, boxed_answer, has_format
+from areal_cppo.synthetic.responses import boxed_answer, has_format
+from areal_cppo.synthetic.vocabulary import EOS
 
 
 def reward_fn(
@@ -18,14 +19,14 @@ def reward_fn(
     format_weight: float = 0.1,
     **kwargs: Any,
 ) -> float:
-    """What the boxed number is worth if it is the perimeter, and the kept format.
+    """What the boxed number is worth if it is the sum, and the kept format.
 
     Parameters
     ----------
     completions
         The decoded response, with or without its `<eos>`.
     answer
-        The perimeter.
+        The sum.
     answer_weight, format_weight
         From the block `reward` of the YAML.
     prompt, prompt_ids, completion_ids, kwargs
@@ -34,7 +35,7 @@ def reward_fn(
     Returns
     -------
     float
-        With the default weights, the `reward` of `task.score_response`.
+        With the default weights, the `reward` of `responses.Score`.
     """
     text = completions.split(EOS, 1)[0]
     correct = boxed_answer(text) == int(answer)

@@ -7,18 +7,22 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from areal_cppo.triangles.task import QUESTION, SPLITS, make_problem
+from areal_cppo.synthetic.shifts import SHIFTS
+from areal_cppo.synthetic.task import SPLITS, ReadingTask
+from areal_cppo.synthetic.vocabulary import QUESTION
 
 
-class TriangleDataset:
+class ReadingDataset:
     """`size` problems of one stream, drawn when asked for (about 0.6 ms each).
 
     An item is a dict: `images` (list of one PIL picture), `messages` (the prompt's
     text, with one image placeholder that the processor will expand), `answer` (the
-    perimeter), `query_id`, and `sides` (list of three).
+    sum), `query_id`, and `names` and `values` (lists of three).
 
     Parameters
     ----------
+    task
+        Whose problems.
     processor
         The model folder's; its chat template is used once, and it is not kept.
     size
@@ -27,23 +31,35 @@ class TriangleDataset:
         Of the stream.
     split
         One of `task.SPLITS`; no two share a problem, whatever their seeds.
+    shift
+        One of `shifts.SHIFTS`: how the pictures are drawn.
 
     Raises
     ------
     ValueError
-        If `size` is less than 1, or there is no such split.
+        If `size` is less than 1, or there is no such split or shift.
     """
 
     def __init__(
-        self, processor: ProcessorMixin, size: int, seed: int, split: str = "train"
+        self,
+        task: ReadingTask,
+        processor: ProcessorMixin,
+        size: int,
+        seed: int,
+        split: str = "train",
+        shift: str = "none",
     ) -> None:
         if size < 1:
             raise ValueError(f"expected a dataset size of at least 1, got {size}")
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {SPLITS}, got {split!r}")
+        if shift not in SHIFTS:
+            raise ValueError(f"expected a shift out of {SHIFTS}, got {shift!r}")
+        self.task = task
         self.size = size
         self.seed = seed
         self.split = split
+        self.shift = shift
         content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
         self.prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -58,13 +74,14 @@ class TriangleDataset:
         if not -self.size <= index < self.size:
             raise IndexError(f"index {index} of a dataset of {self.size} problems")
         index %= self.size
-        problem = make_problem(self.seed, index, self.split)
+        problem = self.task.make_problem(self.seed, index, self.split, self.shift)
         return {
             "images": [problem.image],
             "messages": self.prompt,
             "answer": problem.answer,
             "query_id": f"{self.split}-{self.seed}-{index}",
-            "sides": list(problem.sides),
+            "names": list(problem.names),
+            "values": list(problem.values),
         }
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,14 @@
+"""A second task: reading three heights off a bar chart. Harder to see than digits.
+
+Tokenizer, processor, architecture and warm-up are those of `areal_cppo.triangles`.
+Nothing here needs torch or transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def checkpoint_dir() -> Path:
+    """Folder of the model that comes with the package (`triangles.warmup`)."""
+    return Path(__file__).parent / "checkpoint"
