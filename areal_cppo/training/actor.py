@@ -2,10 +2,11 @@
 
 `CPPOActor` is AReaL's `FSDPPPOActor` with its own packing (`micro_batches.py`) and its
 own forward passes (`passes.py`) for the vision models that CPPO trains; advantages, the
-policy loss, the optimiser and all else are AReaL's. Their order in a step: gate and
-views, then packing, then per micro-batch the negative and the positive view's passes
-and the anchor's, in which perception tokens are selected and compared, then policy loss
-and CPL, then one backward pass. Text models go AReaL's own way.
+policy loss, the optimiser and all else are AReaL's. What `actor.objective` adds to the
+policy loss is in `objectives/`. The order in a step: gate and views, then packing, then
+per micro-batch the views' passes and the anchor's, in which they are compared, then
+policy loss and the objective's own, then one backward pass. Text models go AReaL's own
+way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
 from areal.utils.perf_tracer import trace_scope
@@ -24,26 +24,21 @@ from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.batches import prepare_batch, row_style
 from areal_cppo.training.config import CPPOActorConfig
-from areal_cppo.training.gate import GatedBatch, apply_gate
 from areal_cppo.training.groups import normalize_groups
 from areal_cppo.training.meter import Meter
 from areal_cppo.training.micro_batches import NEEDED, PASSES, Packer, needed_tokens
 from areal_cppo.training.models import VISION_MODELS, check_supported
-from areal_cppo.training.packing import (
-    IMAGES,
-    PackedRow,
-    block_diagonal_causal_mask,
-)
-from areal_cppo.training.passes import ModelPasses, Output
-from areal_cppo.training.perception import PerceptionLoss, nonfinite_tokens
-from areal_cppo.training.perception_stats import record_row
+from areal_cppo.training.objectives import start_step
+from areal_cppo.training.objectives.base import ObjectiveStep, Output, Parts
+from areal_cppo.training.packing import IMAGES, block_diagonal_causal_mask
+from areal_cppo.training.passes import ModelPasses
+from areal_cppo.training.ranks import Ranks
 from areal_cppo.training.recover.rank_state import load_rank, save_rank
 from areal_cppo.training.tap import ModelTap
-from areal_cppo.training.views import ViewMaker
 
 
 class CPPOActor(FSDPPPOActor):
-    """AReaL's FSDP actor with the Contrastive Perception Loss (arXiv 2601.00501)."""
+    """AReaL's FSDP actor with CPPO (arXiv 2601.00501) and what it is compared with."""
 
     config: CPPOActorConfig
 
@@ -59,9 +54,8 @@ class CPPOActor(FSDPPPOActor):
         )
         # A text model, which goes AReaL's own way, has no passes of ours.
         self._passes: ModelPasses | None = None
-        self._gated: GatedBatch | None = None  # set while train_batch runs with CPL
-        self._perception: PerceptionLoss | None = None
-        self._views: ViewMaker | None = None
+        # Set while train_batch runs, if the objective has something to add.
+        self._step: ObjectiveStep | None = None
         self._meter = Meter()
 
     def initialize(self, *args, **kwargs):
@@ -72,15 +66,6 @@ class CPPOActor(FSDPPPOActor):
         tap = ModelTap(self.model)
         self._layout = PatchLayout.from_image_processor(self.processor.image_processor)
         self._passes = ModelPasses(tap, config.temperature, config.speed, self._meter)
-        if not config.uses_cpl:
-            return
-        self._views = ViewMaker(config.cpl.views, self._layout, config.view_seed)
-        self._perception = PerceptionLoss(
-            config.cpl,
-            view_seed=config.view_seed,
-            temperature=config.temperature,
-            vocabulary=tap.vocabulary,
-        )
 
     def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """AReaL's advantages; `data` has an item per group, of whatever size.
@@ -125,7 +110,7 @@ class CPPOActor(FSDPPPOActor):
         load_rank(self, folder)
 
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:
-        """One optimiser step on policy loss and CPL.
+        """One optimiser step on the policy loss and what the objective adds.
 
         `input_` is AReaL's padded batch after `compute_advantages`.
         """
@@ -133,23 +118,23 @@ class CPPOActor(FSDPPPOActor):
         if self._passes is not None:
             needed = needed_tokens(batch["loss_mask"], shifted=True)
             batch = {**batch, NEEDED: needed}
-        if self.config.uses_cpl:
-            gated = apply_gate(
-                batch,
-                self.config,
-                self._views,
-                self._meter,
-                self.get_version(),
-                self.device,
-                self.dp_group,
-            )
-            self._gated = gated if gated.normalizer else None
+            self._step = start_step(self._parts(), batch)
         if self.config.reuses_proximal:
             loss_fn = partial(_with_own_proximal, loss_fn)
         try:
             return super().train_batch(batch, loss_fn, loss_weight_fn)
         finally:
-            self._gated = None
+            self._step = None
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.config,
+            self._passes,
+            self._layout,
+            self._meter,
+            Ranks(self.dp_group, self.device),
+            self.get_version(),
+        )
 
     def forward_batch(self, input_, *args, **kwargs):
         """AReaL's log-probs of a batch or of a list of trajectories, 0 where a token
@@ -166,7 +151,8 @@ class CPPOActor(FSDPPPOActor):
     def _prepare_mb_list(self, input_: dict[str, Any]):
         if self._passes is None:
             return super()._prepare_mb_list(input_)
-        gated, config = self._gated, self.config
+        gated = None if self._step is None else self._step.gated
+        config = self.config
         data, batch = prepare_batch(
             input_,
             None if gated is None else gated.sets,
@@ -196,8 +182,8 @@ class CPPOActor(FSDPPPOActor):
             return super().forward_backward_batch(
                 mb_list, process_output_fn, forward_only
             )
-        if self._gated is not None and self.config.cpl.aggregation == "token":
-            self._gated.normalizer = self._count_perception_tokens(mb_list)
+        if self._step is not None:
+            self._step.prepare(mb_list.mbs)
         for mb_item in mb_list:
             _, ctx = self._prepare_mb_inputs(mb_item)
             with trace_scope("fsdp_engine.forward"):
@@ -208,42 +194,10 @@ class CPPOActor(FSDPPPOActor):
                     loss.backward()
 
     def _run(self, mb: dict[str, Any]) -> Output:
-        passes = mb[PASSES]
-        if passes.view is None:
-            return self._passes.anchor(passes, mb)
-        return self._passes.with_views(
-            passes,
-            mb,
-            self._packed_row(mb),
-            self._gated.views,
-            self._perception,
-            self.get_version(),
-        )
-
-    def _packed_row(self, mb: dict[str, Any]) -> PackedRow:
-        verdict = self._gated.rows[mb[PASSES].anchor.rows]
-        return PackedRow.from_micro_batch(mb, self.config.cpl.gate, verdict)
-
-    def _count_perception_tokens(self, mb_list) -> int:
-        """Perception tokens of all ranks: aggregation `token` divides by their number.
-
-        It has to be known before the first backward pass, so the anchor's and the
-        negative view's forward passes run once more.
-        """
-        count = torch.zeros((), dtype=torch.long, device=self.device)
-        for mb in mb_list.mbs:
-            if mb[PASSES].view is None:
-                continue
-            selection = self._passes.selection(
-                mb[PASSES],
-                self._packed_row(mb),
-                self._gated.views,
-                self._perception,
-                self.get_version(),
-            )
-            count += selection.chosen.sum()
-        dist.all_reduce(count, group=self.dp_group)
-        return max(1, int(count))
+        if mb[PASSES].view is not None:
+            return self._step.run(mb)
+        statistics, _ = self._passes.anchor(mb[PASSES], mb)
+        return Output(statistics)
 
     def _compute_forward_result(self, output, ctx):
         if self._passes is None:
@@ -277,48 +231,9 @@ class CPPOActor(FSDPPPOActor):
             )
             if self.config.objective != "cpl":
                 loss = policy * (weight / total_loss_weight * loss_multiplier)
-        if output.selection is None:
+        if output.views is None:
             return loss
-        return self._add_cpl(loss, output, logprobs, loss_multiplier)
-
-    def _add_cpl(
-        self,
-        loss: torch.Tensor,
-        output: Output,
-        logprobs: torch.Tensor,
-        loss_multiplier: float,
-    ) -> torch.Tensor:
-        """The loss of a micro-batch with its part of CPL, and its statistics."""
-        cpl, version = self.config.cpl, self.get_version()
-        row, selection = output.row, output.selection
-        result = self._perception(
-            output.to_positive,
-            output.to_negative,
-            logprobs,
-            row,
-            selection,
-            version=version,
-            normalizer=self._gated.normalizer,
-        )
-        nonfinite = nonfinite_tokens(row, selection, result)
-        skipped = self._on_any_rank(nonfinite.any())
-        limit = cpl.staleness.max_staleness
-        record_row(row, selection, result, nonfinite, skipped, limit, version)
-        if skipped:
-            self._meter.skipped()
-            return loss
-        self._meter.gains(selection.gain)
-        return loss + cpl.coef * loss_multiplier * result.loss
-
-    def _on_any_rank(self, flag: torch.Tensor) -> bool:
-        """Whether `flag` holds on any rank: all keep a micro-batch or all leave it out.
-
-        Not a number in a view's pass would reach the parameters even with a gradient of
-        zero, and a rank that left its backward pass out would keep the others waiting.
-        """
-        flag = flag.to(device=self.device, dtype=torch.int32)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.dp_group)
-        return bool(flag)
+        return self._step.add(loss, output, logprobs, loss_multiplier)
 
 
 def _with_own_proximal(loss_fn, logprobs, entropy, mb, **kwargs) -> torch.Tensor:

@@ -86,8 +86,13 @@ class CPPOActorConfig(PPOActorConfig):
 
     @property
     def uses_cpl(self) -> bool:
+        """Whether the loss has the Contrastive Perception Loss."""
+        return self.objective in ("cppo", "cpl") and self.cpl.coef > 0
+
+    @property
+    def uses_views(self) -> bool:
         """Whether a train step computes views at all."""
-        return self.objective != "grpo" and self.cpl.coef > 0
+        return self.uses_cpl
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from areal_cppo.training.config import CPPOActorConfig
 from areal_cppo.training.meter import Meter
 from areal_cppo.training.packing import IMAGES, gate_tokens, has_image
 from areal_cppo.training.perception_stats import record_gate
 from areal_cppo.training.prompts import image_sets
+from areal_cppo.training.ranks import Ranks
 from areal_cppo.training.views import ResponseViews, ViewMaker
 
 
-@dataclass
+@dataclass(frozen=True)
 class GatedBatch:
     """The gate's verdict on one optimiser step's batch, agreed on by all ranks."""
 
@@ -28,17 +27,19 @@ class GatedBatch:
     entering: set[int]  # those that enter the view passes
     sets: list[int | None]  # per response the first one with the same images
     views: Mapping[int, ResponseViews]  # by those first ones
-    normalizer: int  # gated responses (or, later, perception tokens) of all ranks
+    responses: int  # those that pass, of all ranks
 
 
 def apply_gate(
     batch: dict[str, Any],
-    config: CPPOActorConfig,
+    *,
+    gate: str,
+    gate_first: bool,
     make_views: ViewMaker,
     meter: Meter,
     version: int,
-    device: torch.device,
-    group: dist.ProcessGroup,
+    ranks: Ranks,
+    scope: str,
 ) -> GatedBatch:
     """Decide on a batch, and make the views of the responses that pass.
 
@@ -46,33 +47,33 @@ def apply_gate(
     ----------
     batch
         AReaL's padded batch after `compute_advantages`.
-    config
-        The actor's.
+    gate
+        As `gate_tokens` takes it.
+    gate_first
+        `actor.speed.gate_first`.
     make_views
         Called once for each distinct image.
     meter
         Told how long that takes.
     version
         Current policy version.
-    device
-        Of the model.
-    group
+    ranks
         The data-parallel ranks, which all call this.
+    scope
+        Under which statistics are recorded.
     """
-    passed = gate_tokens(batch, config.cpl.gate).any(-1)
+    passed = gate_tokens(batch, gate).any(-1)
     image = has_image(batch)
-    first = config.speed.gate_first
-    candidates = (passed & image if first else image).nonzero().flatten().tolist()
+    candidates = (passed & image if gate_first else image).nonzero().flatten().tolist()
     images = batch.get(IMAGES) or [{}] * len(passed)
     sets = image_sets(images)
     distinct = dict.fromkeys(sets[row] for row in candidates)
     with meter.time("perturb"):
-        views = make_views(images, distinct, version, device)
+        views = make_views(images, distinct, version, ranks.device)
     of_row = {row: views[sets[row]] for row in candidates if passed[row]}
-    record_gate(passed, image, of_row)
+    record_gate(passed, image, of_row, make_views.kinds, scope)
     rows = torch.zeros_like(passed)
     rows[[row for row, view in of_row.items() if view.usable]] = True
-    total = rows.sum().to(device)
-    dist.all_reduce(total, group=group)
-    entering = set(rows.nonzero().flatten().tolist() if first else candidates)
-    return GatedBatch(rows.to(device), entering, sets, views, int(total))
+    total = int(ranks.sum(rows.sum()))
+    entering = set(rows.nonzero().flatten().tolist() if gate_first else candidates)
+    return GatedBatch(rows.to(ranks.device), entering, sets, views, total)

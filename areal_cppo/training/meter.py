@@ -43,12 +43,15 @@ class Meter:
         finally:
             self._seconds[name] += time.perf_counter() - start
 
-    def view_pass(self, tokens: int, patches: int, device: torch.device) -> None:
+    def view_pass(
+        self, scope: str, tokens: int, patches: int, device: torch.device
+    ) -> None:
         """One forward pass of a view over `tokens` (padding included) and `patches`.
 
-        `device` is that of the model: AReaL reduces statistics where they are.
+        Recorded under `scope`. `device` is that of the model: AReaL reduces statistics
+        where they are.
         """
-        sizes = {"cpl/view_tokens": tokens, "cpl/view_patches": patches}
+        sizes = {f"{scope}/view_tokens": tokens, f"{scope}/view_patches": patches}
         stats_tracker.denominator(
             **{
                 name: torch.ones(size, dtype=torch.bool, device=device)

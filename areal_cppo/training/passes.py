@@ -1,4 +1,4 @@
-"""The forward passes of one micro-batch: of two views, where gated, and the anchor.
+"""The forward passes of one micro-batch: of views, where gated, and of the anchor.
 
 Letters: `L` tokens of the micro-batch's responses, each whole; `N` those whose
 distribution the loss asks for; `G` gated ones.
@@ -6,9 +6,8 @@ distribution the loss asks for; `G` gated ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,29 +18,14 @@ from areal_cppo.core.head import CHUNK, Projection
 from areal_cppo.training.meter import Meter
 from areal_cppo.training.micro_batches import Passes
 from areal_cppo.training.packing import PackedRow, next_tokens
-from areal_cppo.training.perception import Hidden, PerceptionLoss, Selection
 from areal_cppo.training.speed import SpeedConfig
 from areal_cppo.training.tap import ModelTap, at_least_one, hidden_states
 from areal_cppo.training.views import ResponseViews, packed_view
 
-
-@dataclass(frozen=True)
-class Output:
-    """What the passes of a micro-batch gave; the loss is made of it.
-
-    Attributes
-    ----------
-    statistics
-        `[N]` each, of the anchor.
-    row, selection, to_positive, to_negative
-        What CPL needs beside; `None` where there was no view pass.
-    """
-
-    statistics: TokenStatistics
-    row: PackedRow | None = None
-    selection: Selection | None = None
-    to_positive: Tensor | None = None
-    to_negative: Tensor | None = None
+# Given hidden states `[n, D]` and the head's projection to logits.
+AtGate = Callable[[Tensor, Projection], Any]
+# Given the anchor's statistics at the same tokens, too.
+More = Callable[[Tensor, Projection, TokenStatistics], Any]
 
 
 class ModelPasses:
@@ -67,94 +51,75 @@ class ModelPasses:
         self.speed = speed
         self.meter = meter
 
-    def anchor(self, passes: Passes, mb: dict[str, Any]) -> Output:
-        """The anchor's pass alone; `mb` is AReaL's dictionary of the micro-batch."""
-        places, labels = self._asked(passes, mb)
-
-        def read(hidden: Tensor, project: Projection) -> TokenStatistics:
-            return self._statistics(hidden, project, labels)
-
-        statistics = self.tap.run(passes.anchor, places, read)
-        return Output(_first(statistics, len(passes.needed)))
-
-    def with_views(
-        self,
-        passes: Passes,
-        mb: dict[str, Any],
-        row: PackedRow,
-        views: Mapping[int, ResponseViews],
-        perception: PerceptionLoss,
-        version: int,
-    ) -> Output:
-        """Both views' passes and the anchor's.
+    def anchor(
+        self, passes: Passes, mb: dict[str, Any], more: More | None = None
+    ) -> tuple[TokenStatistics, Any]:
+        """The anchor's pass, which is that of the policy loss.
 
         Parameters
         ----------
         passes, mb
-            The micro-batch.
-        row
-            Its tokens, as CPL sees them.
-        views
-            By the rows that `passes.view` names.
-        perception
-            Selects and compares.
-        version
-            Current policy version.
+            The micro-batch; `mb` is AReaL's dictionary of it.
+        more
+            What else is asked of its distributions: called inside the pass, with the
+            `N` needed tokens first. It returns tensors, alone or in (named) tuples.
+
+        Returns
+        -------
+        tuple
+            Statistics, `[N]` each, and what `more` returned.
         """
-        negative, positive = (
-            self._view(passes, row, views, kind, kind in perception.config.grad)
-            for kind in ("negative", "positive")
-        )
         places, labels = self._asked(passes, mb)
-        at_gate = row.gate[passes.needed].nonzero().flatten()
-        selections = []
 
         def read(hidden: Tensor, project: Projection):
             statistics = self._statistics(hidden, project, labels)
-            at = Hidden(hidden[at_gate], positive, negative)
-            selection = perception.select(at.anchor, at.negative, project, row, version)
-            selections.append(selection)
-            # Enabled where the views' passes had no graph, too: the anchor has one.
-            return statistics, *perception.divergences(at, project, row, selection)
+            if more is None:
+                return statistics, ()
+            return statistics, more(hidden, project, statistics)
 
-        statistics, *divergences = self.tap.run(passes.anchor, places, read)
-        statistics = _first(statistics, len(passes.needed))
-        return Output(statistics, row, *selections, *divergences)
+        statistics, extra = self.tap.run(passes.anchor, places, read)
+        return _first(statistics, len(passes.needed)), extra
 
     @torch.no_grad()
-    def selection(
-        self,
-        passes: Passes,
-        row: PackedRow,
-        views: Mapping[int, ResponseViews],
-        perception: PerceptionLoss,
-        version: int,
-    ) -> Selection:
-        """What `with_views` would select: the negative view's pass and the anchor's."""
+    def at_gate(self, passes: Passes, row: PackedRow, read: AtGate) -> Any:
+        """The anchor's pass for the gated tokens alone, without a graph.
+
+        `read` is called inside it, with their hidden states `[G, D]`; it returns
+        tensors.
+        """
         gated = row.gate.nonzero().flatten()
-        negative = self._view(passes, row, views, "negative", has_grad=False)
+        places = at_least_one(passes.anchor.places[gated])
+        return self.tap.run(
+            passes.anchor,
+            places,
+            lambda hidden, project: read(hidden[: len(gated)], project),
+        )
 
-        selections = []
-
-        def read(hidden: Tensor, project: Projection) -> Tensor:
-            at_gate = hidden[: len(gated)]
-            selections.append(
-                perception.select(at_gate, negative, project, row, version)
-            )
-            return hidden_states(hidden, project)
-
-        self.tap.run(passes.anchor, at_least_one(passes.anchor.places[gated]), read)
-        return selections[0]
-
-    def _view(
+    def view(
         self,
         passes: Passes,
         row: PackedRow,
         views: Mapping[int, ResponseViews],
         kind: str,
+        scope: str,
+        *,
         has_grad: bool,
     ) -> Tensor:
-        """Hidden states `[G, D]` of one view at the gated tokens."""
+        """Hidden states `[G, D]` of one view at the gated tokens.
+
+        Parameters
+        ----------
+        passes, row
+            The micro-batch, and its gated tokens.
+        views
+            By the rows that `passes.view` names.
+        kind
+            Which of them: `negative` or `positive`.
+        scope
+            Under which the size of the pass is recorded.
+        has_grad
+            Whether the pass has a graph.
+        """
         view = passes.view
         places = passes.view_places[row.gate]
         pixel_values = packed_view(
@@ -169,7 +134,7 @@ class ModelPasses:
                     pixel_values=pixel_values,
                 )
         tokens = view.inputs["input_ids"]
-        self.meter.view_pass(tokens.numel(), len(pixel_values), tokens.device)
+        self.meter.view_pass(scope, tokens.numel(), len(pixel_values), tokens.device)
         return hidden[: len(places)]
 
     def _asked(self, passes: Passes, mb: dict[str, Any]) -> tuple[Tensor, Tensor]:

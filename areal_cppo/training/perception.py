@@ -18,6 +18,7 @@ import torch
 
 from areal_cppo.core import (
     CPLConfig,
+    StalenessConfig,
     TokenScores,
     aggregate_token_loss,
     contrastive_perception_loss,
@@ -209,7 +210,7 @@ class PerceptionLoss:
         config = self.config
         selected = selection.positions
         token_loss = contrastive_perception_loss(to_positive, to_negative, config.tau)
-        weights = self._staleness_weights(logprobs, row, selected, version)
+        weights = token_weights(config.staleness, logprobs, row, selected, version)
         loss = aggregate_token_loss(
             token_loss * weights,
             row.sequences[selected],
@@ -232,28 +233,42 @@ class PerceptionLoss:
             for tokens in row.tokens.split(lengths)
         ]
 
-    def _staleness_weights(
-        self,
-        logprobs: torch.Tensor,
-        row: PackedRow,
-        selected: torch.Tensor,
-        version: int,
-    ) -> torch.Tensor:
-        """Importance weight and decay of each selected token: fp32 `[N]`, no grad."""
-        staleness = self.config.staleness
-        behaviour = row.behaviour_logprobs[selected]
-        if not staleness.importance_weight:
-            proximal = behaviour
-        elif row.proximal_logprobs is not None:
-            proximal = row.proximal_logprobs[selected]
-        else:
-            proximal = logprobs.detach()[selected]
-        return staleness_weights(
-            proximal,
-            behaviour,
-            row.versions[selected],
-            version,
-            cap=staleness.importance_cap,
-            decay=staleness.decay,
-            max_staleness=staleness.max_staleness,
-        )
+
+def token_weights(
+    staleness: StalenessConfig,
+    logprobs: torch.Tensor,
+    row: PackedRow,
+    at: torch.Tensor,
+    version: int,
+) -> torch.Tensor:
+    """Importance weight and decay of some tokens of a row: fp32 `[N]`, no gradient.
+
+    Parameters
+    ----------
+    staleness
+        How a token sampled by an older policy counts.
+    logprobs
+        `[T]`, the current policy's, where the row has no proximal ones.
+    row
+        The row's tokens.
+    at
+        Int64 `[N]`, their positions.
+    version
+        Current policy version.
+    """
+    behaviour = row.behaviour_logprobs[at]
+    if not staleness.importance_weight:
+        proximal = behaviour
+    elif row.proximal_logprobs is not None:
+        proximal = row.proximal_logprobs[at]
+    else:
+        proximal = logprobs.detach()[at]
+    return staleness_weights(
+        proximal,
+        behaviour,
+        row.versions[at],
+        version,
+        cap=staleness.importance_cap,
+        decay=staleness.decay,
+        max_staleness=staleness.max_staleness,
+    )

@@ -1,4 +1,4 @@
-"""What CPL records with AReaL's stats tracker, under `cpl/`.
+"""What an objective records of its gate, and CPL of its tokens, with AReaL's tracker.
 
 AReaL reduces each statistic over ranks and micro-batches; all ranks record the same
 ones, since all of them run the same view passes. Letters as in `perception.py`: `T`
@@ -7,6 +7,7 @@ tokens of the row, `G` gated tokens, `N` perception tokens; `B` rows of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
@@ -15,38 +16,42 @@ from areal.utils.stats_tracker import ReduceType
 
 from areal_cppo.training.packing import PackedRow
 from areal_cppo.training.perception import RowLoss, Selection
-from areal_cppo.training.views import KINDS, ResponseViews
+from areal_cppo.training.views import ResponseViews
 
 
 def record_gate(
-    passed: torch.Tensor, image: torch.Tensor, views: dict[int, ResponseViews]
+    passed: torch.Tensor,
+    image: torch.Tensor,
+    views: Mapping[int, ResponseViews],
+    kinds: Collection[str],
+    scope: str,
 ) -> None:
     """What became of a batch's responses at the gate, and of their views.
 
     `passed` and `image` are bool `[B]`: has a gated token, has an image. `views` are
-    those of the rows for which both hold.
+    those of the rows for which both hold, of these `kinds`. Recorded under `scope`.
     """
     usable = torch.zeros_like(passed)
     for row, view in views.items():
         usable[row] = view.usable
     stats_tracker.denominator(
         **{
-            "cpl/gated_responses": usable,
-            "cpl/text_only_responses": passed & ~image,
-            "cpl/unchanged_responses": passed & image & ~usable,
-            "cpl/rows": torch.ones_like(passed),
+            f"{scope}/gated_responses": usable,
+            f"{scope}/text_only_responses": passed & ~image,
+            f"{scope}/unchanged_responses": passed & image & ~usable,
+            f"{scope}/rows": torch.ones_like(passed),
         }
     )
     counts = {}
-    for kind in KINDS:
+    for kind in kinds:
         images, unchanged = torch.zeros(2, len(passed))
         for row, view in views.items():
             images[row], unchanged[row] = view.images, view.unchanged[kind]
-        counts[f"cpl/{kind}_views"] = images
-        counts[f"cpl/{kind}_views_unchanged"] = unchanged
+        counts[f"{scope}/{kind}_views"] = images
+        counts[f"{scope}/{kind}_views_unchanged"] = unchanged
     stats_tracker.stat(
         **{name: count.to(passed.device) for name, count in counts.items()},
-        denominator="cpl/rows",
+        denominator=f"{scope}/rows",
         reduce_type=ReduceType.SUM,
     )
 
@@ -66,19 +71,19 @@ def record_row(
     not finite (`nonfinite` are this one's, bool `[T]`), only the counts.
     """
     positions, scores = selection.positions, selection.scores
-    responses, gate = _and_none(row.responses), _and_none(row.gate)
-    at_gate = partial(_spread, gate, selection.gated)
-    at_selected = partial(_spread, gate, positions)
+    responses, gate = and_none(row.responses), and_none(row.gate)
+    at_gate = partial(spread, gate, selection.gated)
+    at_selected = partial(spread, gate, positions)
     selected = at_selected(torch.ones_like(positions)).bool()
     stale = torch.zeros_like(gate)
     if max_staleness is not None:
-        stale = selected & _and_none(version - row.versions > max_staleness)
+        stale = selected & and_none(version - row.versions > max_staleness)
     kept = torch.full_like(gate, not skipped)
     stats_tracker.denominator(
         **{
             "cpl/view_sequences": responses,
             "cpl/skipped_responses": responses & skipped,
-            "cpl/nonfinite_tokens": _and_none(nonfinite),
+            "cpl/nonfinite_tokens": and_none(nonfinite),
             "cpl/gated_tokens": gate & kept,
             "cpl/perception_tokens": selected & kept,
             "cpl/unselected_tokens": gate & ~selected & kept,
@@ -121,13 +126,13 @@ def record_row(
     )
 
 
-def _and_none(mask: torch.Tensor) -> torch.Tensor:
+def and_none(mask: torch.Tensor) -> torch.Tensor:
     """A mask with one more entry, false: the tracker refuses an empty one, and a rank's
     micro-batch may hold no response."""
     return torch.nn.functional.pad(mask, (0, 1))
 
 
-def _spread(
+def spread(
     like: torch.Tensor, index: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
     """Values put at their positions of a row of zeros: fp32 `[T]`."""

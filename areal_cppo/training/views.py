@@ -9,7 +9,7 @@ Letters: `P` patches, `F` features of a patch (see `areal_cppo.core.patches`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +17,15 @@ import torch
 
 from areal_cppo.core import (
     PatchLayout,
-    ViewsConfig,
     image_digest,
     parse_perturbations,
     perturb_pixel_values,
 )
 
-KINDS = ("positive", "negative")
-
 
 @dataclass(frozen=True)
 class ResponseViews:
-    """Both views of all images of one response."""
+    """The views of all images of one response; one of the kinds is `negative`."""
 
     pixel_values: dict[str, torch.Tensor]  # by kind: [P, F], the anchor's dtype
     unchanged: dict[str, int]  # by kind: images whose view equals its anchor
@@ -45,19 +42,26 @@ class ViewMaker:
 
     Parameters
     ----------
-    config
-        `actor.cpl.views`.
+    perturbations
+        By kind of view those of which one is drawn for an image, as
+        `parse_perturbations` takes them.
     layout
         How the model's `pixel_values` are patched.
     run_seed
         Together with the policy version and the image it fixes a view.
     """
 
-    def __init__(self, config: ViewsConfig, layout: PatchLayout, run_seed: int):
+    def __init__(
+        self,
+        perturbations: Mapping[str, list[dict[str, Any]]],
+        layout: PatchLayout,
+        run_seed: int,
+    ):
         self.layout = layout
         self.run_seed = run_seed
+        self.kinds = tuple(perturbations)
         self.perturbations = {
-            kind: parse_perturbations(getattr(config, kind)) for kind in KINDS
+            kind: parse_perturbations(specs) for kind, specs in perturbations.items()
         }
 
     def __call__(
@@ -112,7 +116,7 @@ class ViewMaker:
                 run_seed=self.run_seed,
                 policy_version=version,
             )
-            for kind in KINDS
+            for kind in self.kinds
         }
         return ResponseViews(
             pixel_values={

@@ -14,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # harness and naive are no packa
 
 import harness  # noqa: E402
 
-from areal_cppo.training.views import ViewMaker  # noqa: E402
-
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
@@ -34,17 +32,10 @@ def actor(session_actor):
     config.objective = "cppo"
     config.mb_spec = MicroBatchSpec(n_mbs=1)
     config.reward_norm = session_actor.actor.reward_norm = None
-    set_cpl(session_actor, CPLConfig(coef=1.0))
+    config.cpl = CPLConfig(coef=1.0)
     session_actor.set_version(0)
     session_actor.export_stats()
     return session_actor
-
-
-def set_cpl(actor, cpl: CPLConfig) -> None:
-    actor.config.cpl = cpl
-    actor._perception.config = cpl
-    maker = actor._views
-    actor._views = ViewMaker(cpl.views, maker.layout, maker.run_seed)
 
 
 @pytest.fixture
@@ -52,6 +43,6 @@ def configure(actor):
     """Change `actor.cpl` of the fixture `actor`."""
 
     def change(**settings) -> None:
-        set_cpl(actor, CPLConfig(**({"coef": 1.0} | settings)))
+        actor.config.cpl = CPLConfig(**({"coef": 1.0} | settings))
 
     return change

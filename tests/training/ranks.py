@@ -18,7 +18,6 @@ enable_in_this_process()
 
 import torch  # noqa: E402
 from areal.api.cli_args import MicroBatchSpec  # noqa: E402
-from conftest import set_cpl  # noqa: E402
 from harness import (  # noqa: E402
     actor_config,
     grouped_batch,
@@ -146,7 +145,7 @@ STATS = (
 
 
 def run(actor, case: Case, rank: int, world: int):
-    set_cpl(actor, CPLConfig(**({"coef": 1.0} | case.cpl)))
+    actor.config.cpl = CPLConfig(**({"coef": 1.0} | case.cpl))
     actor.config.objective = case.objective
     owned = zip(case.batch(), case.owners(world), strict=True)
     mine = [item for item, owner in owned if owner == rank]

@@ -10,10 +10,10 @@ import harness
 import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
-from conftest import set_cpl
 
 import areal_cppo.training.passes as passes_module
 from areal_cppo.core import CPLConfig, StalenessConfig, ViewsConfig
+from areal_cppo.training.views import ViewMaker
 
 CPL = "ppo_actor/update/cpl"
 
@@ -26,6 +26,14 @@ def gradient(actor, batch, objective="cppo"):
 @pytest.fixture
 def batch(actor):
     return harness.prepared(actor, harness.uneven_batch())
+
+
+def views_of(actor, images, rows, version=0):
+    """What the actor would make for these rows in a step."""
+    views = actor.config.cpl.views
+    kinds = {"positive": views.positive, "negative": views.negative}
+    maker = ViewMaker(kinds, harness.LAYOUT, actor.config.view_seed)
+    return maker(images, rows, version, actor.device)
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative"])
@@ -102,7 +110,7 @@ def test_a_response_without_a_negative_view_does_not_count(actor, configure, bat
     usable = [
         i
         for i, item in enumerate(batch)
-        if actor._views(item["multi_modal_input"], [0], 0, actor.device)[0].usable
+        if views_of(actor, item["multi_modal_input"], [0])[0].usable
     ]
     rest, _ = gradient(actor, [batch[i] for i in usable], "cpl")
     assert harness.relative_difference(update, rest) < 1e-5
@@ -131,9 +139,9 @@ def test_samples_of_a_group_share_their_views(actor):
     group = [harness.trajectory(3, n, 1.0) for n in (8, 8, 8)]
     images = [item["multi_modal_input"][0] for item in group]
     copies = [{key: value.clone() for key, value in item.items()} for item in images]
-    views = actor._views(copies, [0, 1, 2], 0, actor.device)
+    views = views_of(actor, copies, [0, 1, 2])
     assert views[0] is views[1] is views[2]
-    later = actor._views(copies, [0], 1, actor.device)
+    later = views_of(actor, copies, [0], version=1)
     for kind in ("positive", "negative"):
         a, b = views[0].pixel_values[kind], later[0].pixel_values[kind]
         assert a.shape == b.shape == copies[0]["pixel_values"].shape
@@ -186,7 +194,7 @@ def sharp(tmp_path_factory):
 
 @pytest.mark.parametrize("divergence", ["kl", "k1", "k2", "k3"])
 def test_extreme_logits_give_a_finite_gradient(sharp, divergence):
-    set_cpl(sharp, CPLConfig(coef=1.0, divergence=divergence, selection="all"))
+    sharp.config.cpl = CPLConfig(coef=1.0, divergence=divergence, selection="all")
     batch = harness.prepared(sharp, harness.uneven_batch())
     update, stats = gradient(sharp, batch, "cpl")
     assert torch.isfinite(update).all() and update.norm() > 0
