@@ -28,8 +28,8 @@ N_LINES = 9  # the largest height
 _NUMBERED = 5  # the line with its number
 
 _LEFT, _RIGHT = (11.0, 15.0), (77.0, 82.0)  # pixels: the axis, and the lines' end
-_BASE = (65.0, 68.0)  # pixels from the top: height 0
-_UNIT = (5.6, 6.8)  # pixels between two lines
+_BASE = (63.0, 68.0)  # pixels from the top: height 0
+_UNIT = (4.8, 6.8)  # pixels between two lines
 _WIDTH = (0.45, 0.75)  # of a bar, as a share of its third of the chart
 _SWAY = 0.08  # how far a bar stands from the middle of its third, as a share of it
 _FILL = (20, 170)  # range of each colour channel of a bar

@@ -66,7 +66,8 @@ def local_paths(models, data, tmp_path):
     def local_paths(name: str) -> list[str]:
         own = [f"run_dir='{tmp_path}/run'"]
         if name not in RECIPES:
-            folder = CONFIGS.parent / "areal_cppo/triangles/checkpoint"
+            task = "charts" if "charts" in name else "triangles"
+            folder = CONFIGS.parent / f"areal_cppo/{task}/checkpoint"
             return [*own, f"actor.path='{folder}'"]
         source = "virl39k" if "virl39k" in name else "geometry3k"
         size = "7B" if "-7b_" in name else "3B"

@@ -102,7 +102,7 @@ def test_data_paths(hub, tmp_path, monkeypatch):
     def state(path):
         return preflight.check_data_path("train_dataset.path", str(path)).state
 
-    assert state("triangles") == state(tmp_path) == "ready"
+    assert state("triangles") == state("charts") == state(tmp_path) == "ready"
     (tmp_path / "a.parquet").touch()
     assert state(tmp_path / "*.parquet") == "ready"
     assert state(tmp_path / "*.jsonl") == state("no such folder") == "MISSING"
