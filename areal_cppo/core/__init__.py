@@ -8,11 +8,14 @@ from areal_cppo.core.config import CPLConfig, StalenessConfig, ViewsConfig
 from areal_cppo.core.divergence import token_divergence
 from areal_cppo.core.head import (
     TokenStatistics,
+    hidden_entropy,
     score_hidden,
     token_statistics,
+    view_divergence,
     view_divergences,
 )
 from areal_cppo.core.loss import aggregate_token_loss, contrastive_perception_loss
+from areal_cppo.core.papo import PAPOConfig, papo_loss, perception_divergence
 from areal_cppo.core.patches import (
     PatchLayout,
     denormalize,
@@ -38,30 +41,44 @@ from areal_cppo.core.views import (
     perturb_pixel_values,
     view_seed,
 )
+from areal_cppo.core.vppo import (
+    VPPOConfig,
+    advantage_factors,
+    response_dependency,
+    select_dependent_tokens,
+)
 
 __all__ = [
     "PERTURBATIONS",
     "CPLConfig",
+    "PAPOConfig",
     "PatchLayout",
     "Perturbation",
     "StalenessConfig",
     "TokenScores",
     "TokenStatistics",
+    "VPPOConfig",
     "ViewBatch",
     "ViewsConfig",
+    "advantage_factors",
     "aggregate_token_loss",
     "contrastive_perception_loss",
     "denormalize",
     "entropy_gain",
+    "hidden_entropy",
     "image_digest",
     "make_views",
     "normalize",
+    "papo_loss",
     "parse_perturbations",
     "patchify",
+    "perception_divergence",
     "perturb_pixel_values",
+    "response_dependency",
     "rise_eligible",
     "score_hidden",
     "score_tokens",
+    "select_dependent_tokens",
     "select_perception_tokens",
     "select_random_tokens",
     "staleness_weights",
@@ -69,6 +86,7 @@ __all__ = [
     "token_entropy",
     "token_statistics",
     "unpatchify",
+    "view_divergence",
     "view_divergences",
     "view_seed",
 ]

@@ -14,7 +14,7 @@ published ones (arXiv 2601.00501 and its code); the numbered deviations are
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from areal_cppo.core.checks import (
     Bool,
@@ -34,6 +34,26 @@ AGGREGATIONS = ("sequence", "token")
 SELECTIONS = ("entropy_gain", "random", "all")
 QUOTAS = ("ceil", "floor")
 BRANCHES = ("anchor", "positive", "negative")
+
+
+def require_perturbed(specs: list[dict[str, Any]], field: str) -> None:
+    """Refuse perturbations that are none, or of which none is ever applied.
+
+    Args:
+        specs: as :func:`parse_perturbations` takes them, of a negative view.
+        field: path of the list, such as ``cpl.views.negative``.
+
+    Raises:
+        ValueError: every negative view would equal its anchor.
+    """
+    perturbations = parse_perturbations(specs, field)
+    if all(perturbation.probability == 0 for perturbation in perturbations):
+        raise refusal(
+            field,
+            "at least one perturbation of probability > 0",
+            0.0,
+            "give one a probability of up to 1, the default",
+        )
 
 
 def published_positive_views() -> list[dict[str, Any]]:
@@ -67,6 +87,8 @@ class StalenessConfig:
         ValueError: a value is out of range or of a wrong type.
     """
 
+    PREFIX: ClassVar[str] = "cpl.staleness."  # of a field's name in an error
+
     importance_cap: float | None = setting(
         5.0,
         # Below 1 the cap would shrink on-policy tokens, whose weight must be 1.
@@ -90,7 +112,7 @@ class StalenessConfig:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self, "cpl.staleness.")
+        check_fields(self, self.PREFIX)
 
 
 @dataclass
@@ -116,15 +138,7 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         parse_perturbations(self.positive, "cpl.views.positive")
-        negative = parse_perturbations(self.negative, "cpl.views.negative")
-        # Every negative view would equal its anchor: no token could be selected.
-        if all(perturbation.probability == 0 for perturbation in negative):
-            raise refusal(
-                "cpl.views.negative",
-                "at least one perturbation of probability > 0",
-                0.0,
-                "give one a probability of up to 1, the default",
-            )
+        require_perturbed(self.negative, "cpl.views.negative")
 
 
 @dataclass

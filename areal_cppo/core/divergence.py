@@ -204,9 +204,22 @@ def _estimate(ratio: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         return ratio, torch.ones_like(ratio)
     if kind == "k2":
         return ratio.square() / 2, ratio
+    slope = -torch.expm1(-ratio.clamp(min=-_MAX_LOG_RATIO))
+    return sampled_kl(ratio), slope * (ratio >= -_MAX_LOG_RATIO)
+
+
+def sampled_kl(ratio: Tensor) -> Tensor:
+    """Estimate KL(p || q) from log-ratios ``log p - log q`` of tokens that p sampled.
+
+    k3, ``exp(-r) - 1 + r``, with r held above -20: differentiable, same shape, >= 0.
+    """
     held = ratio.clamp(min=-_MAX_LOG_RATIO)
-    slope = -torch.expm1(-held)
-    return torch.expm1(-held) + held, slope * (ratio >= -_MAX_LOG_RATIO)
+    return torch.expm1(-held) + held
+
+
+def cut_off(divergence: Tensor, limit: float | None) -> Tensor:
+    """Bound divergences from above, without gradient beyond; ``None``: as they are."""
+    return divergence if limit is None else divergence.clamp(max=limit)
 
 
 def token_divergence(

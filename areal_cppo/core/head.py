@@ -9,7 +9,7 @@ needs gradient the chunk's logits are computed again in the backward pass
 Letters: ``T`` tokens, ``N`` selected tokens, ``D`` hidden size, ``V`` vocabulary.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from areal_cppo.core.divergence import log_probs, token_divergence
-from areal_cppo.core.scores import TokenScores, score_tokens
+from areal_cppo.core.scores import TokenScores, score_tokens, token_entropy
 
 CHUNK = 1024  # rows: 0.6 GB in fp32 with a vocabulary of 150k
 _SCORE_CHUNK = 256  # two passes' logits and their log-probabilities at a time
@@ -145,8 +145,76 @@ def view_divergences(
     Raises:
         ValueError: shapes do not agree, or an argument is out of range.
     """
+    views = {"positive": positive, "negative": negative}
+    to_positive, to_negative = _divergences(
+        anchor, views, project, labels, kind, temperature, grad, chunk_size
+    )
+    return to_positive, to_negative
+
+
+def view_divergence(
+    anchor: Tensor,
+    negative: Tensor,
+    project: Projection,
+    labels: Tensor,
+    kind: str = "kl",
+    temperature: float = 1.0,
+    grad: Collection[str] = ("anchor", "negative"),
+    chunk_size: int = CHUNK // 2,
+) -> Tensor:
+    """Compute one view's divergence from the anchor from hidden states.
+
+    As :func:`view_divergences`, of the negative view alone: ``[N]`` fp32.
+    """
+    views = {"negative": negative}
+    (divergence,) = _divergences(
+        anchor, views, project, labels, kind, temperature, grad, chunk_size
+    )
+    return divergence
+
+
+def hidden_entropy(
+    hidden: Tensor,
+    project: Projection,
+    temperature: float = 1.0,
+    chunk_size: int = CHUNK // 2,
+) -> Tensor:
+    """Compute the entropy of each token's distribution from hidden states.
+
+    Args:
+        hidden: ``[N, D]``, any float dtype; N may be 0.
+        project: the output head.
+        temperature: what logits are divided by, > 0.
+        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+
+    Returns:
+        ``[N]`` fp32, nats, with gradient.
+
+    Raises:
+        ValueError: ``hidden`` is not 2-dimensional, or an argument is out of range.
+    """
+    _check(hidden, hidden[:, 0], chunk_size)
+
+    def read(rows: Tensor) -> Tensor:
+        return token_entropy(project(rows), temperature)
+
+    parts = [_again_in_backward(read, rows) for rows in hidden.split(chunk_size)]
+    return torch.cat(parts)
+
+
+def _divergences(
+    anchor: Tensor,
+    views: Mapping[str, Tensor],
+    project: Projection,
+    labels: Tensor,
+    kind: str,
+    temperature: float,
+    grad: Collection[str],
+    chunk_size: int,
+) -> tuple[Tensor, ...]:
+    """Compute each view's divergence from the anchor, ``[N]`` fp32 each."""
     _check(anchor, labels, chunk_size)
-    _check_same(anchor, positive=positive, negative=negative)
+    _check_same(anchor, **views)
 
     def project_branch(name: str, rows: Tensor) -> Tensor:
         if name in grad:
@@ -154,20 +222,19 @@ def view_divergences(
         with torch.no_grad():
             return project(rows)
 
-    def read(rows: Tensor, near: Tensor, far: Tensor, chosen: Tensor):
+    def read(chosen: Tensor, rows: Tensor, *others: Tensor):
         logits = project_branch("anchor", rows)
         return tuple(
             token_divergence(
                 logits, project_branch(name, view), chosen, kind, temperature
             )
-            for name, view in (("positive", near), ("negative", far))
+            for name, view in zip(views, others)
         )
 
-    tensors = (anchor, positive, negative, labels)
+    tensors = (labels, anchor, *views.values())
     chunks = zip(*(tensor.split(chunk_size) for tensor in tensors))
     parts = [_again_in_backward(read, *chunk) for chunk in chunks]
-    to_positive, to_negative = (torch.cat(column) for column in zip(*parts))
-    return to_positive, to_negative
+    return tuple(torch.cat(column) for column in zip(*parts))
 
 
 def _again_in_backward(read: Callable, *tensors: Tensor):

@@ -71,8 +71,8 @@ def select_perception_tokens(
     candidates = eligible & (gain > 0) & torch.isfinite(gain)
     ids, sequence = torch.unique(sequence_ids, return_inverse=True)
     counts = torch.bincount(sequence[candidates], minlength=len(ids))
-    quotas = _quotas(counts, top_fraction, quota)
-    return _best_per_sequence(gain, candidates, sequence, quotas)
+    quotas = quota_per_sequence(counts, top_fraction, quota)
+    return best_per_sequence(gain, candidates, sequence, quotas)
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def select_random_tokens(
         by_sequence = torch.sort(sequence, stable=True).indices
         score[by_sequence] = torch.cat(draws).to(eligible.device)
     quotas = torch.bincount(sequence[like], minlength=len(ids))
-    return _best_per_sequence(score, eligible, sequence, quotas)
+    return best_per_sequence(score, eligible, sequence, quotas)
 
 
 def _check_masks(eligible: Tensor, sequence_ids: Tensor) -> None:
@@ -150,7 +150,7 @@ def _check_masks(eligible: Tensor, sequence_ids: Tensor) -> None:
         )
 
 
-def _best_per_sequence(
+def best_per_sequence(
     score: Tensor, candidates: Tensor, sequence: Tensor, quotas: Tensor
 ) -> Tensor:
     """Mark each sequence's candidates of highest score, as many as its quota.
@@ -178,7 +178,7 @@ def _best_per_sequence(
     return selected
 
 
-def _quotas(counts: Tensor, fraction: float, quota: str) -> Tensor:
+def quota_per_sequence(counts: Tensor, fraction: float, quota: str) -> Tensor:
     """Round ``fraction * counts`` free of float error; ``[S]`` int64.
 
     Rounded down, it is at least 1 (of no candidates at all there is none to take).

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from areal_cppo.core import (
+    hidden_entropy,
     score_hidden,
     score_tokens,
     token_divergence,
     token_entropy,
     token_statistics,
+    view_divergence,
     view_divergences,
 )
 
@@ -128,6 +130,51 @@ def test_divergences_are_those_of_the_whole_logits(head, kind, grad, chunk_size)
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6 * float(y.norm()))
 
 
+@pytest.mark.parametrize("kind", ["kl", "k3"])
+@pytest.mark.parametrize("grad", [("anchor", "negative"), ("anchor",), ("negative",)])
+@pytest.mark.parametrize("chunk_size", [2, 100])
+def test_one_view_alone_is_the_same(head, kind, grad, chunk_size):
+    anchor, negative = (draw(5, seed).requires_grad_() for seed in (0, 2))
+    labels, inputs = labels_of(5), (anchor, negative, head.weight)
+    alone = view_divergence(anchor, negative, head, labels, kind, 0.7, grad, chunk_size)
+    _, among = view_divergences(
+        anchor, draw(5, seed=1), negative, head, labels, kind, 0.7, grad
+    )
+    torch.testing.assert_close(alone, among)
+    weights = torch.linspace(-1, 2, 5)
+    mine, theirs = (
+        gradients((found * weights).sum(), *inputs) for found in (alone, among)
+    )
+    for x, y in zip(mine, theirs, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+def test_entropy_is_that_of_the_whole_logits(head, chunk_size):
+    hidden = draw(9).requires_grad_()
+    weights = torch.linspace(-1, 2, 9)
+    found = hidden_entropy(hidden, head, 0.7, chunk_size)
+    expected = token_entropy(hidden @ head.weight.T, 0.7)
+    torch.testing.assert_close(found, expected)
+    mine = gradients((found * weights).sum(), hidden, head.weight)
+    theirs = gradients((expected * weights).sum(), hidden, head.weight)
+    for x, y in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_no_rows_of_one_view_still_lead_back(head):
+    anchor, negative = (draw(0).requires_grad_() for _ in range(2))
+    divergence = view_divergence(anchor, negative, head, labels_of(0))
+    entropy = hidden_entropy(negative, head)
+    logprobs = token_statistics(anchor, head, labels_of(0)).logprobs
+    assert len(divergence) == len(entropy) == len(logprobs) == 0
+    total = divergence.sum() + entropy.sum() + logprobs.sum()
+    found = gradients(total, anchor, negative, head.weight)
+    assert all(x is not None and (x == 0).all() for x in found)
+
+
 def test_no_rows_still_lead_back(head):
     hidden = [draw(0).requires_grad_() for _ in range(3)]
     to_positive, to_negative = view_divergences(*hidden, head, labels_of(0))
@@ -188,6 +235,14 @@ def test_nothing_wide_is_kept_for_the_way_back(head):
         (
             lambda h: view_divergences(draw(3), draw(2), draw(3), h, labels_of(3)),
             "positive: expected shape .3, 7. as of anchor",
+        ),
+        (
+            lambda h: view_divergence(draw(3), draw(2), h, labels_of(3)),
+            "negative: expected shape .3, 7. as of anchor",
+        ),
+        (
+            lambda h: hidden_entropy(torch.zeros(2, 3, WIDTH), h),
+            "hidden: expected shape .T, D., found .2, 3, 7",
         ),
     ],
 )
