@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from transformers import ProcessorMixin
+from typing import TYPE_CHECKING, Any
 
 from areal_cppo.synthetic.shifts import SHIFTS
 from areal_cppo.synthetic.task import SPLITS, ReadingTask
 from areal_cppo.synthetic.vocabulary import QUESTION
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 
 class ReadingDataset:
