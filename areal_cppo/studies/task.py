@@ -29,10 +29,13 @@ _TASKS = {
 
 
 class StudyScore(Protocol):
-    """What a response is worth, in parts."""
+    """What a response is worth, in parts and, with the default weights, in all."""
 
     correct: bool
     format_ok: bool
+
+    @property
+    def reward(self) -> float: ...
 
 
 class StudyProblem(Protocol):

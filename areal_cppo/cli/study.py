@@ -1,0 +1,143 @@
+"""`areal-cppo study`: a grid of small runs, with a table, numbers and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from areal_cppo import __version__
+from areal_cppo.errors import RunError, UserError
+
+
+def add_study(commands: Any) -> None:
+    """Add `study` to the parser's commands."""
+    study = commands.add_parser(
+        "study",
+        help="grids of small runs on synthetic tasks, tables and plots",
+        description="Trains every arm of a study with every seed, on CPU cores of this "
+        "machine, and compares them. Cut off, it goes on where it was.",
+    )
+    study.add_argument("file", metavar="FILE", help="see examples/cppo/studies")
+    study.add_argument("--out", metavar="DIR", help="folder (runs/study-NAME)")
+    study.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (the cores)"
+    )
+    study.add_argument("--seeds", type=int, metavar="N", help="1 to N, of each arm")
+    study.add_argument("--json", metavar="FILE", help="write the summary there, too")
+    study.add_argument(
+        "--dry-run", action="store_true", help="list the runs, estimate the time"
+    )
+    study.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def study(args: argparse.Namespace) -> int:
+    """Make what is not made yet, print the table; the exit status."""
+    from areal_cppo.serving.cpu import enable_in_this_process
+
+    enable_in_this_process()
+    from areal_cppo.bench.quiet import quiet
+    from areal_cppo.studies.check import check_arms
+    from areal_cppo.studies.estimate import run_seconds
+    from areal_cppo.studies.folder import StudyFolder
+    from areal_cppo.studies.pool import Pool, duration
+    from areal_cppo.studies.spec import read_study
+
+    jobs = _count("--jobs", args.jobs, os.cpu_count() or 1)
+    changes = list(args.overrides)
+    if args.seeds is not None:
+        changes.append(f"seeds={_count('--seeds', args.seeds, 1)}")
+    plan = read_study(args.file, changes)
+    with quiet():
+        configs = check_arms(plan)
+    folder = StudyFolder(args.out or f"runs/study-{plan.name}")
+    target = None if args.json is None else Path(args.json)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise UserError(
+            f"--json: expected a file in a folder that is there, found {target}; "
+            "name another"
+        )
+    runs = plan.runs()
+    waiting = folder.unfinished(runs)
+
+    def seconds(run) -> float:
+        return run_seconds(run, configs[run.arm])
+
+    total = duration(sum(map(seconds, waiting)) / jobs)
+    if args.dry_run:
+        for run in runs:
+            state = duration(seconds(run)) if run in waiting else "done"
+            print(f"{run.folder}  {state}")
+        print(f"{len(waiting)} of {len(runs)} runs to make, {jobs} at a time: {total}")
+        return 0
+    folder.create()
+    print(
+        f"study {plan.name}: {len(waiting)} of {len(runs)} runs to make, {jobs} at a "
+        f"time, about {total}; folder: {folder.path}"
+    )
+    pool = Pool(folder, jobs, seconds, _note)
+    try:
+        pool.make(waiting, lambda _: None)
+    except KeyboardInterrupt:
+        _note("interrupted; finished runs are kept, and the same command goes on")
+        raise
+    finally:
+        _conclude(plan, folder, runs, target)
+    if pool.failed:
+        run, log = pool.failed[0]
+        raise RunError(
+            f"{len(pool.failed)} of {len(runs)} runs failed, the first of them "
+            f"{run.folder}; its log: {log}"
+        )
+    return 0
+
+
+def _conclude(plan, folder, runs, target: Path | None) -> None:
+    """Put together, write, draw and print what the finished runs say."""
+    from areal_cppo.runs.folder import replace_file
+    from areal_cppo.studies.detection_summary import (
+        detection_table,
+        summarise_detection,
+    )
+    from areal_cppo.studies.plots import draw_all
+    from areal_cppo.studies.summary import LEGEND, summarise, table
+
+    lines = folder.gather(runs)
+    if not lines["evaluations"]:
+        return
+    summary = {
+        "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "version": __version__,
+    } | summarise(plan, lines["evaluations"])
+    summary["detection"] = summarise_detection(lines["detection"])
+    text = json.dumps(summary, indent=1) + "\n"
+    for file in (folder.summary, target):
+        if file is not None:
+            replace_file(file, text)
+    files = draw_all(folder.path, summary, lines["evaluations"], summary["detection"])
+    print(table(summary))
+    if summary["detection"]:
+        print("\n" + detection_table(summary["detection"]))
+    print("\n" + LEGEND)
+    for file in (folder.summary, *files):
+        print(file)
+
+
+def _count(option: str, value: int | None, default: int) -> int:
+    if value is not None and value < 1:
+        raise UserError(
+            f"{option}: expected a whole number >= 1, found {value}; correct it"
+        )
+    return default if value is None else value
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

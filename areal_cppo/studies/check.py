@@ -1,0 +1,39 @@
+"""Arms checked before anything runs."""
+
+from __future__ import annotations
+
+from areal_cppo.errors import UserError
+from areal_cppo.studies.estimate import samples_per_step
+from areal_cppo.studies.overrides import load_run_config
+from areal_cppo.studies.spec import Study
+from areal_cppo.studies.task import study_task
+from areal_cppo.training.config import CPPOConfig
+
+
+def check_arms(study: Study) -> dict[str, CPPOConfig]:
+    """The configuration of each arm, with the first seed.
+
+    Raises
+    ------
+    UserError
+        An arm's configuration is refused, or arms have different numbers of samples.
+    """
+    checkpoint = study_task(study.tasks[0]).checkpoint
+    configs = {}
+    for arm, overrides in study.arms.items():
+        try:
+            configs[arm] = load_run_config(
+                overrides, seed=study.seeds[0], steps=study.steps, checkpoint=checkpoint
+            )
+        except UserError as error:
+            raise UserError(f"arms.{arm}: {error}") from error
+    sizes = {arm: samples_per_step(config) for arm, config in configs.items()}
+    first = next(iter(sizes))
+    for arm, size in sizes.items():
+        if size != sizes[first]:
+            raise UserError(
+                f"arms.{arm}: expected {sizes[first]} responses a step as in {first}, "
+                f"found {size}; give all arms the same budget "
+                "(train_dataset.batch_size times gconfig.n_samples)"
+            )
+    return configs

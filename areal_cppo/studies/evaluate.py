@@ -1,0 +1,161 @@
+"""What is measured of a policy at one point of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from areal_cppo.studies import detection, failures
+from areal_cppo.studies.detection_views import VIEWS
+from areal_cppo.studies.spec import Detection, Evaluation
+from areal_cppo.studies.task import NO_SHIFT, PERCEPTION, TEMPLATE, StudyTask
+from areal_cppo.studies.tokens import (
+    Measures,
+    Responses,
+    Views,
+    measure,
+    respond,
+    token_logits,
+)
+from areal_cppo.training.config import CPPOConfig
+
+HELDOUT_SEED = 0  # the same problems for all runs, tasks' other seeds notwithstanding
+_SAMPLING_SEED = 0
+
+
+class Evaluator:
+    """Measures policies on held-out problems.
+
+    Parameters
+    ----------
+    model
+        Holds the weights of the policy when it is asked.
+    task, config
+        Of the run.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        task: StudyTask,
+        config: CPPOConfig,
+    ):
+        self.model = model
+        self.task = task
+        self.config = config
+        self.views = Views(task)
+
+    def accuracy(self, plan: Evaluation, count: int) -> list[dict[str, Any]]:
+        """A record of `count` held-out problems, with what is known of the tokens of
+        the first sampled responses to them; and one per shift, of accuracy alone."""
+        sampled = self._respond(count, self.config.actor.temperature)
+        shared = {"shift": NO_SHIFT, **self._shares(self._respond(count, 0.0), sampled)}
+        some = sampled.first(min(count, plan.tokens))
+        records = [shared | self._tokens(some)]
+        for shift in plan.shifts:
+            greedy = self._respond(count, 0.0, shift)
+            sampled = self._respond(count, self.config.actor.temperature, shift)
+            records.append({"shift": shift, **self._shares(greedy, sampled)})
+        return records
+
+    def detection(
+        self, plan: Detection, folder: Path, after: bool, title: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Records by view and score, and others by view and role; the responses whose
+        selection fails most under the run's own views go to `folder`."""
+        cpl = self.config.actor.cpl
+        responses = self._respond(plan.problems, self.config.actor.temperature)
+        anchor = token_logits(self.model, responses, responses.pixels)
+        positive_pixels = self.views.make(
+            responses.pixels, "positive", cpl.views.positive
+        )
+        positive = token_logits(self.model, responses, positive_pixels)
+        by_score, by_role = [], []
+        own = {"own": cpl.views.negative}
+        for label, specs in (own | (plan.views or VIEWS)).items():
+            pixels = self.views.make(responses.pixels, "negative", specs)
+            negative = token_logits(self.model, responses, pixels)
+            measures = measure(self.config.actor, responses, anchor, positive, negative)
+            lines = detection.records(responses, measures, cpl)
+            by_score += [{"view": label, **line} for line in lines]
+            lines = detection.role_records(responses, measures)
+            by_role += [{"view": label, **line} for line in lines]
+            if label == "own" and plan.failures:
+                samples = failures.worst(
+                    self.task,
+                    responses,
+                    measures,
+                    {"positive": positive_pixels, "negative": pixels},
+                    self.views.layout,
+                    plan.failures,
+                    title=title,
+                    policy="after" if after else "before",
+                )
+                failures.write(folder, samples)
+        return by_score, by_role
+
+    def _respond(
+        self, count: int, temperature: float, shift: str = NO_SHIFT
+    ) -> Responses:
+        problems = [
+            self.task.make_problem(HELDOUT_SEED, index, "held_out", shift)
+            for index in range(count)
+        ]
+        return respond(
+            self.model,
+            self.task,
+            problems,
+            temperature=temperature,
+            max_new_tokens=self.config.gconfig.max_new_tokens,
+            seed=_SAMPLING_SEED,
+        )
+
+    def _shares(self, greedy: Responses, sampled: Responses) -> dict[str, Any]:
+        n = len(greedy.scores)
+        return {
+            "n": n,
+            "accuracy": sum(score.correct for score in greedy.scores) / n,
+            "accuracy_sampled": sum(score.correct for score in sampled.scores) / n,
+            "format": sum(score.format_ok for score in greedy.scores) / n,
+            "response_tokens": float(sampled.lengths.double().mean()),
+        }
+
+    def _tokens(self, responses: Responses) -> dict[str, Any]:
+        """Selection, divergences and entropies under the run's own views."""
+        views = self.config.actor.cpl.views
+        logits = {
+            kind: token_logits(
+                self.model,
+                responses,
+                self.views.make(responses.pixels, kind, getattr(views, kind)),
+            )
+            for kind in ("positive", "negative")
+        }
+        anchor = token_logits(self.model, responses, responses.pixels)
+        measures = measure(self.config.actor, responses, anchor, **logits)
+        truth = responses.roles == PERCEPTION
+        chosen = detection.found(measures.selected, truth, len(responses.ids))
+        ranked = detection.ranking(measures.gain, truth)
+        return {
+            "n_tokens": len(truth),
+            "entropy": float(measures.anchor_entropy.mean()),
+            **{f"selection_{name}": value for name, value in chosen.items()},
+            **{f"gain_{name}": value for name, value in ranked.items()},
+            **_of_role(measures, truth, "reading"),
+            **_of_role(measures, responses.roles == TEMPLATE, "template"),
+        }
+
+
+def _of_role(measures: Measures, at, name: str) -> dict[str, float | None]:
+    """Mean entropy and divergences of one role's tokens; None where there are none."""
+    columns = {
+        "entropy": measures.anchor_entropy,
+        "negative_divergence": measures.negative_divergence,
+        "positive_divergence": measures.positive_divergence,
+    }
+    return {
+        f"{name}_{key}": float(column[at].mean()) if at.any() else None
+        for key, column in columns.items()
+    }

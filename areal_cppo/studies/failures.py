@@ -1,0 +1,110 @@
+"""Responses whose selection fails most, kept with their pictures to be looked at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from areal_cppo.core import PatchLayout, denormalize, unpatchify
+from areal_cppo.report.samples import SampleView, TokenView, write_samples
+from areal_cppo.studies.task import PERCEPTION, StudyTask
+from areal_cppo.studies.tokens import Measures, Responses
+from areal_cppo.triangles.pixels import N_PATCHES, image_grid
+
+
+def worst(
+    task: StudyTask,
+    responses: Responses,
+    measures: Measures,
+    views: Mapping[str, torch.Tensor],
+    layout: PatchLayout,
+    count: int,
+    *,
+    title: str,
+    policy: str,
+) -> list[SampleView]:
+    """The `count` responses with the lowest F1 of selected against true tokens.
+
+    Parameters
+    ----------
+    task
+        Names its question and reads answers.
+    responses, measures
+        Of all tokens.
+    views
+        `positive` and `negative` pictures `[B * P, 1176]`.
+    layout
+        Of the pictures.
+    count
+        Of responses; ties go to the earlier problem.
+    title
+        Begins each sample's title.
+    policy
+        `before` or `after` training.
+    """
+    bounds = np.concatenate([[0], np.cumsum(responses.lengths.numpy())])
+    spans = [slice(*pair) for pair in zip(bounds[:-1].tolist(), bounds[1:].tolist())]
+    truth = responses.roles == PERCEPTION
+    quality = [_f1(measures.selected[span], truth[span]) for span in spans]
+    order = np.argsort(quality, kind="stable")[:count]
+    pixels = {"anchor": responses.pixels, **views}
+    samples = []
+    for i in order.tolist():
+        span = spans[i]
+        selected, true = measures.selected[span], truth[span]
+        missed, wrong = int((true & ~selected).sum()), int((selected & ~true).sum())
+        problem, score = responses.problems[i], responses.scores[i]
+        samples.append(
+            SampleView(
+                title=f"{title}, held-out problem {i + 1}: {missed} of "
+                f"{int(true.sum())} reading tokens missed, {wrong} others selected",
+                prompt=f"{task.question} (answer: {problem.answer})",
+                **{
+                    kind: _picture(values, i, layout) for kind, values in pixels.items()
+                },
+                tokens=_tokens(responses, measures, i, span),
+                correct=score.correct,
+                answer=task.given_answer("".join(responses.tokens[i])),
+                reward=score.reward,
+                policy=policy,
+            )
+        )
+    return samples
+
+
+def write(folder: Path, samples: list[SampleView]) -> None:
+    """Write `samples.json` and its pictures, in place of what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_samples(folder, samples)
+
+
+def _f1(selected: np.ndarray, truth: np.ndarray) -> float:
+    total = int(selected.sum() + truth.sum())
+    return 2 * int((selected & truth).sum()) / total if total else 1.0
+
+
+def _tokens(
+    responses: Responses, measures: Measures, i: int, span: slice
+) -> list[TokenView]:
+    columns = zip(
+        responses.tokens[i],
+        measures.gain[span].tolist(),
+        measures.anchor_entropy[span].tolist(),
+        measures.negative_entropy[span].tolist(),
+        measures.selected[span].tolist(),
+        responses.roles[span].tolist(),
+        strict=True,
+    )
+    return [TokenView(*column) for column in columns]
+
+
+def _picture(values: torch.Tensor, i: int, layout: PatchLayout) -> Image.Image:
+    own = values[i * N_PATCHES : (i + 1) * N_PATCHES]
+    (image,) = denormalize(unpatchify(own, image_grid(1), layout), layout)
+    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy())

@@ -1,0 +1,177 @@
+"""Pictures of a study: learning curves, differences, selection, detection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from areal_cppo.report import figure_style as fs
+from areal_cppo.studies.statistics import mean_interval
+from areal_cppo.studies.summary import COMPARED, by_seed
+from areal_cppo.studies.task import NO_SHIFT
+
+Line = dict[str, Any]
+
+_COLORS = (fs.BLUE, fs.VERMILLION, fs.GREEN, fs.PURPLE, fs.ORANGE, fs.SKY, fs.MUTED)
+_DPI = 150
+_LABELS = {
+    "accuracy": "greedy accuracy",
+    "accuracy_sampled": "sampled accuracy",
+    "selection_precision": "precision of the selection",
+    "selection_recall": "recall of the selection",
+    "gain_average_precision": "average precision of the gain",
+}
+_SELECTION = ("selection_precision", "selection_recall", "gain_average_precision")
+
+
+def draw_all(
+    folder: Path,
+    summary: dict[str, Any],
+    lines: Sequence[Line],
+    detection: Sequence[dict[str, Any]],
+) -> list[Path]:
+    """Write the pictures that there is anything for; the files."""
+    lines = [line for line in lines if line["shift"] == NO_SHIFT]
+    pictures = {}
+    if len({line["step"] for line in lines}) > 1:
+        pictures["curves"] = _by_step(lines, COMPARED)
+        pictures["selection"] = _by_step(lines, _SELECTION)
+    if any(_differences(summary)):
+        pictures["differences"] = _forest(summary)
+    if detection:
+        pictures["detection"] = _heatmaps(detection)
+    files = []
+    for name, draw in pictures.items():
+        files.append(folder / f"{name}.png")
+        draw.savefig(files[-1], dpi=_DPI)
+    return files
+
+
+def _by_step(lines: Sequence[Line], names: Sequence[str]) -> Figure:
+    """A panel per task and measure: means over seeds, with their intervals."""
+    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    arms = list(dict.fromkeys(line["arm"] for line in lines))
+    with fs.style():
+        figure = Figure(
+            figsize=(4.6 * len(names), 3.4 * len(tasks) + 0.25 * (len(arms) // 4 + 1)),
+            layout="constrained",
+        )
+        axes = figure.subplots(len(tasks), len(names), sharex=True, squeeze=False)
+        for row, task in zip(axes, tasks, strict=True):
+            own = [line for line in lines if line["task"] == task]
+            for ax, name in zip(row, names, strict=True):
+                _curves(ax, own, arms, name)
+                ax.set_title(task if len(tasks) > 1 else "")
+                ax.set_ylabel(_LABELS[name])
+                fs.step_axis(ax)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    return figure
+
+
+def _curves(ax: Axes, lines: Sequence[Line], arms: Sequence[str], name: str) -> None:
+    styles = (line for line in ("-", "--", ":", "-.") for _ in _COLORS)
+    for arm, color, style in zip(arms, cycle(_COLORS), cycle(styles)):
+        own = [line for line in lines if line["arm"] == arm]
+        steps, means, lows, highs = [], [], [], []
+        for step in sorted({line["step"] for line in own}):
+            values = by_seed((x for x in own if x["step"] == step), name)
+            if values:
+                found = mean_interval(list(values.values()))
+                steps.append(step)
+                means.append(found.mean)
+                lows.append(found.mean if found.low is None else found.low)
+                highs.append(found.mean if found.high is None else found.high)
+        ax.plot(steps, means, style, color=color, label=arm, marker="o", markersize=3)
+        ax.fill_between(steps, lows, highs, color=color, alpha=0.15, linewidth=0)
+
+
+def _differences(summary: dict[str, Any]):
+    """Task, reference, arm, and the difference in greedy accuracy."""
+    for task, shifts in summary["tasks"].items():
+        for reference in summary["references"]:
+            for arm in shifts[NO_SHIFT]:
+                if reference in arm["differences"]:
+                    found = arm["differences"][reference]["accuracy"]
+                    yield task, reference, arm["arm"], found
+
+
+def _forest(summary: dict[str, Any]) -> Figure:
+    """A panel per reference: paired differences with their intervals."""
+    found = list(_differences(summary))
+    references = list(dict.fromkeys(reference for _, reference, _, _ in found))
+    tasks = list(summary["tasks"])
+    rows = max(sum(f[1] == reference for f in found) for reference in references)
+    with fs.style():
+        figure = Figure(
+            figsize=(5.0 * len(references) + 1, 1.2 + 0.36 * rows), layout="constrained"
+        )
+        axes = figure.subplots(1, len(references), squeeze=False)[0]
+        for ax, reference in zip(axes, references, strict=True):
+            own = [f for f in found if f[1] == reference]
+            for place, (task, _, _, value) in enumerate(own):
+                color = _COLORS[tasks.index(task) % len(_COLORS)]
+                if value["low"] is not None:
+                    ends = [value["low"], value["high"]]
+                    ax.plot(ends, [place, place], color=color)
+                ax.plot(value["mean"], place, "o", color=color)
+            ax.axvline(0, color=fs.MUTED, linewidth=0.8, zorder=0)
+            several = len(tasks) > 1
+            names = [f"{arm} ({task})" if several else arm for task, _, arm, _ in own]
+            ax.set_yticks(range(len(own)), names)
+            ax.set_ylim(len(own) - 0.5, -0.5)
+            ax.set_xlabel(f"greedy accuracy less that of {reference}")
+    return figure
+
+
+def _heatmaps(records: Sequence[dict[str, Any]]) -> Figure:
+    """A panel per task, arm and step (the first and the last): average precision by
+    view and score."""
+    panels = []
+    for task, arm in dict.fromkeys((r["task"], r["arm"]) for r in records):
+        own = [r for r in records if (r["task"], r["arm"]) == (task, arm)]
+        steps = {record["step"] for record in own}
+        for step in sorted({min(steps), max(steps)}):
+            title = f"{task}, {arm}, step {step}"
+            panels.append((title, [r for r in own if r["step"] == step]))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    views = list(dict.fromkeys(record["view"] for record in records))
+    with fs.style():
+        figure = Figure(
+            figsize=(6.8 * columns, rows * (1.6 + 0.3 * len(views))),
+            layout="constrained",
+        )
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for ax, (title, own) in zip(axes, panels):
+            _heatmap(ax, title, own, views)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+    return figure
+
+
+def _heatmap(
+    ax: Axes, title: str, records: Sequence[dict[str, Any]], views: Sequence[str]
+) -> None:
+    scores = [r["score"] for r in records if "average_precision" in r["means"]]
+    scores = list(dict.fromkeys(scores))
+    found = {
+        (record["view"], record["score"]): record["means"]["average_precision"]["mean"]
+        for record in records
+        if "average_precision" in record["means"]
+    }
+    grid = [[found.get((view, s), float("nan")) for s in scores] for view in views]
+    ax.imshow(grid, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            color = "white" if value < 0.6 else "black"
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(len(scores)), scores, rotation=30, ha="right")
+    ax.set_yticks(range(len(views)), views)
+    ax.grid(visible=False)
+    ax.set_title(f"average precision: {title}")

@@ -1,0 +1,180 @@
+"""Generation within the trainer's process, as fresh or as stale as a study wants it.
+
+A batch has the form in which `areal_cppo.training.workflow` hands groups over, and the
+same responses are refused: those that hold a vision token.
+
+Letters: `B` responses of a batch, `P` patches of a picture (36).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from areal.engine.fsdp_engine import FSDPPPOActor
+from torch.distributed.tensor import DTensor
+
+from areal_cppo.rewards.config import RewardConfig
+from areal_cppo.studies.task import StudyProblem, StudyTask
+from areal_cppo.synthetic.vocabulary import IMAGE, VOCABULARY
+from areal_cppo.training.packing import IMAGES
+from areal_cppo.training.workflow import VISION_TOKENS
+from areal_cppo.triangles import sampling
+from areal_cppo.triangles.pixels import N_PATCHES, image_grid
+
+_PROMPT = torch.tensor(sampling.PROMPT_IDS)
+_IMAGE_ID = VOCABULARY.index(IMAGE)
+_VISION_IDS = torch.tensor([VOCABULARY.index(token) for token in VISION_TOKENS])
+_FEWEST = 2  # responses that can be compared
+
+
+class Policies:
+    """The weights of the last policy versions, and a model to generate with.
+
+    Parameters
+    ----------
+    checkpoint
+        Folder of the model.
+    bound
+        Generation is this many versions behind, or as many as there are.
+    """
+
+    def __init__(self, checkpoint: Path, bound: int):
+        self.model, _ = sampling.load(checkpoint)
+        self.bound = bound
+        self._weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def remember(self, actor: FSDPPPOActor) -> None:
+        """Keep the actor's weights as those of its version; the oldest are dropped."""
+        version = actor.get_version()
+        self._weights[version] = {
+            name: whole(parameter).detach().clone()
+            for name, parameter in actor.model.named_parameters()
+        }
+        for old in [v for v in self._weights if v < version - self.bound]:
+            del self._weights[old]
+
+    def behaviour(self, version: int) -> int:
+        """Make `model` the policy that samples for `version`; returns its version."""
+        sampling_version = max(0, version - self.bound)
+        self.use(sampling_version)
+        return sampling_version
+
+    def use(self, version: int) -> None:
+        """Make `model` the policy of a version that is still there."""
+        self.model.load_state_dict(self._weights[version])
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter that FSDP may have cut into shards (of one rank: one)."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on: an item per group, and how many responses it lacks."""
+
+    items: list[dict[str, Any]]
+    refused: int
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """Source of a step's draws: the same for all arms of a seed."""
+    rng = random.Random(f"areal_cppo.studies/{seed}/{step}")
+    return torch.Generator().manual_seed(rng.getrandbits(63))
+
+
+def spell(ids: torch.Tensor, lengths: torch.Tensor) -> list[list[str]]:
+    """Token strings of responses `[B, T]` of the given lengths `[B]`."""
+    return [
+        [VOCABULARY[i] for i in row[:length]]
+        for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+def make_batch(
+    task: StudyTask,
+    problems: Sequence[StudyProblem],
+    pixels: torch.Tensor,
+    sampled: sampling.Sampled,
+    version: int,
+    reward: RewardConfig,
+) -> Batch:
+    """Responses as the trainer takes them.
+
+    Parameters
+    ----------
+    task
+        Scores them.
+    problems
+        One per group.
+    pixels
+        float32 `[problems * P, 1176]`.
+    sampled
+        B responses, those of a problem neighbours.
+    version
+        That sampled them.
+    reward
+        What answer and format are worth.
+
+    Returns
+    -------
+    Batch
+        A group that lost all but one of its responses is left out whole.
+    """
+    size = len(sampled.ids) // len(problems)
+    texts = ["".join(tokens) for tokens in spell(sampled.ids, sampled.lengths)]
+    refused = torch.isin(sampled.ids, _VISION_IDS).any(-1)
+    items = []
+    for i, problem in enumerate(problems):
+        rows = torch.arange(i * size, (i + 1) * size)
+        rows = rows[~refused[rows]]
+        if len(rows) < min(size, _FEWEST):
+            continue
+        scores = [task.score(texts[row], problem) for row in rows.tolist()]
+        worth = [
+            reward.answer_weight * score.correct
+            + reward.format_weight * score.format_ok
+            for score in scores
+        ]
+        own = sampling.Sampled(*(part[rows] for part in sampled))
+        picture = pixels[i * N_PATCHES : (i + 1) * N_PATCHES]
+        items.append(_group(own, picture, version, torch.tensor(worth)))
+    kept = sum(len(item["rewards"]) for item in items)
+    return Batch(items, len(sampled.ids) - kept)
+
+
+def _group(
+    sampled: sampling.Sampled,
+    picture: torch.Tensor,
+    version: int,
+    rewards: torch.Tensor,
+) -> dict[str, Any]:
+    """AReaL's trajectory dict of one group, padded at the end to its longest row."""
+    rows, width = len(sampled.ids), int(sampled.lengths.max())
+    response = torch.arange(width) < sampled.lengths[:, None]
+
+    def joined(prompt: torch.Tensor | float, values: torch.Tensor) -> torch.Tensor:
+        before = torch.as_tensor(prompt).expand(rows, len(_PROMPT)).to(values.dtype)
+        return torch.cat([before, values[:, :width] * response], dim=1)
+
+    ids = joined(_PROMPT, sampled.ids)
+    images = {"pixel_values": picture, "image_grid_thw": image_grid(1).clone()}
+    loss_mask = joined(0, torch.ones_like(sampled.ids, dtype=torch.int32))
+    versions = torch.full_like(sampled.ids, version, dtype=torch.int32)
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": joined(
+            _PROMPT == _IMAGE_ID, torch.zeros_like(sampled.ids)
+        ),
+        "loss_mask": loss_mask,
+        "logprobs": joined(0.0, sampled.logprobs),
+        "versions": joined(-1, versions),
+        "attention_mask": joined(1, torch.ones_like(sampled.ids)).bool(),
+        IMAGES: [dict(images) for _ in range(rows)],
+        "rewards": rewards.float(),
+    }

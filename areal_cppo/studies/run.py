@@ -1,0 +1,197 @@
+"""One run of a study, in a process of its own: one arm, one seed, one task."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.bench.quiet import quiet
+from areal_cppo.bench.train_step import train_step
+from areal_cppo.studies.evaluate import Evaluator
+from areal_cppo.studies.folder import StudyRunFolder
+from areal_cppo.studies.overrides import load_run_config
+from areal_cppo.studies.rollout import Policies, generator, make_batch
+from areal_cppo.studies.task import StudyTask, study_task
+from areal_cppo.studies.trainer import one_process_actor
+from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.recorder import MetricsRecorder
+from areal_cppo.triangles import sampling
+
+Tell = Callable[[int], None]
+
+
+def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
+    """Make a run, from the start.
+
+    Parameters
+    ----------
+    folder
+        Where its files go.
+    tell
+        Told the number of each finished step.
+    """
+    run = folder.start().run
+    task = study_task(run.task)
+    config = load_run_config(
+        run.overrides, seed=run.seed, steps=run.steps, checkpoint=task.checkpoint
+    )
+    with quiet(), one_process_actor(config, run.steps) as actor:
+        StudyRun(folder, task, config, actor).go(tell)
+
+
+class StudyRun:
+    """The state of a run.
+
+    Parameters
+    ----------
+    folder, task, config
+        Its own.
+    actor
+        Fresh.
+    """
+
+    def __init__(
+        self,
+        folder: StudyRunFolder,
+        task: StudyTask,
+        config: CPPOConfig,
+        actor: CPPOActor,
+    ):
+        self.folder = folder
+        self.run = folder.run
+        self.task = task
+        self.config = config
+        self.actor = actor
+        bound = config.rollout.max_head_offpolicyness
+        self.policies = Policies(task.checkpoint, bound)
+        self.policies.remember(actor)
+        self.evaluator = Evaluator(self.policies.model, task, config)
+        self.recorder = MetricsRecorder(folder, lambda *_, **__: None)
+        self.clock = Clock()
+        self.refused = 0
+        self.began = time.monotonic()
+
+    def go(self, tell: Tell) -> None:
+        """Train, evaluate, and say that it is finished."""
+        self._look(0)
+        for step in range(1, self.run.steps + 1):
+            with self.clock:
+                self._train(step)
+            self._look(step)
+            tell(step)
+        if self.run.keep_checkpoint:
+            self._save(self.folder.path / "checkpoint")
+        self.folder.write(
+            self.folder.result,
+            {
+                "steps": self.run.steps,
+                "samples": self._samples(),
+                "refused": self.refused,
+                "seconds": self.clock.seconds,
+                "cpu_seconds": self.clock.cpu_seconds,
+                "wall_seconds": time.monotonic() - self.began,
+            },
+        )
+
+    def _train(self, step: int) -> None:
+        """One step, numbered from 1, as AReaL's trainer makes it."""
+        config, version = self.config, self.actor.get_version()
+        size = config.train_dataset.batch_size
+        problems = [
+            self.task.make_problem(self.run.seed, index, "train")
+            for index in range((step - 1) * size, step * size)
+        ]
+        pixels = self.task.pixels(problems)
+        sampled_by = self.policies.behaviour(version)
+        sampled = sampling.sample(
+            self.policies.model,
+            pixels,
+            samples=config.gconfig.n_samples,
+            temperature=config.actor.temperature,
+            generator=generator(self.run.seed, step),
+            max_new_tokens=config.gconfig.max_new_tokens,
+        )
+        batch = make_batch(
+            self.task, problems, pixels, sampled, sampled_by, config.reward
+        )
+        self.refused += batch.refused
+        train_step(self.actor, batch.items)
+        self.actor.set_version(version + 1)
+        self.policies.remember(self.actor)
+        self.recorder.step_done(step, self.actor.export_stats())
+
+    def _look(self, step: int) -> None:
+        """Evaluate and detect where the study asks for it."""
+        last = step == self.run.steps
+        first, plan = step == 0, self.run.evaluate
+        due = _due(step, plan.every, last) or first
+        detection = self.run.detection
+        detects = detection and (_due(step, detection.every, last) or first)
+        if not due and not detects:
+            return
+        self.policies.use(self.actor.get_version())
+        if due:
+            count = plan.final if last else plan.problems
+            for record in self.evaluator.accuracy(plan, count):
+                self._write("evaluations", step, record)
+        if detects:
+            by_score, by_role = self.evaluator.detection(
+                detection,
+                self.folder.failures(step),
+                after=step > 0,
+                title=f"{self.run.task}, {self.run.arm}, step {step}",
+            )
+            for name, records in (("detection", by_score), ("roles", by_role)):
+                for record in records:
+                    self._write(name, step, record)
+
+    def _write(self, name: str, step: int, record: dict[str, Any]) -> None:
+        run = self.run
+        line = {
+            "study": run.study,
+            "task": run.task,
+            "arm": run.arm,
+            "seed": run.seed,
+            "step": step,
+            "samples": self._samples(step),
+            "seconds": round(self.clock.seconds, 3),
+            "cpu_seconds": round(self.clock.cpu_seconds, 3),
+        }
+        self.folder.append(self.folder.file(name), line | record)
+
+    def _samples(self, steps: int | None = None) -> int:
+        """Responses generated in so many steps, the refused included."""
+        steps = self.run.steps if steps is None else steps
+        batch = self.config.train_dataset.batch_size
+        return steps * batch * self.config.gconfig.n_samples
+
+    def _save(self, folder: Path) -> None:
+        """A model folder: the last weights, and all else as it was at the start."""
+        shutil.copytree(self.task.checkpoint, folder)
+        self.policies.use(self.actor.get_version())
+        self.policies.model.save_pretrained(folder)
+
+
+class Clock:
+    """Seconds of training, by the wall and of the processor, evaluations left out."""
+
+    def __init__(self):
+        self.seconds = self.cpu_seconds = 0.0
+        self._start = (math.nan, math.nan)
+
+    def __enter__(self):
+        self._start = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_):
+        wall, cpu = self._start
+        self.seconds += time.perf_counter() - wall
+        self.cpu_seconds += time.process_time() - cpu
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or bool(every and step and step % every == 0)

@@ -1,0 +1,254 @@
+"""Responses to held-out problems, and what views do to each of their tokens.
+
+Letters: `B` responses, `T` tokens of the longest, `N` response tokens of all of them,
+one response after the other, `V` vocabulary, `P` patches of a picture (36).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
+
+from areal_cppo.core import (
+    PatchLayout,
+    entropy_gain,
+    parse_perturbations,
+    perturb_pixel_values,
+    score_tokens,
+)
+from areal_cppo.studies.rollout import spell
+from areal_cppo.studies.task import StudyProblem, StudyScore, StudyTask
+from areal_cppo.training.config import CPPOActorConfig
+from areal_cppo.training.packing import PackedRow
+from areal_cppo.training.perception import PerceptionLoss
+from areal_cppo.triangles import sampling
+from areal_cppo.triangles.pixels import N_PATCHES, image_grid
+
+_CHUNK = 256  # responses generated or scored at a time
+_VIEW_SEED = 0  # of held-out views: the same for all runs
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One response per problem.
+
+    Attributes
+    ----------
+    problems
+        B of them.
+    pixels
+        float32 `[B * P, 1176]`.
+    ids
+        int64 `[B, T]`; pads after a response's end.
+    lengths
+        int64 `[B]`.
+    tokens
+        B lists of token strings.
+    scores
+        B, what they are worth.
+    roles
+        `[N]` letters.
+    """
+
+    problems: Sequence[StudyProblem]
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    tokens: list[list[str]]
+    scores: list[StudyScore]
+    roles: np.ndarray
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        """Bool `[B, T]`: tokens of responses."""
+        return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The tokens themselves: int64 `[N]`."""
+        return self.ids[self.mask]
+
+    @property
+    def sequences(self) -> torch.Tensor:
+        """Which response each token is of: int64 `[N]`."""
+        return torch.repeat_interleave(torch.arange(len(self.ids)), self.lengths)
+
+    def first(self, count: int) -> Responses:
+        """Those to the first `count` problems."""
+        lengths = self.lengths[:count]
+        return Responses(
+            self.problems[:count],
+            self.pixels[: count * N_PATCHES],
+            self.ids[:count],
+            lengths,
+            self.tokens[:count],
+            self.scores[:count],
+            self.roles[: int(lengths.sum())],
+        )
+
+
+def respond(
+    model: Qwen2_5_VLForConditionalGeneration,
+    task: StudyTask,
+    problems: Sequence[StudyProblem],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> Responses:
+    """Let a policy answer held-out problems; temperature 0 is greedy."""
+    source = torch.Generator().manual_seed(seed)
+    pixels, parts = [], []
+    for start in range(0, len(problems), _CHUNK):
+        pixels.append(task.pixels(problems[start : start + _CHUNK]))
+        parts.append(
+            sampling.sample(
+                model,
+                pixels[-1],
+                temperature=temperature,
+                generator=source,
+                max_new_tokens=max_new_tokens,
+            )
+        )
+    width = max(part.ids.shape[1] for part in parts)
+    ids = torch.cat(
+        [torch.nn.functional.pad(p.ids, (0, width - p.ids.shape[1])) for p in parts]
+    )
+    lengths = torch.cat([part.lengths for part in parts])
+    tokens = spell(ids, lengths)
+    scores = [
+        task.score("".join(row), problem)
+        for row, problem in zip(tokens, problems, strict=True)
+    ]
+    roles = [role for row in tokens for role in task.token_roles(row)]
+    return Responses(
+        problems, torch.cat(pixels), ids, lengths, tokens, scores, np.array(roles)
+    )
+
+
+@torch.no_grad()
+def token_logits(
+    model: Qwen2_5_VLForConditionalGeneration,
+    responses: Responses,
+    pixels: torch.Tensor,
+) -> torch.Tensor:
+    """Logits of each response token given other pictures `[B * P, 1176]`: `[N, V]`."""
+    parts = []
+    for ids, mask, some in zip(
+        responses.ids.split(_CHUNK),
+        responses.mask.split(_CHUNK),
+        pixels.split(_CHUNK * N_PATCHES),
+        strict=True,
+    ):
+        parts.append(sampling.response_logits(model, some, ids)[mask])
+    return torch.cat(parts)
+
+
+class Views:
+    """Makes views of held-out pictures, the same for every policy."""
+
+    def __init__(self, task: StudyTask):
+        processor = AutoImageProcessor.from_pretrained(task.checkpoint, use_fast=False)
+        self.layout = PatchLayout.from_image_processor(processor)
+
+    def make(
+        self, pixels: torch.Tensor, kind: str, specs: Sequence[Mapping[str, Any]]
+    ) -> torch.Tensor:
+        """Pictures `[B * P, 1176]` through `positive` or `negative` views."""
+        return perturb_pixel_values(
+            pixels,
+            image_grid(len(pixels) // N_PATCHES),
+            self.layout,
+            parse_perturbations(specs),
+            kind=kind,
+            run_seed=_VIEW_SEED,
+            policy_version=0,
+        ).pixel_values
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is known of each token under one negative view; float `[N]`, nats.
+
+    Attributes
+    ----------
+    anchor_entropy, negative_entropy
+        Of the predictions given the picture and its negative view.
+    gain
+        The published entropy gain, no unit.
+    negative_divergence, positive_divergence
+        KL(anchor || view).
+    drop
+        How much the token's log-probability falls under the negative view.
+    selected
+        bool `[N]`: what training would select.
+    """
+
+    anchor_entropy: np.ndarray
+    negative_entropy: np.ndarray
+    gain: np.ndarray
+    negative_divergence: np.ndarray
+    positive_divergence: np.ndarray
+    drop: np.ndarray
+    selected: np.ndarray
+
+
+def measure(
+    config: CPPOActorConfig,
+    responses: Responses,
+    anchor: torch.Tensor,
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+) -> Measures:
+    """Measure each token; the last three are logits `[N, V]`.
+
+    What is selected is what `PerceptionLoss` would select, were all tokens gated.
+    """
+    temperature = config.temperature
+    perception = PerceptionLoss(
+        config.cpl,
+        view_seed=_VIEW_SEED,
+        temperature=temperature,
+        vocabulary=anchor.shape[1],
+    )
+    labels, sequences = responses.labels, responses.sequences
+    row = PackedRow(
+        gate=torch.ones_like(labels, dtype=torch.bool),
+        responses=torch.ones(len(responses.ids), dtype=torch.bool),
+        tokens=labels,
+        labels=labels,
+        sequences=sequences,
+        versions=torch.zeros_like(labels),
+        behaviour_logprobs=torch.zeros_like(labels, dtype=torch.float32),
+        proximal_logprobs=None,
+    )
+    # Logits stand for hidden states, and the head for nothing.
+    selection = perception.select(anchor, negative, lambda logits: logits, row, 0)
+    scores = selection.scores
+    positive_scores = score_tokens(anchor, positive, temperature)
+    drop = _logprobs(anchor, labels, temperature) - _logprobs(
+        negative, labels, temperature
+    )
+    gain = entropy_gain(scores.anchor_entropy, scores.negative_entropy)
+    return Measures(
+        anchor_entropy=scores.anchor_entropy.double().numpy(),
+        negative_entropy=scores.negative_entropy.double().numpy(),
+        gain=gain.double().numpy(),
+        negative_divergence=scores.divergence.double().numpy(),
+        positive_divergence=positive_scores.divergence.double().numpy(),
+        drop=drop.double().numpy(),
+        selected=selection.chosen.numpy(),
+    )
+
+
+def _logprobs(
+    logits: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    log_p = (logits / temperature).log_softmax(-1)
+    return log_p.gather(-1, labels[:, None]).squeeze(1)
