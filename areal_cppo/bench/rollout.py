@@ -231,12 +231,12 @@ class RolloutBench:
         backend, client = CPPOBackend(), ServerClient(address, self.token)
         meta = WeightUpdateMeta(type="disk", path=str(self.weights))
         update = backend.build_disk_weight_update_requests(meta).requests
-        steps = [backend.get_pause_request(), *update, backend.get_resume_request()]
-        for request in steps:
+        steps = [(client.pause, backend.get_pause_request())]
+        steps += [(client.send, request) for request in update]
+        steps += [(client.send, backend.get_resume_request())]
+        for call, request in steps:
             try:
-                answer = await asyncio.to_thread(
-                    client.send, request, self.timeout_seconds
-                )
+                answer = await asyncio.to_thread(call, request, self.timeout_seconds)
             except ServerError as error:
                 raise RunError(
                     f"expected {address} to load the weights of {self.weights}, found "

@@ -87,6 +87,7 @@ def test_a_weight_update_in_the_middle(tmp_path, capsys):
     assert updated["update_seconds"] > 0
     assert updated["requests"] == 12 and updated["tokens"] == 12 * 8
     assert server.calls == [
+        "/abort_request",
         "/pause_generation",
         "/update_weights_from_disk",
         "/continue_generation",

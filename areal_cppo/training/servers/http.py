@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import requests
@@ -14,6 +15,7 @@ from areal_cppo.serving.guard import COMPARE_PATH, OPEN_PATH
 HEARTBEAT = HttpRequest("/v1/loads?include=core", None, "GET")
 HEALTH = HttpRequest("/health", None, "GET")
 ABORT_ALL = HttpRequest("/abort_request", {"abort_all": True})
+_ABORT_SECONDS, _POLL_SECONDS = 1.0, 0.02
 
 
 class ServerError(Exception):
@@ -79,7 +81,26 @@ class ServerClient:
         except ValueError:
             return None
 
-    def open_requests(self, timeout: float) -> int:
+    def pause(self, request: HttpRequest, timeout: float) -> None:
+        """Stop generation; requests under way are answered with what there is.
+
+        SGLang's own pause (`request`) aborts them, too, but then looks only once a
+        second whether they are gone. Aborted before, they are gone when it looks for
+        the first time. Where that can't be seen, it is left to the pause.
+        """
+        try:
+            self.send(ABORT_ALL, timeout)
+            began = time.monotonic()
+            while (
+                self._open_requests(timeout)
+                and time.monotonic() - began < _ABORT_SECONDS
+            ):
+                time.sleep(_POLL_SECONDS)
+        except ServerError:
+            pass
+        self.send(request, timeout)
+
+    def _open_requests(self, timeout: float) -> int:
         """How many requests the server's schedulers have, running or waiting."""
         answer = self.send(HEARTBEAT, timeout)
         try:

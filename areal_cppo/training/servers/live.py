@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.http import (
-    ABORT_ALL,
     HEALTH,
     HEARTBEAT,
     ServerClient,
@@ -19,7 +18,6 @@ from areal_cppo.training.servers.process import Launch, ServerProcess
 from areal_cppo.training.servers.weights import Weights
 
 _POLL_SECONDS = 0.5
-_ABORT_SECONDS, _ABORT_POLL_SECONDS = 1.0, 0.02
 _REFUSED_BEATS = 2  # a single refused connection may be a full backlog
 
 
@@ -115,20 +113,9 @@ class LiveServer:
         self.alive_now()
 
     def pause(self) -> None:
-        """Stop generation; requests under way are answered with what there is.
-
-        SGLang's own pause aborts them, too, but then looks only once a second whether
-        they are gone. Aborted before, they are gone when it looks for the first time.
-        """
-        seconds = self.settings.update_seconds
-        self.client.send(ABORT_ALL, seconds)
-        began = time.monotonic()
-        while (
-            self.client.open_requests(seconds)
-            and time.monotonic() - began < _ABORT_SECONDS
-        ):
-            time.sleep(_ABORT_POLL_SECONDS)
-        self.client.send(self.backend.get_pause_request(), seconds)
+        """Stop generation; requests under way are answered with what there is."""
+        request = self.backend.get_pause_request()
+        self.client.pause(request, self.settings.update_seconds)
 
     def load(self, weights: Weights, verify: bool) -> None:
         """Have it load weights, and see whether it holds them."""
