@@ -13,6 +13,7 @@ from areal_cppo.cli.bench import add_bench
 from areal_cppo.cli.plan import add_plan
 from areal_cppo.cli.slurm import add_slurm
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.report.vocabulary import OBJECTIVES
 from areal_cppo.synthetic.registry import TASK_NAMES
 
 
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--steps", type=int, default=None, help="train steps")
     demo.add_argument("--out", help="folder of the run (default: runs/demo-...)")
     demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--objective", choices=("cppo", "grpo", "cpl"), default="cppo")
+    demo.add_argument("--objective", choices=tuple(OBJECTIVES), default="cppo")
     demo.add_argument("overrides", nargs="*", metavar="key=value")
 
     train = commands.add_parser("train", help="train with the configuration of a file")

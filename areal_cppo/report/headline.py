@@ -216,7 +216,8 @@ def _warnings(run: Run) -> str:
 
 def _missing(run: Run) -> str:
     notes = list(run.notes)
-    if run.metrics and not run.has_cpl and run.objective != "grpo":
+    without = ("grpo", "papo", "vppo")
+    if run.metrics and not run.has_cpl and run.objective not in without:
         notes.append("No metric of the Contrastive Perception Loss is recorded.")
     if not notes:
         return ""

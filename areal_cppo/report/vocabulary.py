@@ -6,11 +6,14 @@ prints the table of metrics in Markdown, as `docs/algorithm.md` has it.
 """
 
 from areal_cppo.report.vocabulary_cpl import CPL_METRICS
+from areal_cppo.report.vocabulary_others import PAPO_METRICS, VPPO_METRICS
 
 OBJECTIVES = {
     "cppo": "CPPO: GRPO with the Contrastive Perception Loss",
     "grpo": "GRPO, without the Contrastive Perception Loss",
     "cpl": "The Contrastive Perception Loss alone, without a policy loss",
+    "papo": "PAPO: GRPO with the Implicit Perception Loss",
+    "vppo": "VPPO: GRPO on the tokens that depend on the image",
 }
 
 # The roles of a response's tokens in the triangle task, where all are known.
@@ -180,6 +183,8 @@ METRICS = {
         "all beyond it too.",
     ),
     **CPL_METRICS,
+    **PAPO_METRICS,
+    **VPPO_METRICS,
     "seconds_rollout": (
         "Rollout wait",
         "s",

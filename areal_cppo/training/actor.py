@@ -48,7 +48,7 @@ class CPPOActor(FSDPPPOActor):
         super().__init__(config)
         check_supported(
             self.model_config.to_dict(),
-            uses_cpl=config.uses_cpl,
+            uses_views=config.uses_views,
             backend=config.backend,
             tree_training=config.enable_tree_training,
         )
@@ -98,8 +98,8 @@ class CPPOActor(FSDPPPOActor):
             self.config.max_new_tokens,
         )
         super().ppo_update(data)
-        if self.config.uses_cpl:
-            self._meter.flush(self.dp_group, self.device)
+        if self.config.uses_views:
+            self._meter.flush(self.dp_group, self.device, cpl=self.config.uses_cpl)
 
     def save_training_state(self, folder: str) -> None:
         """Write all that is needed to go on; all ranks together."""

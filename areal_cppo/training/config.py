@@ -1,8 +1,9 @@
 """CPPO's experiment configuration: AReaL's dataclasses plus `actor.cpl`.
 
 Everything that AReaL's own YAML understands is understood here too; CPPO adds
-`actor.objective`, `actor.view_seed` and the block `actor.cpl`
-(`areal_cppo.core.CPLConfig`).
+`actor.objective`, `actor.view_seed`, the block `actor.cpl`
+(`areal_cppo.core.CPLConfig`), and `actor.papo` and `actor.vppo`, each of which counts
+with that objective only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from areal.api.cli_args import (
 from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from areal_cppo.core import CPLConfig
+from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
 from areal_cppo.core.checks import Choice, Number, check_fields, setting
 from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
@@ -35,7 +36,7 @@ from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.speed import SpeedConfig
 
-OBJECTIVES = ("cppo", "grpo", "cpl")
+OBJECTIVES = ("cppo", "grpo", "cpl", "papo", "vppo")
 PACKED_ATTENTION = ("sdpa", "flash_attention_2")
 
 
@@ -47,7 +48,8 @@ class CPPOActorConfig(PPOActorConfig):
         default="cppo",
         metadata={
             "help": "cppo: policy loss + coef * CPL; grpo: the policy loss alone "
-            "(no view is ever computed); cpl: coef * CPL alone.",
+            "(no view is ever computed); cpl: coef * CPL alone; papo: PAPO (arXiv "
+            "2507.06448); vppo: VPPO (arXiv 2510.09285).",
             "choices": list(OBJECTIVES),
         },
     )
@@ -63,6 +65,8 @@ class CPPOActorConfig(PPOActorConfig):
         },
     )
     cpl: CPLConfig = field(default_factory=CPLConfig)
+    papo: PAPOConfig = field(default_factory=PAPOConfig)
+    vppo: VPPOConfig = field(default_factory=VPPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
 
     @property
@@ -92,7 +96,9 @@ class CPPOActorConfig(PPOActorConfig):
     @property
     def uses_views(self) -> bool:
         """Whether a train step computes views at all."""
-        return self.uses_cpl
+        if self.objective == "papo":
+            return self.papo.has_effect
+        return self.objective == "vppo" or self.uses_cpl
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,6 +112,12 @@ class CPPOActorConfig(PPOActorConfig):
                 "actor.cpl.coef: expected a number > 0 with actor.objective=cpl, found "
                 "0, which leaves nothing to train on; set it to 0.01"
             )
+        if self.objective == "vppo" and self.importance_sampling_level != "token":
+            raise ValueError(
+                "actor.importance_sampling_level: expected token with "
+                f"actor.objective=vppo, found {self.importance_sampling_level!r}, in "
+                "which tokens that VPPO filters out have a gradient; set it to token"
+            )
         if self.attn_impl not in PACKED_ATTENTION:
             raise ValueError(
                 f"actor.attn_impl: expected one of {', '.join(PACKED_ATTENTION)}, "
@@ -113,18 +125,18 @@ class CPPOActorConfig(PPOActorConfig):
             )
 
     def check_layout(self) -> None:
-        """Refuse the layouts in which CPL has not been shown to be right.
+        """Refuse the layouts in which views have not been shown to be right.
 
         Not part of `__post_init__`: a structured config builds its defaults first,
         and `backend` has none.
         """
-        check_layout(self.backend, self.attn_impl, uses_cpl=self.uses_cpl)
+        check_layout(self.backend, self.attn_impl, uses_views=self.uses_views)
         if self.mb_spec.granularity != 1:
             raise ValueError(
                 "actor.mb_spec.granularity: expected 1, found "
                 f"{self.mb_spec.granularity}; responses are packed by their prompts"
             )
-        if self.uses_cpl and self.enable_tree_training:
+        if self.uses_views and self.enable_tree_training:
             raise ValueError(
                 "actor.enable_tree_training: expected false, found true; AReaL's tree "
                 "packing carries no images"

@@ -69,19 +69,22 @@ class Meter:
         """A micro-batch was left out of CPL, on all ranks alike."""
         self._skipped += 1
 
-    def flush(self, group: dist.ProcessGroup, device: torch.device) -> None:
+    def flush(
+        self, group: dist.ProcessGroup, device: torch.device, *, cpl: bool = True
+    ) -> None:
         """Record the step with AReaL's stats tracker and start anew; all ranks call it.
 
-        Under `cppo/`: `seconds_*` (mean over ranks), `gain_p*` (over all ranks; absent
-        without gated tokens), `skipped_micro_batches`.
+        Under `cppo/`: `seconds_*` (mean over ranks) and, with `cpl`, `gain_p*` (over
+        all ranks; absent without gated tokens) and `skipped_micro_batches`.
         """
         gains = self._gains.to(device)
         dist.all_reduce(gains, group=group)
         with stats_tracker.scope("cppo"):
             stats_tracker.scalar(
-                skipped_micro_batches=self._skipped,
-                **{f"seconds_{name}": self._seconds[name] for name in TIMED},
+                **{f"seconds_{name}": self._seconds[name] for name in TIMED}
             )
+            if cpl:
+                stats_tracker.scalar(skipped_micro_batches=self._skipped)
             if gains.sum() > 0:
                 stats_tracker.scalar(
                     **{f"gain_p{q * 100:.0f}": _quantile(gains, q) for q in QUANTILES}

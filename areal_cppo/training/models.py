@@ -43,7 +43,7 @@ def read_model_config(path: str) -> dict[str, Any]:
 def check_supported(
     model_config: Mapping[str, Any],
     *,
-    uses_cpl: bool,
+    uses_views: bool,
     backend: str = "fsdp:d1",
     tree_training: bool = False,
 ) -> None:
@@ -53,8 +53,8 @@ def check_supported(
     ----------
     model_config
         What config.json says.
-    uses_cpl
-        Without CPL a model that sees no images will do.
+    uses_views
+        Without views a model that sees no images will do.
     backend, tree_training
         `actor.backend`, checked by `check_layout`, and `actor.enable_tree_training`.
 
@@ -62,7 +62,7 @@ def check_supported(
     ------
     UserError
         A vision model of another family, or with tensor or context parallelism or tree
-        training; with CPL also a model without images.
+        training; with views also a model without images.
     """
     model_type = model_config.get("model_type", "")
     if model_type in VISION_MODELS:
@@ -87,7 +87,7 @@ def check_supported(
             f"{model_type!r}, whose packed rows and image patches were never tested; "
             "use one of these"
         )
-    if uses_cpl:
+    if uses_views:
         raise UserError(
             f"actor.path: expected a vision model of type {supported}, found "
             f"{model_type!r}, without images to perturb; use one of these, or "
@@ -95,7 +95,7 @@ def check_supported(
         )
 
 
-def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
+def check_layout(backend: str, attn_impl: str, *, uses_views: bool) -> None:
     """Refuse engines and parallel layouts in which a step has not been shown right.
 
     Parameters
@@ -104,8 +104,8 @@ def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
         `actor.backend`, as `fsdp:d4`.
     attn_impl
         `actor.attn_impl`.
-    uses_cpl
-        Without CPL tensor parallelism is AReaL's own affair.
+    uses_views
+        Without views tensor parallelism is AReaL's own affair.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
             f"{expected}, found {backend!r}: context parallelism (Ulysses), which "
             "actor.attn_impl=sdpa lacks; set c1 (more of d instead)"
         )
-    if not uses_cpl:
+    if not uses_views:
         return
     for letter, size, kind in (
         ("t", alloc.parallel.tp_size, "tensor parallelism"),
@@ -137,6 +137,6 @@ def check_layout(backend: str, attn_impl: str, *, uses_cpl: bool) -> None:
     ):
         if size != 1:
             raise ValueError(
-                f"{expected}, found {backend!r}: {kind}, in which CPL was never "
+                f"{expected}, found {backend!r}: {kind}, in which views were never "
                 f"tested; set {letter}1 (more of d instead)"
             )

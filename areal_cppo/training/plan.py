@@ -15,7 +15,7 @@ from typing import Any
 from areal.api.alloc_mode import ModelAllocation
 
 from areal_cppo.serving.launch import guarded
-from areal_cppo.training.config import CPPOConfig
+from areal_cppo.training.config import CPPOActorConfig, CPPOConfig
 from areal_cppo.training.listen import own_worker
 from areal_cppo.training.model_size import (
     cache_bytes_per_token,
@@ -76,7 +76,7 @@ def describe(
     lag = config.rollout.max_head_offpolicyness
     return [
         f"model: {kind}, {parameters:,} parameters{lora}",
-        f"objective: {config.actor.objective}, "
+        f"objective: {_objective(config.actor)}, "
         + (f"samples at most {lag} versions old" if lag else "synchronous"),
         _describe_gpus(config),
         *_describe_memory(config, model_config, parameters),
@@ -85,6 +85,24 @@ def describe(
         f"disk: {_size(checkpoint_bytes(config, parameters))} of checkpoints, at most",
         *_describe_commands(config),
     ]
+
+
+def _objective(actor: CPPOActorConfig) -> str:
+    """The objective and, of those that CPPO is compared with, what they weigh."""
+    if actor.objective == "papo":
+        papo = actor.papo
+        weights = (
+            f"{name} {getattr(papo, name):g}" for name in ("gamma", "eta1", "eta2")
+        )
+        return f"papo ({', '.join(weights)})"
+    if actor.objective == "vppo":
+        vppo = actor.vppo
+        highest = "dynamic" if vppo.beta_max is None else f"{vppo.beta_max:g}"
+        return (
+            f"vppo (top {vppo.top_fraction:g} of the tokens, advantages times "
+            f"{vppo.beta_min:g} to {highest})"
+        )
+    return actor.objective
 
 
 def _describe_gpus(config: CPPOConfig) -> str:

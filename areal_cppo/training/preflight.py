@@ -72,7 +72,7 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
     model_config = read_model_config(actor.path)
     check_supported(
         model_config,
-        uses_cpl=actor.uses_cpl,
+        uses_views=actor.uses_views,
         backend=actor.backend,
         tree_training=actor.enable_tree_training,
     )

@@ -60,6 +60,40 @@ CPL_AVERAGES = (
     "unselected_divergence",
 )
 
+# Recorded for PAPO and VPPO, each under its name; here -> in metrics.jsonl, after it.
+VIEWED = {
+    "gated_responses": "responses",
+    "text_only_responses": "text_only_responses",
+    "unchanged_responses": "unchanged_responses",
+    "negative_views": "negative_views",
+    "negative_views_unchanged": "negative_views_unchanged",
+    "view_tokens": "view_tokens",
+    "view_patches": "view_patches",
+    "tokens": "tokens",
+}
+PAPO = (
+    "loss",
+    "divergence",
+    "anchor_entropy",
+    "negative_entropy",
+    "importance_weight",
+    "bounded_tokens",
+    "nonfinite_tokens",
+    "skipped_responses",
+)
+VPPO = {
+    "dependency": "dependency",
+    "kept_dependency": "kept_dependency",
+    "filtered_dependency": "filtered_dependency",
+    "kept_tokens": "kept_tokens",
+    "nonfinite_responses": "nonfinite_responses",
+    **{
+        f"{name}/{end}": f"{name}_{words}"
+        for name in ("response_dependency", "factor")
+        for end, words in (("avg", "mean"), ("min", "lowest"), ("max", "highest"))
+    },
+}
+
 # Name in metrics.jsonl -> AReaL's name. What AReaL did not record is absent.
 PLAIN = {
     "reward": "cppo/reward",
@@ -81,6 +115,11 @@ PLAIN = {
     "cpl_importance_weight_squared": f"{_CPL}/staleness_weight_squared",
     **{f"cpl_{name}": f"{_CPL}/{name}" for name in (*CPL_COUNTS, *CPL_AVERAGES)},
     **{f"cpl_gain_p{q}": f"cppo/gain_p{q}" for q in (10, 50, 90)},
+    **{
+        f"{scope}_{name}": f"{_UPDATE}/{scope}/{key}"
+        for scope, own in (("papo", dict(zip(PAPO, PAPO))), ("vppo", VPPO))
+        for key, name in (own | VIEWED).items()
+    },
     "cpl_skipped_micro_batches": "cppo/skipped_micro_batches",
     "seconds_rollout": "timeperf/rollout",
     "seconds_logprobs": "timeperf/recompute_logp",
@@ -98,6 +137,12 @@ SHARES = {
     "cpl_selected_per_response": ("cpl_perception_tokens", "cpl_gated_responses"),
     "cpl_selected_share": ("cpl_perception_tokens", "cpl_gated_tokens"),
     "cpl_stale_dropped_share": ("cpl_stale_tokens", "cpl_perception_tokens"),
+}
+
+# The same of other objectives; absent where the whole is.
+OTHER_SHARES = {
+    "papo_bounded_share": ("papo_bounded_tokens", "papo_tokens"),
+    "vppo_kept_share": ("vppo_kept_tokens", "vppo_tokens"),
 }
 
 # Rare and grave, so their sum since the start is recorded too, with this ending.
@@ -171,6 +216,11 @@ class MetricsRecorder:
         record |= {name: stats[key] for name, key in PLAIN.items() if key in stats}
         record |= self._counted(stats)
         record |= _perception(record, stats["cppo/responses"])
+        record |= {
+            name: record.get(part, 0.0) / record[whole]
+            for name, (part, whole) in OTHER_SHARES.items()
+            if record.get(whole)
+        }
         record |= self._since_the_start(record)
         tokens = stats["cppo/response_tokens"]
         record["tokens_per_second"] = tokens / (now - self._last)

@@ -66,6 +66,20 @@ def test_every_configuration(said, name, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["papo"], "papo (gamma 0.01, eta1 0.03, eta2 0), "),
+        (["vppo"], "vppo (top 0.4 of the tokens, advantages times 0.9 to dynamic), "),
+        (["vppo", "actor.vppo.beta_max=1.1"], "advantages times 0.9 to 1.1), "),
+    ],
+)
+def test_an_objective_says_what_it_weighs(said, overrides, words):
+    name, *more = overrides
+    text = said("triangles.yaml", f"actor.objective={name}", *more)
+    assert "objective: " in text and words in text
+
+
 def test_memory_is_that_of_the_arithmetic(said):
     """16 bytes a parameter over four trainers; of LoRA the bf16 weights."""
     gib = 2**30

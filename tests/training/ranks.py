@@ -30,7 +30,7 @@ from harness import (  # noqa: E402
 )
 
 import areal_cppo.training.passes as passes_module  # noqa: E402
-from areal_cppo.core import CPLConfig  # noqa: E402
+from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig  # noqa: E402
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 SPLIT = MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60)
@@ -86,13 +86,27 @@ GROUP_SHARES = {
 
 @dataclass
 class Case:
-    """One update: settings of `actor.cpl`, a share, a micro-batch specification."""
+    """One update: an objective's settings, a share, a micro-batch specification.
 
-    cpl: dict[str, Any] = field(default_factory=dict)
+    `settings` are those of `actor.papo` or `actor.vppo` where that is the objective,
+    else of `actor.cpl`.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
     share: str = "spread"
     spec: MicroBatchSpec = field(default_factory=lambda: SPLIT)
     objective: str = "cppo"
     poisoned_rank: int | None = None  # whose negative views are not a number
+
+    def configure(self, config) -> None:
+        """Set the objective and its settings in an actor's configuration."""
+        config.objective = self.objective
+        if self.objective == "papo":
+            config.papo = PAPOConfig(**self.settings)
+        elif self.objective == "vppo":
+            config.vppo = VPPOConfig(**self.settings)
+        else:
+            config.cpl = CPLConfig(**({"coef": 1.0} | self.settings))
 
     def batch(self) -> list[dict]:
         """Of all ranks."""
@@ -133,6 +147,33 @@ CASES = (
         "poisoned first rank": Case(poisoned_rank=0, spec=ONE_ROW),
         "poisoned last rank": Case(poisoned_rank=-1, spec=ONE_ROW),
     }
+    | {
+        f"PAPO, {name}, {share}": Case(settings, share, SPLIT, "papo")
+        for name, settings in {
+            "token": {"gamma": 1.0},
+            "sequence": {
+                "gamma": 1.0,
+                "eta2": 0.5,
+                "aggregation": "sequence",
+                "negative_grad": True,
+            },
+        }.items()
+        for share in ("spread", "no image on the first rank", "groups cut")
+    }
+    | {
+        f"VPPO, {share}": Case({"beta_min": 0.5}, share, SPLIT, "vppo")
+        for share in ("spread", "no image on the first rank", "groups cut")
+    }
+    | {
+        "PAPO, one row": Case({"gamma": 1.0}, spec=ONE_ROW, objective="papo"),
+        "VPPO, one row": Case({"top_fraction": 0.2}, spec=ONE_ROW, objective="vppo"),
+        "PAPO, poisoned": Case(
+            {"negative_grad": True, "eta2": 0.1},
+            spec=ONE_ROW,
+            objective="papo",
+            poisoned_rank=-1,
+        ),
+    }
 )
 STATS = (
     "cpl/gated_responses",
@@ -141,12 +182,19 @@ STATS = (
     "cpl/loss",
     "cpl/unselected_divergence",
     "cpl/skipped_responses",
+    "papo/gated_responses",
+    "papo/loss",
+    "papo/divergence",
+    "papo/skipped_responses",
+    "vppo/gated_responses",
+    "vppo/dependency",
+    "vppo/kept_tokens",
+    "vppo/factor/max",
 )
 
 
 def run(actor, case: Case, rank: int, world: int):
-    actor.config.cpl = CPLConfig(**({"coef": 1.0} | case.cpl))
-    actor.config.objective = case.objective
+    case.configure(actor.config)
     owned = zip(case.batch(), case.owners(world), strict=True)
     mine = [item for item, owner in owned if owner == rank]
     actor.config.mb_spec = ONE_ROW

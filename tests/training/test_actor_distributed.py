@@ -1,4 +1,4 @@
-"""CPPO on two and four data-parallel ranks over gloo: as one rank, and no hang.
+"""CPPO, PAPO and VPPO on two and four data-parallel ranks over gloo: as one, no hang.
 
 Gates are uneven, empty on some ranks, and one rank may have no image at all. Every case
 runs in the same processes (see ranks.py), and on one rank.
@@ -58,3 +58,6 @@ def test_not_a_number_on_one_rank_leaves_the_policy_update_alone(results, world)
         assert stats[f"{update}/skipped_responses"] == 4
         assert stats[f"{update}/view_sequences"] == 4
         assert f"{update}/loss" not in stats
+    gradient, stats = results(world)["PAPO, poisoned"]
+    assert harness.relative_difference(gradient, policy) < 1e-5
+    assert stats["ppo_actor/update/papo/skipped_responses"] == 7

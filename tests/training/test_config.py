@@ -52,7 +52,14 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
         ("actor.cpl.tau=warm", ["actor.cpl.tau", "warm"]),
         ("actor.cpl.top_fraction=2", ["top_fraction", "2"]),
         ("actor.cpl.views.negative=[{name: fog}]", ["fog", "zoom_crop"]),
-        ("actor.objective=ppo", ["actor.objective", "cppo, grpo, cpl", "'ppo'"]),
+        ("actor.objective=ppo", ["actor.objective", "cppo, grpo, cpl, papo", "'ppo'"]),
+        ("actor.papo.gama=1", ["actor.papo.gama", "gamma"]),
+        ("actor.papo.gamma=-1", ["papo.gamma", ">= 0", "-1"]),
+        ("actor.papo.eta2=0.03", ["papo.eta2", "papo.negative_grad"]),
+        ("actor.papo.staleness.decay=2", ["papo.staleness.decay", "2"]),
+        ("actor.vppo.k=0.4", ["actor.vppo.k", "top_fraction"]),
+        ("actor.vppo.top_fraction=0", ["vppo.top_fraction", "(0, 1]"]),
+        ("actor.vppo.beta_max=0.5", ["vppo.beta_max", "vppo.beta_min (0.9)"]),
         ("actor.attn_impl=eager", ["actor.attn_impl", "sdpa"]),
         ("actor.backend=fsdp:d1t2", ["actor.backend", "tensor parallelism", "t1"]),
         ("actor.backend=fsdp:d1c2", ["actor.backend", "Ulysses", "c1"]),
@@ -81,6 +88,24 @@ def test_cpl_alone_needs_a_coefficient(load):
         load("actor.objective=cpl", "actor.cpl.coef=0")
 
 
+def test_objectives_to_compare_with(load):
+    """Views are computed where they have an effect, and layouts checked as for CPPO."""
+    for objective in ("papo", "vppo"):
+        config = load(f"actor.objective={objective}")
+        assert config.actor.uses_views and not config.actor.uses_cpl
+        with pytest.raises(UserError, match="tensor parallelism"):
+            load(f"actor.objective={objective}", "actor.backend=fsdp:d1t2")
+    nothing = ["actor.papo.gamma=0", "actor.papo.eta1=0"]
+    assert not load("actor.objective=papo", *nothing).actor.uses_views
+
+
+def test_vppo_filters_tokens_not_sequences(load):
+    level = "actor.importance_sampling_level=sequence"
+    with pytest.raises(UserError, match="expected token with actor.objective=vppo"):
+        load("actor.objective=vppo", level)
+    load("actor.objective=papo", level)
+
+
 @pytest.mark.parametrize(
     ("backend", "words"),
     [
@@ -107,29 +132,29 @@ def test_layouts_that_grpo_alone_may_have(load):
 UNTESTED = sorted(set(VALID_VISION_MODELS) - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 
 
-@pytest.mark.parametrize("uses_cpl", [True, False])
-def test_other_vision_models_are_refused_by_name(uses_cpl):
+@pytest.mark.parametrize("uses_views", [True, False])
+def test_other_vision_models_are_refused_by_name(uses_views):
     assert "gemma3" in UNTESTED and "qwen3_vl_moe" in UNTESTED
     unknown_to_areal = {"model_type": "llava", "vision_config": {}}
     for config in [unknown_to_areal, *({"model_type": name} for name in UNTESTED)]:
         with pytest.raises(UserError) as caught:
-            check_supported(config, uses_cpl=uses_cpl)
+            check_supported(config, uses_views=uses_views)
         text = str(caught.value)
         assert "qwen2_vl, qwen2_5_vl, qwen3_vl, found" in text and "\n" not in text
         assert repr(config["model_type"]) in text
 
 
 def test_text_models_are_refused_with_cpl_only():
-    check_supported({"model_type": "qwen3"}, uses_cpl=False)
+    check_supported({"model_type": "qwen3"}, uses_views=False)
     with pytest.raises(UserError, match="found 'qwen3', without images.*grpo"):
-        check_supported({"model_type": "qwen3"}, uses_cpl=True)
+        check_supported({"model_type": "qwen3"}, uses_views=True)
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_supported_models(name):
-    for uses_cpl in (True, False):
+    for uses_views in (True, False):
         config = {"model_type": name, "vision_config": {}}
-        check_supported(config, uses_cpl=uses_cpl)
+        check_supported(config, uses_views=uses_views)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +166,10 @@ def test_supported_models(name):
     ],
 )
 def test_what_a_vision_model_cannot_have_even_with_grpo(change, words):
-    for uses_cpl in (True, False):
+    for uses_views in (True, False):
         with pytest.raises(UserError, match=words):
-            check_supported({"model_type": "qwen3_vl"}, uses_cpl=uses_cpl, **change)
-    check_supported({"model_type": "qwen3"}, uses_cpl=False, **change)
+            check_supported({"model_type": "qwen3_vl"}, uses_views=uses_views, **change)
+    check_supported({"model_type": "qwen3"}, uses_views=False, **change)
 
 
 def test_responses_are_packed_by_prompt_not_by_number(load):

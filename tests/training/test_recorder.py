@@ -239,3 +239,17 @@ def test_all_that_the_actor_records_of_cpl_is_in_the_line(actor, recorder):
     assert timed <= set(record)
     assert record["cpl_selected_per_response"] > 0
     assert record["cpl_gain_p10"] <= record["cpl_gain_p50"] <= record["cpl_gain_p90"]
+
+
+@pytest.mark.parametrize("objective", ["papo", "vppo"])
+def test_so_is_what_it_records_of_another_objective(actor, recorder, objective):
+    actor.config.objective = objective
+    batch = harness.prepared(actor, harness.uneven_batch())
+    _, stats = harness.update_gradient(actor, batch)
+    recorder.step_done(1, stats)
+    (record,) = lines(recorder)
+    own = {name for name in METRICS if name.startswith(f"{objective}_")}
+    assert own <= set(record) <= set(METRICS)
+    others = tuple({"cpl_", "papo_", "vppo_"} - {f"{objective}_"})
+    assert not any(name.startswith(others) for name in record)
+    assert record[f"{objective}_responses"] == 5

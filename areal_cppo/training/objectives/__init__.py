@@ -6,8 +6,15 @@ from typing import Any
 
 from areal_cppo.training.objectives.base import ObjectiveStep, Parts
 from areal_cppo.training.objectives.cpl import CPLStep
+from areal_cppo.training.objectives.papo import PAPOStep
+from areal_cppo.training.objectives.vppo import VPPOStep
 
-STEPS: dict[str, type[ObjectiveStep]] = {"cppo": CPLStep, "cpl": CPLStep}
+STEPS: dict[str, type[ObjectiveStep]] = {
+    "cppo": CPLStep,
+    "cpl": CPLStep,
+    "papo": PAPOStep,
+    "vppo": VPPOStep,
+}
 
 
 def start_step(parts: Parts, batch: dict[str, Any]) -> ObjectiveStep | None:
