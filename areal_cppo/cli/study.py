@@ -16,6 +16,21 @@ from areal_cppo import __version__
 from areal_cppo.errors import RunError, UserError
 
 
+class _Intermixed(argparse.ArgumentParser):
+    """Takes `FILE --out DIR key=value`, where argparse would have options last."""
+
+    _inside = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._inside:  # argparse's own calls
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
 def add_study(commands: Any) -> None:
     """Add `study` to the parser's commands."""
     study = commands.add_parser(
@@ -24,6 +39,7 @@ def add_study(commands: Any) -> None:
         description="Trains every arm of a study with every seed, on CPU cores of this "
         "machine, and compares them. Cut off, it goes on where it was.",
     )
+    study.__class__ = _Intermixed
     study.add_argument("file", metavar="FILE", help="see examples/cppo/studies")
     study.add_argument("--out", metavar="DIR", help="folder (runs/study-NAME)")
     study.add_argument(
@@ -81,13 +97,16 @@ def study(args: argparse.Namespace) -> int:
         f"study {plan.name}: {len(waiting)} of {len(runs)} runs to make, {jobs} at a "
         f"time, about {total}; folder: {folder.path}"
     )
-    pool = Pool(folder, jobs, seconds, _note)
+    progress = _Progress()
+    pool = Pool(folder, jobs, seconds, progress)
     try:
-        pool.make(waiting, lambda _: None)
+        pool.make(waiting)
     except KeyboardInterrupt:
-        _note("interrupted; finished runs are kept, and the same command goes on")
+        progress.close()
+        print("interrupted; the same command goes on with what is left")
         raise
     finally:
+        progress.close()
         _conclude(plan, folder, runs, target)
     if pool.failed:
         run, log = pool.failed[0]
@@ -139,5 +158,23 @@ def _count(option: str, value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+class _Progress:
+    """One line that changes on a terminal; elsewhere a line whenever a run ends."""
+
+    def __init__(self):
+        self._over = 0
+        self._open = False
+
+    def __call__(self, over: int, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        elif over > self._over:
+            print(text, file=sys.stderr, flush=True)
+        self._over = over
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._open:
+            print(file=sys.stderr, flush=True)
+            self._open = False

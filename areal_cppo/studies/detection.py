@@ -26,23 +26,16 @@ from areal_cppo.studies.task import PERCEPTION
 from areal_cppo.studies.tokens import Measures, Responses
 
 RECALL = 0.7  # at which a score's best precision is told
-_TINY = 1e-6  # nats; keeps 0 / 0 out of quotients, as in the published score
 
 Score = Callable[[Measures], np.ndarray]
 
 
-def _rise(m: Measures) -> np.ndarray:
-    return m.negative_entropy - m.anchor_entropy
-
-
-# The rise in units of log V ranks as the rise does, and has no row of its own.
+# Published: the rise as a share of the negative view's entropy. Over the anchor's, or
+# over the sum of both, it ranks alike, as all of them grow with the quotient of the two
+# entropies; and the rise in units of log V ranks as the rise.
 SCORES: dict[str, Score] = {
-    "entropy_gain": lambda m: m.gain,  # published: rise / negative entropy, >= 0
-    "entropy_rise": _rise,
-    "rise_over_anchor": lambda m: _rise(m) / (m.anchor_entropy + _TINY),
-    "rise_over_sum": lambda m: (
-        _rise(m) / (m.anchor_entropy + m.negative_entropy + _TINY)
-    ),
+    "entropy_gain": lambda m: m.gain,
+    "entropy_rise": lambda m: m.negative_entropy - m.anchor_entropy,
     "divergence": lambda m: m.negative_divergence,
     "divergence_margin": lambda m: m.negative_divergence - m.positive_divergence,
     "logprob_drop": lambda m: m.drop,

@@ -68,6 +68,8 @@ def _by_step(lines: Sequence[Line], names: Sequence[str]) -> Figure:
                 _curves(ax, own, arms, name)
                 ax.set_title(task if len(tasks) > 1 else "")
                 ax.set_ylabel(_LABELS[name])
+                if name in _SELECTION:
+                    ax.set_ylim(0, 1)
                 fs.step_axis(ax)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4)
@@ -130,15 +132,14 @@ def _forest(summary: dict[str, Any]) -> Figure:
 
 
 def _heatmaps(records: Sequence[dict[str, Any]]) -> Figure:
-    """A panel per task, arm and step (the first and the last): average precision by
-    view and score."""
-    panels = []
+    """A panel per task, arm and step: average precision by view and score."""
+    panels = {}
     for task, arm in dict.fromkeys((r["task"], r["arm"]) for r in records):
         own = [r for r in records if (r["task"], r["arm"]) == (task, arm)]
-        steps = {record["step"] for record in own}
-        for step in sorted({min(steps), max(steps)}):
-            title = f"{task}, {arm}, step {step}"
-            panels.append((title, [r for r in own if r["step"] == step]))
+        for step in sorted({record["step"] for record in own}):
+            # All arms of a task start alike: one panel shows it.
+            title = f"{task}, {arm}, step {step}" if step else f"{task}, start"
+            panels.setdefault(title, [r for r in own if r["step"] == step])
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     views = list(dict.fromkeys(record["view"] for record in records))
@@ -148,7 +149,7 @@ def _heatmaps(records: Sequence[dict[str, Any]]) -> Figure:
             layout="constrained",
         )
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for ax, (title, own) in zip(axes, panels):
+        for ax, (title, own) in zip(axes, panels.items()):
             _heatmap(ax, title, own, views)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)

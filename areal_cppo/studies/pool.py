@@ -14,7 +14,7 @@ from typing import Any
 from areal_cppo.studies.folder import StudyFolder
 from areal_cppo.studies.spec import Run
 
-Note = Callable[[str], None]
+Note = Callable[[int, str], None]
 
 _POLL_SECONDS = 0.5
 _ENVIRONMENT = {
@@ -49,7 +49,8 @@ class Pool:
     seconds
         How long a run takes, roughly: what counts is how runs relate.
     note
-        Told, in a line, how far the study is, whenever that changes.
+        Told how many runs have ended, and in a line how far the study is, whenever
+        that changes.
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class Pool:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["areal_cppo.studies.worker"])
 
-    def make(self, runs: Sequence[Run], done: Callable[[Run], None]) -> None:
-        """Make runs in their order; `done` is called after each that succeeded.
+    def make(self, runs: Sequence[Run]) -> None:
+        """Make runs in their order; those that failed are in `failed` afterwards.
 
         Ctrl-C ends those that are under way, and goes on its way.
         """
@@ -85,14 +86,12 @@ class Pool:
                 time.sleep(_POLL_SECONDS)
                 for worker in self._reap():
                     finished += self.seconds(worker.run)
-                    if worker.process.exitcode == 0:
-                        done(worker.run)
                 under_way = sum(w.share * self.seconds(w.run) for w in self._workers)
                 left = _left(finished + under_way, work, time.monotonic() - began)
                 over = count - len(waiting) - len(self._workers)
-                text = f"{over} of {count} runs done{left}"
+                text = f"{over} of {count} runs done{left if over < count else ''}"
                 if text != said:
-                    self.note(text)
+                    self.note(over, text)
                     said = text
         finally:
             for worker in self._workers:

@@ -34,7 +34,8 @@ from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import read_arms, read_overrides
 from areal_cppo.studies.overrides import check_key
 from areal_cppo.studies.parsing import check_name, made, mapping, names
-from areal_cppo.studies.task import NO_SHIFT, study_task, task_names
+from areal_cppo.studies.task import NO_SHIFT, study_task
+from areal_cppo.synthetic.registry import TASK_NAMES
 
 _USUAL_REFERENCES = ("grpo", "cppo")
 
@@ -215,7 +216,7 @@ def _study(file: _File, stem: str, extra: list[str]) -> Study:
     name = file.name or stem
     check_name("name", name)
     tasks = [file.tasks] if isinstance(file.tasks, str) else file.tasks
-    tasks = names("tasks", tasks, task_names())
+    tasks = names("tasks", tasks, list(TASK_NAMES))
     evaluate = made(Evaluation, mapping("evaluate", file.evaluate), "evaluate.")
     if evaluate.shifts:
         known = set.intersection(*(set(study_task(task).shifts) for task in tasks))

@@ -7,13 +7,12 @@ All tasks share one vocabulary, prompt, response format and model architecture
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
-from areal_cppo.errors import UserError
+from areal_cppo.synthetic.registry import reading_task
 
 if TYPE_CHECKING:  # the command line names tasks without torch
     import torch
@@ -21,11 +20,6 @@ if TYPE_CHECKING:  # the command line names tasks without torch
 PERCEPTION = "R"  # the role of true perception tokens, in every task
 TEMPLATE = "T"  # the role of tokens that no picture should change
 NO_SHIFT = "none"
-
-# Name -> module and name of a `ReadingTask`; imported when asked for.
-_TASKS = {
-    "triangles": "areal_cppo.triangles.task:TRIANGLES",
-}
 
 
 class StudyScore(Protocol):
@@ -87,24 +81,14 @@ class StudyTask(Protocol):
         """The pictures for the model: float32 `[problems * 36, 1176]`."""
 
 
-def task_names() -> list[str]:
-    """The tasks that there are."""
-    return list(_TASKS)
-
-
 def study_task(name: str) -> StudyTask:
-    """The task of a name.
+    """The task of a name, one of `areal_cppo.synthetic.registry.TASK_NAMES`.
 
     Raises
     ------
     UserError
         There is none of that name.
     """
-    if name not in _TASKS:
-        raise UserError(
-            f"tasks: expected some of {', '.join(_TASKS)}, found {name!r}; correct it"
-        )
     from areal_cppo.studies.reading import ReadingStudy
 
-    module, attribute = _TASKS[name].split(":")
-    return ReadingStudy(getattr(import_module(module), attribute))
+    return ReadingStudy(reading_task(name))

@@ -19,8 +19,11 @@ enable_in_this_process()
 
 import torch  # noqa: E402
 
+from areal_cppo.bench.quiet import quiet  # noqa: E402
 from areal_cppo.studies.folder import StudyRunFolder  # noqa: E402
-from areal_cppo.studies.run import run_study_run  # noqa: E402
+
+with quiet():  # the server prints where the command's table goes
+    from areal_cppo.studies.run import run_study_run
 
 
 def work(folder: StudyRunFolder, steps_done: Any) -> None:

@@ -1,0 +1,69 @@
+"""Intervals over seeds against values worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from areal_cppo.studies.statistics import mean_interval, paired_difference
+
+T_2 = 4.302652729749464  # two-sided 95 % quantile, 2 degrees of freedom (tables: 4.303)
+
+
+def test_three_values():
+    found = mean_interval([0.5, 0.6, 0.7])  # deviation .1
+    assert found.mean == pytest.approx(0.6)
+    assert found.low == pytest.approx(0.6 - T_2 * 0.1 / math.sqrt(3))
+    assert found.high == pytest.approx(0.6 + T_2 * 0.1 / math.sqrt(3))
+    assert found.n == 3
+    assert found.excludes_zero
+
+
+def test_one_value_has_no_interval():
+    found = mean_interval([0.5])
+    assert (found.mean, found.low, found.high) == (0.5, None, None)
+    assert not found.excludes_zero
+
+
+def test_no_value_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([])
+
+
+def test_pairs_are_made_by_seed():
+    """Differences .1, .1, .4 of seeds 1, 2, 4: mean .2, deviation sqrt(.03)."""
+    arm = {1: 0.6, 2: 0.5, 3: 0.9, 4: 0.8}
+    reference = {4: 0.4, 2: 0.4, 1: 0.5, 7: 0.0}
+    found = paired_difference(arm, reference)
+    assert found.n == 3
+    assert found.mean == pytest.approx(0.2)
+    half = T_2 * math.sqrt(0.03) / math.sqrt(3)
+    assert found.high - found.mean == pytest.approx(half)
+    assert not found.excludes_zero  # .2 - .43
+
+
+def test_pairing_takes_away_what_seeds_share():
+    """Seeds differ by .3, arms by .02 to .03: the paired interval excludes zero."""
+    reference = {1: 0.3, 2: 0.6, 3: 0.45}
+    arm = {1: 0.32, 2: 0.63, 3: 0.475}
+    found = paired_difference(arm, reference)
+    assert found.excludes_zero
+    assert not mean_interval([0.32 - 0.45, 0.63 - 0.45, 0.475 - 0.45]).excludes_zero
+
+
+def test_without_a_shared_seed_there_is_no_difference():
+    assert paired_difference({1: 0.5}, {2: 0.5}) is None
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-5, 5))
+def test_interval_moves_with_its_values(values, shift):
+    found, moved = (
+        mean_interval(values),
+        mean_interval([value + shift for value in values]),
+    )
+    assert moved.mean == pytest.approx(found.mean + shift, abs=1e-9)
+    width = found.high - found.low
+    assert moved.high - moved.low == pytest.approx(width, abs=1e-6)
