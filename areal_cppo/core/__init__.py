@@ -1,5 +1,6 @@
 """The algorithm of CPPO (arXiv 2601.00501): pure functions on tensors, and settings.
 
+And those of PAPO (arXiv 2507.06448) and VPPO (arXiv 2510.09285), to compare it with.
 Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """

@@ -1,9 +1,9 @@
 """Perturbations that remove an image's information.
 
 The published negative set (arXiv 2601.00501 and its code) is `noise_patches` and
-`zoom_crop`. `black_squares` is in the published code, unused; `blank` and `noise` are
-ours, for controls. Deviation from the published code: images are tensors after the
-processor's resize, not PIL images before it.
+`zoom_crop`. `black_squares` is in the published code, unused, and the masking of PAPO
+and VPPO; `blank` and `noise` are ours, for controls. Deviation from the published code:
+images are tensors after the processor's resize, not PIL images before it.
 
 Letters: ``C`` channels (3), ``H`` and ``W`` an image's sides in pixels.
 """

@@ -59,9 +59,9 @@ PAPO_METRICS: Words = {
     "papo_loss": (
         "PAPO",
         "nats",
-        "What PAPO adds to the policy loss, mean over tokens: -gamma times the "
-        "divergence plus the entropies times their weights; it falls as the views "
-        "move apart.",
+        "What PAPO adds to the policy loss, before the staleness weight, mean over "
+        "tokens: -gamma times the divergence plus the entropies times their weights; "
+        "it falls as the views move apart.",
     ),
     "papo_divergence": (
         "PAPO, divergence",
