@@ -10,8 +10,11 @@ import sys
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.inspect import add_inspect
 from areal_cppo.cli.plan import add_plan
 from areal_cppo.cli.slurm import add_slurm
+from areal_cppo.cli.study import add_study
+from areal_cppo.cli.views import add_views
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.report.vocabulary import OBJECTIVES
 from areal_cppo.synthetic.registry import TASK_NAMES
@@ -74,9 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("-o", "--out", required=True, metavar="DIR")
     tiny.add_argument("--seed", type=int, default=0)
 
+    add_views(commands)
+    add_inspect(commands)
     add_bench(commands)
     add_plan(commands)
     add_slurm(commands)
+    add_study(commands)
 
     doctor = commands.add_parser(
         "doctor", help="what of the environment is ready or missing"
@@ -118,6 +124,14 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.report import report
 
         return report(args.run)
+    if args.command == "views":
+        from areal_cppo.cli.views import views
+
+        return views(args)
+    if args.command == "inspect":
+        from areal_cppo.cli.inspect import inspect
+
+        return inspect(args)
     if args.command == "bench":
         from areal_cppo.cli.bench import bench
 
@@ -130,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.cli.slurm import slurm
 
         return slurm(args)
+    if args.command == "study":
+        from areal_cppo.cli.study import study
+
+        return study(args)
     if args.command == "tiny-model":
         from areal_cppo.serving.cpu import enable_in_this_process
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from areal_cppo.core import (
     PatchLayout,
+    Perturbation,
     ViewsConfig,
     denormalize,
     parse_perturbations,
@@ -33,6 +34,8 @@ class Views:
         By kind (anchor, positive, negative): float `[P, F]`.
     unchanged
         By kind (positive, negative): of each picture, whether the view equals it.
+    drawn
+        By kind: names of the perturbations that were drawn, one a distinct picture.
     grid
         int `[pictures, 3]`, `image_grid_thw`; the same of all kinds.
     layout
@@ -41,6 +44,7 @@ class Views:
 
     pixels: dict[str, torch.Tensor]
     unchanged: dict[str, list[bool]]
+    drawn: dict[str, list[str]]
     grid: torch.Tensor
     layout: PatchLayout
 
@@ -69,25 +73,43 @@ class Views:
         version
             Policy version.
         """
-        drawn = {
-            kind: perturb_pixel_values(
+        pixels, unchanged = {"anchor": anchor}, {}
+        drawn: dict[str, list[str]] = {kind: [] for kind in VIEW_KINDS}
+        for kind in VIEW_KINDS:
+            listed = parse_perturbations(getattr(config, kind), f"cpl.views.{kind}")
+            view = perturb_pixel_values(
                 anchor,
                 grid,
                 layout,
-                parse_perturbations(getattr(config, kind)),
+                [_Noted(perturbation, drawn[kind]) for perturbation in listed],
                 kind=kind,
                 run_seed=seed,
                 policy_version=version,
             )
-            for kind in VIEW_KINDS
-        }
-        pixels = {kind: view.pixel_values for kind, view in drawn.items()}
-        unchanged = {kind: view.unchanged.tolist() for kind, view in drawn.items()}
-        return cls({"anchor": anchor, **pixels}, unchanged, grid, layout)
+            pixels[kind] = view.pixel_values
+            unchanged[kind] = view.unchanged.tolist()
+        return cls(pixels, unchanged, drawn, grid, layout)
+
+    def names(self, kind: str) -> list[str]:
+        """The perturbation of each picture's view; empty where pictures repeat."""
+        drawn = self.drawn[kind]
+        return drawn if len(drawn) == len(self.grid) else []
 
     def pictures(self, kind: str) -> list[Image.Image]:
         """The pictures of one kind, to look at."""
         return pictures(self.pixels[kind], self.grid, self.layout)
+
+
+class _Noted:
+    """A perturbation that says when it was drawn."""
+
+    def __init__(self, perturbation: Perturbation, drawn: list[str]):
+        self.perturbation = perturbation
+        self.drawn = drawn
+
+    def __call__(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.drawn.append(self.perturbation.name)
+        return self.perturbation(image, generator)
 
 
 def pictures(

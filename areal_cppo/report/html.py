@@ -2,20 +2,16 @@
 
 import os
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 
-from areal_cppo import __version__
 from areal_cppo.report.headline import header_html, run_title
 from areal_cppo.report.markup import number, text
+from areal_cppo.report.page import page_html, versions
 from areal_cppo.report.plots import Plot, all_plots
 from areal_cppo.report.runs import Run, load_run
 from areal_cppo.report.sample_html import samples_html
-from areal_cppo.report.stylesheet import CSS, SCRIPT
 from areal_cppo.report.vocabulary import METRICS
 
-PACKAGES = ("torch", "areal", "sglang", "transformers")
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.
 SECRET = re.compile(
@@ -53,13 +49,12 @@ def report_html(run: Run, plots: list[Plot]) -> str:
         _metrics_table(run),
         _config(run),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<title>{text(run_title(run))}</title><style>{CSS}</style></head>\n"
-        f"<body>{header_html(run)}\n<main>{''.join(sections)}</main>\n"
-        f"<footer>{_provenance()}</footer><script>{SCRIPT}</script></body></html>\n"
+    return page_html(
+        run_title(run),
+        header_html(run),
+        "".join(sections),
+        "<p>How this report was made: from the files of the run's folder, with "
+        f"{versions()}.</p>",
     )
 
 
@@ -125,19 +120,3 @@ def shareable(config: str, folder: Path) -> str:
         if len(place.parts) > 1:  # never the root folder
             config = re.sub(rf"{re.escape(str(place))}(?=[/\s'\"]|$)", name, config)
     return config
-
-
-def _provenance() -> str:
-    versions = [f"Python {python_version()}"]
-    versions += [f"{package} {_version(package)}" for package in PACKAGES]
-    return (
-        f"<p>How this report was made: by areal_cppo {text(__version__)} from the "
-        f"files of the run's folder, with {text(', '.join(versions))}.</p>"
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

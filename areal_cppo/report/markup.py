@@ -20,8 +20,10 @@ def text(value: object) -> str:
 
 
 def token_text(value: str) -> str:
-    """A token's text with its white space made visible."""
-    shown = value.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423")
+    """A token's text with its white space made visible, but for spaces beside words."""
+    shown = value.replace("\n", "\u23ce").replace("\t", "\u21e5")
+    if not shown.strip(" "):
+        shown = shown.replace(" ", "\u2423")
     return text(shown) or "\u2205"
 
 

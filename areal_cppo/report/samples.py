@@ -5,7 +5,7 @@ Nothing is computed here: whoever holds a model fills in `SampleView`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class SampleView:
     which policy answered: before or after training. Where there is nothing to judge
     by, `correct` and `reward` are `None`, and so is `policy` of a model outside of a
     run. An image that there is not (a run without views) is `None`. `notes` are
-    sentences that belong below the response.
+    sentences that belong below the response, `perturbations` says by which one a view
+    (positive, negative) was made.
     """
 
     title: str
@@ -67,6 +68,7 @@ class SampleView:
     reward: float | None
     policy: str | None
     notes: tuple[str, ...] = ()
+    perturbations: dict[str, str] = field(default_factory=dict)
 
 
 def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:
@@ -83,7 +85,7 @@ def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:
                 record[kind] = f"samples/{number}-{kind}.png"
                 image.convert("RGB").save(folder / record[kind])
         record["tokens"] = [asdict(token) for token in sample.tokens]
-        for key in ("correct", "answer", "reward", "policy", "notes"):
+        for key in ("correct", "answer", "reward", "policy", "notes", "perturbations"):
             record[key] = getattr(sample, key)
         records.append(record)
     path = folder / "samples.json"
@@ -114,8 +116,11 @@ def _sample(folder: Path, number: int, record: dict) -> SampleView:
             for key in ("title", "prompt", "correct", "answer", "reward", "policy")
         }
         notes = tuple(map(str, record.get("notes", ())))
-        sample = SampleView(tokens=tokens, notes=notes, **images, **rest)
-    except (KeyError, TypeError) as error:
+        names = {str(k): str(v) for k, v in record.get("perturbations", {}).items()}
+        sample = SampleView(
+            tokens=tokens, notes=notes, perturbations=names, **images, **rest
+        )
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"expected sample {number} of samples.json with the keys of SampleView, "
             f"found a mismatch: {error}; write it with write_samples"

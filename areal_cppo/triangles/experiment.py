@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.inspection.tokens import judge, token_views
-from areal_cppo.inspection.views import Views
+from areal_cppo.inspection.views import VIEW_KINDS, Views
 from areal_cppo.report.samples import SampleView, write_samples
 from areal_cppo.runs.folder import RunFolder
 from areal_cppo.synthetic import responses, vocabulary
@@ -95,6 +95,7 @@ class ReadingExperiment:
                 for kind, pixels in views.pixels.items()
             }
         images = {kind: views.pictures(kind) for kind in views.pixels}
+        names = {kind: views.names(kind) for kind in VIEW_KINDS}
         decoded = sampling.decode(ids)
         scores = sampling.score_responses(ids, problems)
         samples = []
@@ -119,6 +120,7 @@ class ReadingExperiment:
                     answer="none" if answer is None else str(answer),
                     reward=score.reward,
                     policy=policy,
+                    perturbations={kind: drawn[i] for kind, drawn in names.items()},
                     **{kind: pictures[i] for kind, pictures in images.items()},
                 )
             )

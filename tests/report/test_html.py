@@ -1,15 +1,18 @@
 """The report page: well-formed, self-contained, escaped, and honest about gaps.
 
-Not covered: how it looks (judged by eye, in Chromium, light and dark).
+How it works in a browser is in test_browser.py. Not covered: how it looks (judged by
+eye, in Chromium, light and dark).
 """
 
 import base64
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 
 from areal_cppo.report.html import write_report
+from areal_cppo.report.markup import token_text
 from areal_cppo.report.samples import TokenView, write_samples
 from areal_cppo.report.stylesheet import THEMES
 
@@ -187,14 +190,59 @@ def test_every_picture_has_words(full_page):
         assert len(attrs["alt"]) > 20
 
 
-def test_tokens_are_reachable_by_keyboard(run_folder):
-    tokens = [
+def test_every_token_is_a_button_that_says_its_numbers(run_folder):
+    sample = run_folder.sample(0, "after")
+    write_samples(run_folder.metrics(1).folder, [sample])
+    buttons = [
         attrs
-        for attrs in page(run_folder.metrics(1).samples(1)).all("li")
-        if "token" in attrs.get("class", "").split()
+        for attrs in page(run_folder).all("button")
+        if "token" in attrs["class"].split()
     ]
-    assert len(tokens) == 2 * len(run_folder.sample(0, "after").tokens)
-    assert all(attrs["tabindex"] == "0" for attrs in tokens)
+    assert len(buttons) == len(sample.tokens)
+    for token, button in zip(sample.tokens, buttons, strict=True):
+        shown = unescape(token_text(token.text))
+        assert f"{shown}, entropy gain {token.gain:.2f}" in button["aria-label"]
+        assert ("perception token" in button["aria-label"]) == token.selected
+        assert ("chosen" in button["class"]) == token.selected
+
+
+def test_table_holds_every_number(run_folder):
+    """Those that are known; columns of which none is, are left out."""
+    known = (0.25, 0.75, 0.5, 0.125, 0.0625, 2.5)
+    tokens = [
+        TokenView("7", 0.4321, 0.1, 0.2, True, "R", *known),
+        TokenView("!", 0.0, 0.3, 0.31, False),
+    ]
+    write_samples(
+        run_folder.metrics(1).folder,
+        [run_folder.sample(0, "after", tokens=tokens), run_folder.sample(1, "after")],
+    )
+    seen = page(run_folder).text
+    for number in ("0.432", "0.100", "0.200", "0.250", "0.750", "0.500", "0.125"):
+        assert number in seen
+    assert "0.062" in seen and "2.500" in seen and "R: reads a digit" in seen
+    assert seen.count("Probability, anchor") == 1
+    assert seen.count("Entropy, anchor, nats") == 2
+
+
+def test_images_that_responses_share_are_shown_once(run_folder):
+    before = run_folder.sample(0, "before")
+    images = {
+        kind: getattr(before, kind) for kind in ("anchor", "positive", "negative")
+    }
+    after = run_folder.sample(0, "after", **images)
+    write_samples(run_folder.metrics(1).folder, [before, after])
+    pictures = [a for a in page(run_folder).all("img") if "sample" in a["alt"]]
+    assert len(pictures) == 3
+
+
+def test_page_may_ask_nothing_of_any_network(full_page):
+    (policy,) = [
+        attrs["content"]
+        for attrs in full_page.all("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'; img-src data:;")
 
 
 def test_hostile_text_stays_text(run_folder):

@@ -55,3 +55,34 @@ def test_nan_is_refused(run_folder):
 def test_unknown_policy_is_refused(run_folder):
     with pytest.raises(ValueError, match="found 'during'"):
         write_samples(run_folder.folder, [run_folder.sample(0, "during")])
+
+
+def test_file_without_the_newer_keys(run_folder):
+    """As an earlier version wrote it."""
+    run_folder.samples(1)
+    path = run_folder.folder / "samples.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        del record["notes"], record["perturbations"]
+        for token in record["tokens"]:
+            for key in [key for key in token if key.startswith("positive_")]:
+                del token[key]
+    path.write_text(json.dumps(records))
+    sample = read_samples(run_folder.folder)[0]
+    assert sample.notes == () and sample.perturbations == {}
+    assert sample.tokens[0].positive_entropy is None
+
+
+def test_notes_and_perturbations_are_kept(run_folder):
+    kept = {"notes": ("one", "two"), "perturbations": {"negative": "zoom_crop"}}
+    write_samples(run_folder.folder, [run_folder.sample(0, "after", **kept)])
+    (sample,) = read_samples(run_folder.folder)
+    assert (sample.notes, sample.perturbations) == tuple(kept.values())
+
+
+def test_response_that_nothing_judges(run_folder):
+    nothing = {"correct": None, "reward": None, "policy": None, "answer": ""}
+    sample = replace(run_folder.sample(0, "after"), **nothing)
+    write_samples(run_folder.folder, [sample])
+    (sample,) = read_samples(run_folder.folder)
+    assert (sample.correct, sample.reward, sample.policy) == (None, None, None)

@@ -1,0 +1,87 @@
+"""`areal-cppo views`: a contact sheet of an image's positive and negative views."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.cli.output import output_file
+from areal_cppo.errors import UserError
+
+_MOST_DRAWS = 50
+_ENDINGS = (".png", ".svg", ".html")
+
+
+def add_views(commands: Any) -> None:
+    """Add `views` to the parser's commands."""
+    views = commands.add_parser(
+        "views",
+        help="a contact sheet of an image's positive and negative views",
+        description="Draws views of an image by every configured perturbation, with "
+        "the code and at the size of training.",
+    )
+    views.add_argument("image", metavar="IMAGE")
+    views.add_argument("-o", "--out", required=True, metavar="FILE", help="PNG or HTML")
+    views.add_argument(
+        "--config",
+        metavar="FILE",
+        help="views and image sizes of a training configuration (the published views)",
+    )
+    views.add_argument(
+        "--model", metavar="DIR", help="its image processor (Qwen2.5-VL's defaults)"
+    )
+    views.add_argument(
+        "--draws", type=int, default=4, metavar="N", help="of each perturbation (4)"
+    )
+    views.add_argument(
+        "--seed", type=int, metavar="N", help="of the draws (actor.view_seed, or 1)"
+    )
+    views.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def views(args: argparse.Namespace) -> int:
+    """Write the sheet, say where it is; the exit status."""
+    if not 1 <= args.draws <= _MOST_DRAWS:
+        raise UserError(
+            f"--draws: expected 1 to {_MOST_DRAWS}, found {args.draws}; correct it"
+        )
+    out = output_file(args.out, "-o", _ENDINGS)
+    from areal_cppo.inspection.settings import read_settings
+
+    settings = read_settings(args.config, args.overrides, args.seed)
+    from areal_cppo.inspection.picture_input import PictureInput, read_picture
+    from areal_cppo.inspection.sheet import Sheet, make_strips
+    from areal_cppo.inspection.views import pictures
+
+    picture = read_picture(args.image)
+    if args.model is None:
+        source = PictureInput.default(settings.data)
+    else:
+        source = PictureInput.of_model(args.model, settings.data)
+    pixels, grid = source.patches([picture])
+    (anchor,) = pictures(pixels, grid, source.layout)
+    facts = [
+        f"{_size(picture)} pixels, seen by the model as {_size(anchor)} "
+        f"({source.tokens(grid)} tokens; image processor: {source.name})",
+        f"views of {settings.name}, seed {settings.seed}; {args.draws} draws of each",
+    ]
+    strips = make_strips(
+        *(pixels, grid, source.layout),
+        *(settings.cpl.views, args.draws, settings.seed),
+    )
+    sheet = Sheet(f"Views of {Path(args.image).name}", facts, anchor, strips)
+    if out.suffix.lower() == ".html":
+        from areal_cppo.inspection.sheet_html import sheet_html
+
+        out.write_text(sheet_html(sheet), encoding="utf-8")
+    else:
+        from areal_cppo.inspection.sheet_plot import write_sheet
+
+        write_sheet(sheet, out)
+    print(out)
+    return 0
+
+
+def _size(picture: Any) -> str:
+    return f"{picture.width} x {picture.height}"

@@ -1,0 +1,139 @@
+"""Responses of a run: those it has written, or of its last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from areal_cppo.errors import UserError
+from areal_cppo.inspection.judging import Asking, Grade, Roles, inspect_response
+from areal_cppo.inspection.model import VisionModel
+from areal_cppo.inspection.settings import Settings
+from areal_cppo.report.samples import SampleView, read_samples
+from areal_cppo.runs.folder import RunFolder
+
+N_PROBLEMS = 3  # as many as a run's own samples
+
+
+def run_folder(path: str) -> RunFolder:
+    """The folder of a run, with its configuration.
+
+    Raises
+    ------
+    UserError
+        It is none.
+    """
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.config.is_file():
+        raise UserError(
+            f"--run: expected a run's folder with config.yaml, found none at {path}; "
+            "give the folder that a run wrote"
+        )
+    return folder
+
+
+def last_checkpoint(folder: RunFolder) -> Path:
+    """The latest of a run's checkpoints.
+
+    Raises
+    ------
+    UserError
+        It has none.
+    """
+    found = {
+        int(path.name.removeprefix("step-")): path
+        for path in folder.checkpoints.glob("step-*")
+        if path.name.removeprefix("step-").isdigit()
+    }
+    if not found:
+        raise UserError(
+            f"--run: expected checkpoints/step-* in {folder.path}, found none; wait "
+            "for the run's first, or give --model DIR"
+        )
+    return found[max(found)]
+
+
+def written_samples(folder: RunFolder) -> list[SampleView]:
+    """The samples that the run wrote at its end; none of a run without.
+
+    Raises
+    ------
+    UserError
+        They can't be read.
+    """
+    if not (folder.path / "samples.json").is_file():
+        return []
+    try:
+        return read_samples(folder.path)
+    except ValueError as error:
+        raise UserError(f"--run: samples.json: {error}") from error
+
+
+def checkpoint_samples(
+    folder: RunFolder,
+    model: VisionModel,
+    asking: Asking,
+    settings: Settings,
+) -> list[SampleView]:
+    """Responses of a checkpoint to the first held-out problems of the run's task."""
+    from areal_cppo.training.config import load_config
+    from areal_cppo.training.tasks import load_task
+
+    config = load_config(folder.config)
+    task = load_task(config)
+    samples = []
+    for at, problem in enumerate(_problems(task, model), start=1):
+        samples.append(
+            inspect_response(
+                model,
+                model.ask(problem["messages"], problem["images"]),
+                asking,
+                settings,
+                title=f"Held-out problem {at}",
+                prompt=f"{problem['messages']}\n(answer: {problem['answer']})",
+                policy="after",
+                grade=_grade(task, problem, config.actor.correct_reward),
+                roles=_roles(task),
+            )
+        )
+    return samples
+
+
+def _problems(task: Any, model: VisionModel) -> Iterable[dict[str, Any]]:
+    """The first held-out ones; of a task that has none, the first to train on."""
+    if hasattr(task, "heldout_dataset"):
+        problems = task.heldout_dataset(model.processor, N_PROBLEMS)
+    else:
+        problems = task.valid_dataset() or task.train_dataset()
+    return (problems[at] for at in range(min(N_PROBLEMS, len(problems))))
+
+
+def _roles(task: Any) -> Roles | None:
+    """Where the task is synthetic, what each token does is known."""
+    if not hasattr(task, "heldout_dataset"):
+        return None
+    from areal_cppo.synthetic.responses import token_roles
+
+    return token_roles
+
+
+def _grade(task: Any, problem: dict[str, Any], correct_reward: float) -> Grade:
+    module, _, name = task.workflow_kwargs["reward_fn"].rpartition(".")
+    reward_fn = getattr(import_module(module), name)
+    weights = {
+        key: task.workflow_kwargs["reward"][key]
+        for key in ("answer_weight", "format_weight")
+    }
+    known = {
+        key: value
+        for key, value in problem.items()
+        if key not in ("messages", "images")
+    }
+
+    def grade(text: str) -> tuple[float, bool]:
+        reward = float(reward_fn(problem["messages"], text, [], [], **known, **weights))
+        return reward, reward > correct_reward
+
+    return grade

@@ -1,0 +1,69 @@
+"""What of a training configuration says how to look at a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from areal_cppo.core import CPLConfig
+from areal_cppo.data.config import DataConfig
+from areal_cppo.errors import UserError
+from areal_cppo.serving.cpu import enable_in_this_process
+
+DEFAULT_SEED = 1  # of actor.view_seed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The defaults are those of training, without a configuration.
+
+    Attributes
+    ----------
+    name
+        Where they are from, for people.
+    cpl
+        `actor.cpl`.
+    seed
+        Of the views.
+    temperature
+        `actor.temperature`, that of the policy's distribution.
+    data
+        The block `data`: image sizes and the instruction behind each question; `None`
+        without a configuration.
+    """
+
+    name: str = "the published setting"
+    cpl: CPLConfig = field(default_factory=CPLConfig)
+    seed: int = DEFAULT_SEED
+    temperature: float = 1.0
+    data: DataConfig | None = None
+
+
+def read_settings(
+    config: str | Path | None, overrides: list[str], seed: int | None = None
+) -> Settings:
+    """The settings of a configuration's file, or the defaults.
+
+    Raises
+    ------
+    UserError
+        The file is missing or wrong, or `key=value` is given without one.
+    """
+    enable_in_this_process()  # what reads images, and AReaL, import torchvision
+    if config is None:
+        if overrides:
+            raise UserError(
+                f"key=value: expected --config FILE to override a key of, found "
+                f"{overrides[0]} without it; give both"
+            )
+        return Settings(seed=DEFAULT_SEED if seed is None else seed)
+    from areal_cppo.training.config import load_config
+
+    read = load_config(config, overrides)
+    return Settings(
+        name=Path(config).name,
+        cpl=read.actor.cpl,
+        seed=read.actor.view_seed if seed is None else seed,
+        temperature=read.actor.temperature,
+        data=read.data,
+    )

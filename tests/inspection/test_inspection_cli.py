@@ -1,0 +1,287 @@
+"""`areal-cppo views` and `areal-cppo inspect`, from the command line to the file."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from areal_cppo.cli.main import main
+from areal_cppo.report.samples import TokenView, write_samples
+from areal_cppo.triangles import checkpoint_dir
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "triangles.yaml")
+MODEL = str(checkpoint_dir())
+
+
+def refusal(capsys, *arguments: object) -> str:
+    """The one line that a mistake is answered with."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+def written(capsys, *arguments: object) -> Path:
+    """The file that a command writes, whose name is all that it prints."""
+    assert main([str(argument) for argument in arguments]) == 0
+    return Path(capsys.readouterr().out.strip())
+
+
+def test_sheet_as_a_picture(tmp_path, capsys, image_file):
+    out = written(capsys, "views", image_file, "-o", tmp_path / "new" / "sheet.png")
+    with Image.open(out) as sheet:
+        assert sheet.width == 1650 and sheet.height > 1000
+
+
+@pytest.mark.parametrize("size", [(28, 2000), (2000, 60), (5, 5)])
+def test_sheet_of_an_odd_picture(tmp_path, capsys, size):
+    Image.new("L", size, 90).save(tmp_path / "odd.jpg")
+    out = written(
+        *(capsys, "views", tmp_path / "odd.jpg", "-o", tmp_path / "s.png", "--draws", 1)
+    )
+    with Image.open(out) as sheet:
+        assert sheet.width == 1650 and sheet.height < 6000
+
+
+@pytest.mark.parametrize("ending", ["svg", "html"])
+def test_sheet_says_names_strengths_and_kinds(tmp_path, capsys, image_file, ending):
+    """Of the configuration, the same for the same seed, another for another."""
+    asked = ("views", image_file, "--config", CONFIG, "--draws", 7, "--model", MODEL)
+    override = "actor.cpl.views.negative=[{name: blank, strength: 0.75}]"
+    out = [
+        written(
+            capsys, *asked, "-o", tmp_path / f"{seed}.{ending}", "--seed", seed, *more
+        )
+        for seed, more in ((4, [override]), (5, [override]))
+    ]
+    text, other = (path.read_text() for path in out)
+    for words in (
+        *("color_jitter", "brightness 0.2 to 1.3", "blank", "strength 0.75", "draw 7"),
+        *("Positive views: keep the information", "Negative views: remove information"),
+        *("shapes.png", "84 x 84", "9 tokens", "triangles.yaml, seed 4"),
+    ):
+        assert words in text, words
+    assert "noise_patches" not in text
+    again = written(
+        *(capsys, *asked, "-o", tmp_path / f"again.{ending}", "--seed", 4, override)
+    )
+    assert again.read_text() == text != other
+
+
+def test_inspection_of_a_given_response(tmp_path, capsys, image_file):
+    out = written(
+        *(capsys, "inspect", "--model", MODEL, "--image", image_file, "--prompt", "P?"),
+        *("-o", tmp_path / "x.html", "--response", "<think>AB=7</think>\\boxed{7}"),
+    )
+    page = out.read_text()
+    tokens = re.findall(r'class="token[^"]*" [^>]*aria-label="([^,]*),', page)
+    assert tokens == [
+        *("&lt;think&gt;", "A", "B", "=", "7", "&lt;/think&gt;"),
+        *("\\boxed{", "7", "}", "&lt;eos&gt;"),
+    ]
+    assert page.count("data:image/png;base64,") == 3
+    assert "a given response" in page and "answer <b>7</b>" in page
+    assert "top_fraction: 0.5" in page
+    assert not re.search(r"https?://", page)
+
+
+def test_inspection_follows_the_configuration(tmp_path, capsys, image_file):
+    text = Path(CONFIG).read_text()
+    changed = text.replace("  actor:", "actor:")
+    assert "objective" in changed
+    config = tmp_path / "all.yaml"
+    config.write_text(text)
+    asked = ("inspect", "--model", MODEL, "--image", image_file, "--prompt", "P?")
+    one = written(capsys, *asked, "-o", tmp_path / "1.html", "--config", config)
+    two = written(
+        *(capsys, *asked, "-o", tmp_path / "2.html", "--config", config),
+        *("--temperature", "1.5", "--seed", "9", "--max-new-tokens", "12"),
+    )
+    assert "entropies at temperature 1 ·" in one.read_text()
+    page = two.read_text()
+    assert "sampled at temperature 1.5" in page and "seed 9" in page
+    assert page.count('class="token') <= 12
+    assert "Reason step by step" in page or "P?" in page
+
+
+def run_folder(folder: Path, checkpoints: tuple[int, ...]) -> Path:
+    """A run's folder: its configuration and copies of the tiny model."""
+    folder.mkdir()
+    shutil.copy(CONFIG, folder / "config.yaml")
+    for step in checkpoints:
+        shutil.copytree(MODEL, folder / "checkpoints" / f"step-{step:05d}")
+    return folder
+
+
+def test_last_checkpoint_of_a_run(tmp_path, capsys):
+    run = run_folder(tmp_path / "run", (9, 10))
+    page = written(
+        *(capsys, "inspect", "--run", run, "-o", tmp_path / "r.html", "--seed", 3)
+    ).read_text()
+    assert "run, step-00010" in page
+    assert page.count("<article") == 3
+    assert page.count("After training") >= 3
+    assert len(re.findall("✓ correct|✗ wrong", page)) == 3
+    assert "that read a digit are among them" in page
+
+
+def test_written_samples_of_a_run(tmp_path, capsys):
+    """No model is needed."""
+    from areal_cppo.report.samples import SampleView
+
+    run = run_folder(tmp_path / "run", ())
+    tokens = [TokenView("seven", 0.5, 0.1, 0.2, True)]
+    image = Image.new("RGB", (8, 8))
+    write_samples(
+        run,
+        [
+            SampleView(
+                f"Problem {n}", "P?", image, image, image, tokens, True, "7", 1.0, n
+            )
+            for n in ("before", "after")
+        ],
+    )
+    page = written(
+        capsys, "inspect", "--run", run, "-o", tmp_path / "r.html"
+    ).read_text()
+    assert "the samples that the run wrote" in page and "seven" in page
+
+
+def test_own_question_to_a_run(tmp_path, capsys, image_file):
+    run = run_folder(tmp_path / "run", (2,))
+    page = written(
+        *(capsys, "inspect", "--run", run, "-o", tmp_path / "r.html"),
+        *("--image", image_file, "--prompt", "P?", "--response", "\\boxed{3}"),
+    ).read_text()
+    assert "Inspection of step-00002" in page and "config.yaml" in page
+
+
+@pytest.fixture
+def broken_model(tmp_path):
+    """Folders that are no model for this, by name."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path / kind
+        shutil.copytree(MODEL, folder)
+        config = folder / "config.json"
+        if kind == "no-processor":
+            (folder / "processor_config.json").unlink()
+        elif kind == "other-family":
+            known = json.loads(config.read_text())
+            config.write_text(json.dumps(known | {"model_type": "llava"}))
+        elif kind == "no-weights":
+            (folder / "model.safetensors").unlink()
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no-processor", "--model: expected an image processor in"),
+        ("other-family", "--model: expected a model of type qwen2_vl, qwen2_5_vl"),
+        ("no-weights", "--model: expected weights that transformers loads"),
+    ],
+)
+def test_models_that_cannot_be_inspected(
+    tmp_path, capsys, image_file, broken_model, kind, words
+):
+    line = refusal(
+        *(capsys, "inspect", "--model", broken_model(kind), "--image", image_file),
+        *("--prompt", "P?", "-o", tmp_path / "x.html"),
+    )
+    assert words in line
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--image": "/no/such.png"}, "IMAGE: expected an image file, found none"),
+        ({"--image": CONFIG}, "IMAGE: expected a PNG, JPEG"),
+        ({"--image": None}, "--image: expected the picture"),
+        ({"--prompt": " "}, "--prompt: expected a question"),
+        ({"--prompt": None}, "--prompt: expected a question"),
+        (
+            {"--prompt": "<image><image>?"},
+            "--prompt: expected one <image> for each of 1",
+        ),
+        ({"--prompt": "area?"}, "--prompt: expected text that the model's processor"),
+        ({"--response": ""}, "--response: expected a text to judge"),
+        ({"--model": "/no/model"}, "--model: expected a model folder"),
+        ({"-o": "/proc/x.html"}, "-o: expected a file that can be written"),
+        ({"-o": "x.png"}, "-o: expected a name that ends in .html"),
+        ({"--temperature": "-1"}, "--temperature: expected a number >= 0"),
+        ({"--temperature": "nan"}, "--temperature: expected a number >= 0"),
+        ({"--max-new-tokens": "0"}, "--max-new-tokens: expected a number >= 1"),
+        ({"--device": "abacus"}, "--device: expected cpu or a device"),
+        ({"--config": "/no.yaml"}, "config: expected a YAML file"),
+    ],
+)
+def test_mistakes_of_inspect(tmp_path, capsys, image_file, changed, words):
+    options = {
+        "--model": MODEL,
+        "--image": str(image_file),
+        "--prompt": "P?",
+        "-o": str(tmp_path / "x.html"),
+    } | changed
+    given = [
+        part
+        for option, value in options.items()
+        if value is not None
+        for part in (option, value)
+    ]
+    assert words in refusal(capsys, "inspect", *given)
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "{tmp}"], "--run: expected a run's folder with config.yaml"),
+        (["--run", "{run}"], "--run: expected checkpoints/step-*"),
+        (["--run", "{run}", "--response", "x"], "--response: expected --image"),
+        (
+            ["--run", "{run}", "--config", CONFIG],
+            "--config: expected none beside --run",
+        ),
+    ],
+)
+def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
+    run = run_folder(tmp_path / "run", ())
+    given = [part.format(tmp=tmp_path, run=run) for part in arguments]
+    assert words in refusal(capsys, "inspect", *given, "-o", tmp_path / "x.html")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["/no/such.png"], "IMAGE: expected an image file, found none"),
+        ([CONFIG], "IMAGE: expected a PNG, JPEG"),
+        (["{image}", "--draws", "0"], "--draws: expected 1 to 50, found 0"),
+        (["{image}", "--model", "/no"], "--model: expected a model's folder with an"),
+        (["{image}", "--config", "/no.yaml"], "config: expected a YAML file"),
+        (["{image}", "seed=1"], "key=value: expected --config FILE"),
+        (["{image}", "-o", "x.tiff"], "-o: expected a name that ends in .png"),
+        (["{image}", "-o", "/proc/x.png"], "-o: expected a file that can be written"),
+        (
+            [
+                "{image}",
+                "--config",
+                CONFIG,
+                "actor.cpl.views.negative=[{{name: blurr}}]",
+            ],
+            "cpl.views.negative[0].name: expected one of",
+        ),
+    ],
+)
+def test_mistakes_of_views(tmp_path, capsys, image_file, arguments, words):
+    given = [part.format(image=image_file) for part in arguments]
+    target = [] if "-o" in given else ["-o", str(tmp_path / "x.png")]
+    assert words in refusal(capsys, "views", *given, *target)
+    assert not (tmp_path / "x.png").exists()

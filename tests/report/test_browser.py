@@ -1,0 +1,292 @@
+"""The pages in a real browser: run report, inspection, contact sheet.
+
+Covers scripts, requests, keyboard, pointer and touch, themes, widths, print, and axe's
+accessibility rules. Not covered: whether it looks good. Screenshots are left in the
+test's temporary folder, or in AREAL_CPPO_SCREENSHOTS.
+"""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+import chromium
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+
+from areal_cppo.core import CPLConfig
+from areal_cppo.inspection.page import Inspection, inspection_html
+from areal_cppo.inspection.sheet import Draw, Sheet, Strip
+from areal_cppo.inspection.sheet_html import sheet_html
+from areal_cppo.report.html import write_report
+from areal_cppo.report.samples import TokenView
+
+pytestmark = pytest.mark.browser
+
+PAGES = ("report", "inspection", "views")
+PHONE, DESKTOP = 360, 1280
+WORDS = ("<think>", "\n", " The", " side", " is", " 7", ",", " not", " 9", ".")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        with chromium.started() as browser:
+            yield browser
+    except chromium.ChromiumMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, full_folder) -> dict[str, Path]:
+    """One file of each kind."""
+    folder = tmp_path_factory.mktemp("pages")
+    files = {name: folder / f"{name}.html" for name in PAGES}
+    files["report"] = full_folder.folder / "report.html"
+    files["inspection"].write_text(inspection_page(full_folder), encoding="utf-8")
+    files["views"].write_text(views_page(), encoding="utf-8")
+    return files
+
+
+def long_response(repeats: int) -> list[TokenView]:
+    """Words of natural text, each with all numbers, digits selected."""
+    tokens = []
+    for at, word in enumerate(WORDS * repeats):
+        gain = 0.5 + 0.004 * at if word.strip().isdigit() else 0.02
+        rest = (0.4, 0.9, 0.8, 0.1 + 0.001 * at, 0.01, 1.5)
+        tokens.append(TokenView(word, gain, 0.1, 0.5, gain > 0.3, "", *rest))
+    return tokens
+
+
+def inspection_page(run) -> str:
+    sample = replace(
+        run.sample(0, "after"),
+        tokens=long_response(20),
+        policy=None,
+        correct=None,
+        reward=None,
+        notes=("Cut off after 200 tokens.",),
+        perturbations={"positive": "rotation", "negative": "noise_patches"},
+    )
+    facts = ["greedy response", "views of seed 1"]
+    return inspection_html(Inspection("A model", facts, CPLConfig(), [sample]))
+
+
+def views_page() -> str:
+    draws = [
+        Draw(Image.new("RGB", (140, 84), color), unchanged=color == "white")
+        for color in ("white", "grey", "navy")
+    ]
+    strips = [
+        Strip("positive", "rotation", ["degrees 10"], draws),
+        Strip("negative", "noise_patches", ["count 50", "side 0.05 to 0.15"], draws),
+    ]
+    return sheet_html(Sheet("Views of x.png", ["84 x 84"], draws[1].image, strips))
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_quiet_self_contained_and_fits(
+    browser, pages, tmp_path, name, theme, width
+):
+    """No message of a script, no request, no sideways scrolling; a picture is kept."""
+    with chromium.visit(browser, pages[name], theme=theme, width=width) as seen:
+        folder = Path(os.environ.get("AREAL_CPPO_SCREENSHOTS") or tmp_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / f"{name}-{theme}-{width}.png"
+        seen.page.screenshot(path=kept, full_page=True)
+        assert kept.stat().st_size > 10_000
+        assert seen.messages == []
+        assert [url for url in seen.requests if not url.startswith("data:")] == [
+            pages[name].as_uri()
+        ]
+        needed = seen.page.evaluate("document.documentElement.scrollWidth")
+        assert needed <= width
+        broken = seen.page.locator("img").evaluate_all(
+            "all => all.filter(image => !image.naturalWidth).map(image => image.alt)"
+        )
+        assert broken == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(browser, pages, name, theme):
+    """No violation of WCAG 2.2 A and AA or of axe's best practices; all is unfolded."""
+    with chromium.visit(browser, pages[name], theme=theme) as seen:
+        seen.page.locator("details").evaluate_all(
+            "all => all.forEach(details => details.open = true)"
+        )
+        rules = {"target-size": {"enabled": True}}
+        found = Axe().run(seen.page, options={"rules": rules})
+        said = [
+            f"{violation['id']}: {node['html'][:120]}: {node['failureSummary'][:300]}"
+            for violation in found.response["violations"]
+            for node in violation["nodes"][:2]
+        ]
+        assert said == []
+
+
+def numbers(page, response: int = 0) -> dict[str, str]:
+    """What the readout of a response shows, by slot."""
+    slots = page.locator(".response").nth(response).locator("[data-slot]")
+    return dict(
+        slots.evaluate_all("all => all.map(s => [s.dataset.slot, s.textContent])")
+    )
+
+
+def row(page, at: int, response: int = 0) -> dict[str, str]:
+    """The same numbers out of the table, of token `at` (from 0)."""
+    cells = (
+        page.locator(".response")
+        .nth(response)
+        .locator(".numbers tbody tr")
+        .nth(at)
+        .locator("[data-of]")
+    )
+    return dict(
+        cells.evaluate_all("all => all.map(c => [c.dataset.of, c.textContent])")
+    )
+
+
+def current(page) -> int:
+    """Which token of the first response has the focus; -1 for none."""
+    return page.evaluate(
+        "[...document.querySelectorAll('.response')[0].querySelectorAll('.token')]"
+        ".indexOf(document.activeElement)"
+    )
+
+
+def shows(page, at: int) -> None:
+    """The readout shows token `at`, number by number as the table has it."""
+    shown, listed = numbers(page), row(page, at)
+    assert {key: shown[key] for key in listed if key in shown} == {
+        key: value for key, value in listed.items() if key in shown
+    }
+    assert shown["at"] == str(at + 1)
+
+
+def test_readout_begins_at_the_highest_gain(browser, pages):
+    with chromium.visit(browser, pages["inspection"]) as seen:
+        tokens = long_response(20)
+        best = max(range(len(tokens)), key=lambda at: tokens[at].gain)
+        shows(seen.page, best)
+        shown = numbers(seen.page)
+        assert (
+            shown["negative_probability"] == f"{tokens[best].negative_probability:.3f}"
+        )
+        assert shown["anchor_divergence"] == "\u2013"
+        assert shown["selected"] == "perception token"
+
+
+def test_keyboard_reaches_the_numbers_of_every_token(browser, pages):
+    """Tab enters the tokens once and leaves them; arrows, Home and End move within."""
+    with chromium.visit(browser, pages["inspection"]) as seen:
+        page, press = seen.page, seen.page.keyboard.press
+        for _ in range(20):
+            press("Tab")
+            if current(page) >= 0:
+                break
+        press("Home")
+        assert current(page) == 0
+        shows(page, 0)
+        press("ArrowRight")
+        assert current(page) == 1
+        shows(page, 1)
+        press("ArrowDown")  # the first perception token, " 7"
+        assert current(page) == 5
+        shows(page, 5)
+        press("ArrowDown")
+        assert current(page) == 8
+        press("ArrowUp")
+        press("ArrowUp")  # there is none before: it stays
+        assert current(page) == 5
+        press("ArrowLeft")
+        assert current(page) == 4
+        assert numbers(page)["selected"] == ""
+        press("End")
+        assert current(page) == 199
+        shows(page, 199)
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid"
+        press("Tab")
+        assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+        press("Enter")
+        assert page.locator("table.numbers").first.is_visible()
+        press("Shift+Tab")
+        assert current(page) == 199
+
+
+def test_pointer_and_touch_show_the_numbers(browser, pages):
+    with chromium.visit(browser, pages["inspection"]) as seen:
+        seen.page.locator(".token").nth(17).hover()
+        shows(seen.page, 17)
+    with chromium.visit(browser, pages["inspection"], width=PHONE, touch=True) as seen:
+        seen.page.locator(".token").nth(25).tap()
+        shows(seen.page, 25)
+
+
+def test_readout_of_a_long_response_stays_in_sight(browser, pages):
+    with chromium.visit(browser, pages["inspection"], width=PHONE) as seen:
+        seen.page.locator(".token").nth(60).scroll_into_view_if_needed()
+        box = seen.page.locator(".readout").first.bounding_box()
+        assert 0 < box["y"] and box["y"] + box["height"] <= 901
+
+
+def test_responses_of_the_report_have_readouts_of_their_own(browser, pages):
+    with chromium.visit(browser, pages["report"]) as seen:
+        before = numbers(seen.page, 1)
+        tokens = seen.page.locator(".response").first.locator(".token")
+        tokens.nth(2).focus()
+        shows(seen.page, 2)
+        assert numbers(seen.page, 1) == before
+        # A response without the newer numbers has no empty rows for them.
+        assert "anchor_entropy" in before and "anchor_probability" not in before
+
+
+def test_without_scripts_the_table_remains(browser, pages):
+    with chromium.visit(browser, pages["inspection"], script=False) as seen:
+        assert not seen.page.locator(".readout").first.is_visible()
+        seen.page.locator("summary").first.click()
+        assert seen.page.locator("table.numbers").first.is_visible()
+
+
+def test_print_is_light_and_without_what_only_a_pointer_can_use(browser, pages):
+    with chromium.visit(browser, pages["inspection"], theme="dark") as seen:
+        seen.page.emulate_media(media="print", color_scheme="dark")
+        assert not seen.page.locator(".readout").first.is_visible()
+        assert not seen.page.locator(".keys").first.is_visible()
+        ink = seen.page.evaluate("getComputedStyle(document.body).color")
+        assert ink == "rgb(31, 35, 40)"
+        fill = seen.page.locator(".chosen .piece").first
+        color = fill.evaluate("node => getComputedStyle(node).backgroundColor")
+        assert color != "rgba(0, 0, 0, 0)"
+        assert len(seen.page.pdf(format="A4")) > 10_000
+
+
+def test_policy_refuses_every_network(browser, pages):
+    """Even a page that were made to ask for something could not."""
+    with chromium.visit(browser, pages["report"]) as seen:
+        refused = seen.page.evaluate(
+            """() => new Promise(done => {
+                 document.addEventListener(
+                   'securitypolicyviolation', event => done(event.effectiveDirective));
+                 const image = new Image();
+                 image.src = 'http://192.0.2.1/x.png';
+               })"""
+        )
+        assert refused == "img-src"
+
+
+def test_hostile_tokens_do_nothing(browser, run_folder):
+    evil = "<img src=x onerror=\"document.title='taken'\">\u202e"
+    tokens = [TokenView(evil, 0.5, 0.1, 0.2, True, evil)]
+    run_folder.metrics(1).samples(1, tokens=tokens, title=evil)
+    with chromium.visit(browser, write_report(run_folder.folder)) as seen:
+        assert "taken" not in seen.page.title()
+        assert re.match("<img src=x", seen.page.locator(".token").first.text_content())
+        assert seen.messages == []
