@@ -146,9 +146,7 @@ def _of_model(args: argparse.Namespace, name: str, settings: Settings) -> Inspec
     pictures = [read_picture(path) for path in args.image]
     asking = _asking(args, settings)
     model = _load(name, args.device, settings)
-    builder = PromptBuilder(
-        model.processor, settings.data.instruction if settings.data else ""
-    )
+    builder = PromptBuilder(model.processor, settings.instruction)
     prompt = builder.text(args.prompt, len(pictures))
     if not builder.holds_images(prompt, len(pictures)):
         raise UserError(

@@ -37,7 +37,13 @@ def add_views(commands: Any) -> None:
     views.add_argument(
         "--seed", type=int, metavar="N", help="of the draws (actor.view_seed, or 1)"
     )
-    views.add_argument("overrides", nargs="*", metavar="key=value")
+    views.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="override a key of --config, as actor.cpl.views.negative=[{name: blank}]",
+    )
 
 
 def views(args: argparse.Namespace) -> int:
@@ -49,7 +55,7 @@ def views(args: argparse.Namespace) -> int:
     out = output_file(args.out, "-o", _ENDINGS)
     from areal_cppo.inspection.settings import read_settings
 
-    settings = read_settings(args.config, args.overrides, args.seed)
+    settings = read_settings(args.config, args.set, args.seed)
     from areal_cppo.inspection.picture_input import PictureInput, read_picture
     from areal_cppo.inspection.sheet import Sheet, make_strips
     from areal_cppo.inspection.views import pictures

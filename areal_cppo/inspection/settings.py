@@ -9,6 +9,7 @@ from areal_cppo.core import CPLConfig
 from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
+from areal_cppo.synthetic.registry import TASK_NAMES
 
 DEFAULT_SEED = 1  # of actor.view_seed
 
@@ -28,8 +29,9 @@ class Settings:
     temperature
         `actor.temperature`, that of the policy's distribution.
     data
-        The block `data`: image sizes and the instruction behind each question; `None`
-        without a configuration.
+        The block `data`, whose image sizes are used; `None` without a configuration.
+    instruction
+        What training puts behind each question.
     """
 
     name: str = "the published setting"
@@ -37,6 +39,7 @@ class Settings:
     seed: int = DEFAULT_SEED
     temperature: float = 1.0
     data: DataConfig | None = None
+    instruction: str = ""
 
 
 def read_settings(
@@ -53,7 +56,7 @@ def read_settings(
     if config is None:
         if overrides:
             raise UserError(
-                f"key=value: expected --config FILE to override a key of, found "
+                f"--set: expected --config FILE to override a key of, found "
                 f"{overrides[0]} without it; give both"
             )
         return Settings(seed=DEFAULT_SEED if seed is None else seed)
@@ -66,4 +69,6 @@ def read_settings(
         seed=read.actor.view_seed if seed is None else seed,
         temperature=read.actor.temperature,
         data=read.data,
+        # The synthetic tasks put none behind theirs.
+        instruction="" if read.data.source in TASK_NAMES else read.data.instruction,
     )

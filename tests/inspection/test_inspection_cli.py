@@ -51,12 +51,12 @@ def test_sheet_of_an_odd_picture(tmp_path, capsys, size):
 def test_sheet_says_names_strengths_and_kinds(tmp_path, capsys, image_file, ending):
     """Of the configuration, the same for the same seed, another for another."""
     asked = ("views", image_file, "--config", CONFIG, "--draws", 7, "--model", MODEL)
-    override = "actor.cpl.views.negative=[{name: blank, strength: 0.75}]"
+    override = ("--set", "actor.cpl.views.negative=[{name: blank, strength: 0.75}]")
     out = [
         written(
             capsys, *asked, "-o", tmp_path / f"{seed}.{ending}", "--seed", seed, *more
         )
-        for seed, more in ((4, [override]), (5, [override]))
+        for seed, more in ((4, override), (5, override))
     ]
     text, other = (path.read_text() for path in out)
     for words in (
@@ -67,7 +67,7 @@ def test_sheet_says_names_strengths_and_kinds(tmp_path, capsys, image_file, endi
         assert words in text, words
     assert "noise_patches" not in text
     again = written(
-        *(capsys, *asked, "-o", tmp_path / f"again.{ending}", "--seed", 4, override)
+        *(capsys, *asked, "-o", tmp_path / f"again.{ending}", "--seed", 4, *override)
     )
     assert again.read_text() == text != other
 
@@ -78,7 +78,7 @@ def test_inspection_of_a_given_response(tmp_path, capsys, image_file):
         *("-o", tmp_path / "x.html", "--response", "<think>AB=7</think>\\boxed{7}"),
     )
     page = out.read_text()
-    tokens = re.findall(r'class="token[^"]*" [^>]*aria-label="([^,]*),', page)
+    tokens = re.findall(r'class="token(?: [^"]*)?" [^>]*aria-label="([^,]*),', page)
     assert tokens == [
         *("&lt;think&gt;", "A", "B", "=", "7", "&lt;/think&gt;"),
         *("\\boxed{", "7", "}", "&lt;eos&gt;"),
@@ -90,22 +90,16 @@ def test_inspection_of_a_given_response(tmp_path, capsys, image_file):
 
 
 def test_inspection_follows_the_configuration(tmp_path, capsys, image_file):
-    text = Path(CONFIG).read_text()
-    changed = text.replace("  actor:", "actor:")
-    assert "objective" in changed
-    config = tmp_path / "all.yaml"
-    config.write_text(text)
     asked = ("inspect", "--model", MODEL, "--image", image_file, "--prompt", "P?")
-    one = written(capsys, *asked, "-o", tmp_path / "1.html", "--config", config)
+    one = written(capsys, *asked, "-o", tmp_path / "1.html", "--config", CONFIG)
     two = written(
-        *(capsys, *asked, "-o", tmp_path / "2.html", "--config", config),
+        *(capsys, *asked, "-o", tmp_path / "2.html", "--config", CONFIG),
         *("--temperature", "1.5", "--seed", "9", "--max-new-tokens", "12"),
     )
     assert "entropies at temperature 1 ·" in one.read_text()
     page = two.read_text()
     assert "sampled at temperature 1.5" in page and "seed 9" in page
-    assert page.count('class="token') <= 12
-    assert "Reason step by step" in page or "P?" in page
+    assert page.count("<button") <= 12
 
 
 def run_folder(folder: Path, checkpoints: tuple[int, ...]) -> Path:
@@ -266,7 +260,7 @@ def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
         (["{image}", "--draws", "0"], "--draws: expected 1 to 50, found 0"),
         (["{image}", "--model", "/no"], "--model: expected a model's folder with an"),
         (["{image}", "--config", "/no.yaml"], "config: expected a YAML file"),
-        (["{image}", "seed=1"], "key=value: expected --config FILE"),
+        (["{image}", "--set", "seed=1"], "--set: expected --config FILE"),
         (["{image}", "-o", "x.tiff"], "-o: expected a name that ends in .png"),
         (["{image}", "-o", "/proc/x.png"], "-o: expected a file that can be written"),
         (
@@ -274,6 +268,7 @@ def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
                 "{image}",
                 "--config",
                 CONFIG,
+                "--set",
                 "actor.cpl.views.negative=[{{name: blurr}}]",
             ],
             "cpl.views.negative[0].name: expected one of",

@@ -3,6 +3,8 @@
 Not covered: what each perturbation does (tests/core/test_core_perturbations.py).
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_views_are_those_of_training():
     pixels, grid = patches((2, 3), (3, 2))
     views = Views.draw(pixels, grid, LAYOUT, ViewsConfig(), SEED, VERSION)
     item = {"pixel_values": pixels, "image_grid_thw": grid}
-    made = ViewMaker(ViewsConfig(), LAYOUT, SEED)(
+    made = ViewMaker(asdict(ViewsConfig()), LAYOUT, SEED)(
         [item], [0], VERSION, torch.device("cpu")
     )[0]
     assert torch.equal(views.pixels["anchor"], pixels)

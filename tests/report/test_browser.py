@@ -56,7 +56,7 @@ def long_response(repeats: int) -> list[TokenView]:
     """Words of natural text, each with all numbers, digits selected."""
     tokens = []
     for at, word in enumerate(WORDS * repeats):
-        gain = 0.5 + 0.004 * at if word.strip().isdigit() else 0.02
+        gain = 0.5 + 0.002 * at if word.strip().isdigit() else 0.02
         rest = (0.4, 0.9, 0.8, 0.1 + 0.001 * at, 0.01, 1.5)
         tokens.append(TokenView(word, gain, 0.1, 0.5, gain > 0.3, "", *rest))
     return tokens
