@@ -85,15 +85,16 @@ def _metrics_table(run: Run) -> str:
         rows.append(
             f'<tr><th scope="row">{text(title)}</th>'
             f'<td class="value">{number(values[-1], unit)}</td>'
-            f'<td class="value">{number(steps[-1])}</td>'
+            f'<td class="value step">{number(steps[-1])}</td>'
             f"<td>{text(words)} <code>{text(key)}</code></td></tr>"
         )
     if not rows:
         return ""
     return (
         '<section aria-labelledby="metrics"><h2 id="metrics">Last values</h2>'
-        '<div class="card scroll"><table><thead><tr><th scope="col">Metric</th>'
-        '<th scope="col" class="value">Last value</th><th scope="col" class="value">'
+        '<div class="card scroll"><table class="metrics"><thead><tr>'
+        '<th scope="col">Metric</th><th scope="col" class="value">Last value</th>'
+        '<th scope="col" class="value step">'
         'Step</th><th scope="col">Meaning</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )

@@ -113,11 +113,11 @@ def test_page_is_quiet_self_contained_and_fits(
         assert broken == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("theme", "width"), [("light", PHONE), ("dark", DESKTOP)])
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing(browser, pages, name, theme):
+def test_axe_finds_nothing(browser, pages, name, theme, width):
     """No violation of WCAG 2.2 A and AA or of axe's best practices; all is unfolded."""
-    with chromium.visit(browser, pages[name], theme=theme) as seen:
+    with chromium.visit(browser, pages[name], theme=theme, width=width) as seen:
         seen.page.locator("details").evaluate_all(
             "all => all.forEach(details => details.open = true)"
         )
