@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,15 @@ def checkpoint_samples(
     config = load_config(folder.config)
     task = load_task(config)
     samples = []
-    for at, problem in enumerate(_problems(task, model), start=1):
+    kind, problems = _problems(task, model)
+    for at, problem in enumerate(problems, start=1):
         samples.append(
             inspect_response(
                 model,
                 model.ask(problem["messages"], problem["images"]),
                 asking,
                 settings,
-                title=f"Held-out problem {at}",
+                title=f"{kind} problem {at}",
                 prompt=f"{problem['messages']}\n(answer: {problem['answer']})",
                 policy="after",
                 grade=_grade(task, problem, config.actor.correct_reward),
@@ -101,13 +103,18 @@ def checkpoint_samples(
     return samples
 
 
-def _problems(task: Any, model: VisionModel) -> Iterable[dict[str, Any]]:
-    """The first held-out ones; of a task that has none, the first to train on."""
+def _problems(task: Any, model: VisionModel) -> tuple[str, Iterable[dict[str, Any]]]:
+    """The first problems with an image, and of which kind they are: held-out ones;
+    of a run that has none, those it trains on."""
     if hasattr(task, "heldout_dataset"):
-        problems = task.heldout_dataset(model.processor, N_PROBLEMS)
+        kind, problems = "Held-out", task.heldout_dataset(model.processor, N_PROBLEMS)
+    elif validation := task.valid_dataset():
+        kind, problems = "Validation", validation
     else:
-        problems = task.valid_dataset() or task.train_dataset()
-    return (problems[at] for at in range(min(N_PROBLEMS, len(problems))))
+        kind, problems = "Training", task.train_dataset()
+    all_problems = (problems[at] for at in range(len(problems)))
+    with_image = (problem for problem in all_problems if problem["images"])
+    return kind, islice(with_image, N_PROBLEMS)
 
 
 def _roles(task: Any) -> Roles | None:

@@ -1,4 +1,4 @@
-"""A picture's file, and the tiny random model families of tests/training."""
+"""A picture's file; the families of tests/training and the data of tests/data."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from drawn import picture
 
-sys.path.append(str(Path(__file__).parents[1] / "training"))  # families
+for folder in ("training", "data"):  # families, problem_files
+    sys.path.append(str(Path(__file__).parents[1] / folder))
 
 
 @pytest.fixture(scope="session")

@@ -265,6 +265,10 @@ def test_print_is_light_and_without_what_only_a_pointer_can_use(browser, pages):
         fill = seen.page.locator(".chosen .piece").first
         color = fill.evaluate("node => getComputedStyle(node).backgroundColor")
         assert color != "rgba(0, 0, 0, 0)"
+        # With its table unfolded the page is no wider than A4 between its margins.
+        seen.page.locator("details").first.evaluate("node => node.open = true")
+        seen.page.set_viewport_size({"width": 718, "height": 1000})
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 718
         assert len(seen.page.pdf(format="A4")) > 10_000
 
 
