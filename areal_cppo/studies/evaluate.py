@@ -10,7 +10,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from areal_cppo.studies import detection, failures
 from areal_cppo.studies.detection_views import VIEWS
 from areal_cppo.studies.spec import Detection, Evaluation
-from areal_cppo.studies.task import NO_SHIFT, PERCEPTION, TEMPLATE, StudyTask
+from areal_cppo.studies.task import (
+    NO_SHIFT,
+    PERCEPTION,
+    TEMPLATE,
+    StudyProblem,
+    StudyTask,
+)
 from areal_cppo.studies.tokens import (
     Measures,
     Responses,
@@ -46,6 +52,7 @@ class Evaluator:
         self.task = task
         self.config = config
         self.views = Views(task)
+        self._drawn: dict[str, list[StudyProblem]] = {}  # by shift
 
     def accuracy(self, plan: Evaluation, count: int) -> list[dict[str, Any]]:
         """A record of `count` held-out problems, with what is known of the tokens of
@@ -99,14 +106,15 @@ class Evaluator:
     def _respond(
         self, count: int, temperature: float, shift: str = NO_SHIFT
     ) -> Responses:
-        problems = [
+        drawn = self._drawn.setdefault(shift, [])
+        drawn += [
             self.task.make_problem(HELDOUT_SEED, index, "held_out", shift)
-            for index in range(count)
+            for index in range(len(drawn), count)
         ]
         return respond(
             self.model,
             self.task,
-            problems,
+            drawn[:count],
             temperature=temperature,
             max_new_tokens=self.config.gconfig.max_new_tokens,
             seed=_SAMPLING_SEED,

@@ -91,16 +91,17 @@ def _f1(selected: np.ndarray, truth: np.ndarray) -> float:
 def _tokens(
     responses: Responses, measures: Measures, i: int, span: slice
 ) -> list[TokenView]:
-    columns = zip(
-        responses.tokens[i],
-        measures.gain[span].tolist(),
-        measures.anchor_entropy[span].tolist(),
-        measures.negative_entropy[span].tolist(),
-        measures.selected[span].tolist(),
-        responses.roles[span].tolist(),
-        strict=True,
-    )
-    return [TokenView(*column) for column in columns]
+    return [
+        TokenView(
+            text=text,
+            gain=float(measures.gain[at]),
+            anchor_entropy=float(measures.anchor_entropy[at]),
+            negative_entropy=float(measures.negative_entropy[at]),
+            selected=bool(measures.selected[at]),
+            role=str(responses.roles[at]),
+        )
+        for at, text in enumerate(responses.tokens[i], span.start)
+    ]
 
 
 def _picture(values: torch.Tensor, i: int, layout: PatchLayout) -> Image.Image:
