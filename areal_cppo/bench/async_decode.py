@@ -10,10 +10,13 @@ Prefilling is in it, as part of each response's time. What a run never did, say 
 requests at a time, is extrapolated: `bench rollout` measures it.
 
 Where trainer and servers share processors, the time in which the trainer computes
-counts only in part; by how much is fitted, too.
+counts only in part; by how much is fitted, too. Servers may differ in speed, but for
+one factor each they have the same curve: that of the fastest.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +29,24 @@ SLOWDOWNS = np.arange(1.0, 4.01, 0.05)
 _RATIOS = np.concatenate([[0.0], np.geomspace(1e-3, 10.0, 41)])
 _BATCH = 16  # responses whose mean length is taken for their length
 _POINTS = 12  # numbers of open requests that are told apart
+
+
+class Decoding(NamedTuple):
+    """What was fitted.
+
+    Attributes
+    ----------
+    curve
+        Running requests, and tokens/s of all, of the fastest server.
+    slowdown
+        Of servers while the trainer computes.
+    speeds
+        Of the servers that are slower: number, and speed as a share of the fastest's.
+    """
+
+    curve: tuple[tuple[float, float], ...]
+    slowdown: float
+    speeds: dict[int, float]
 
 
 class Exposure:
@@ -41,7 +62,8 @@ class Exposure:
             span for span in recorded.run.timeline.training if span[2] != "save"
         )
         rows_free, rows_busy, numbers = [], [], []
-        for worker in sorted({s.worker for s in recorded.sessions}):
+        workers = sorted({s.worker for s in recorded.sessions})
+        for worker in workers:
             own = [s for s in recorded.sessions if s.worker == worker]
             inside = [
                 s
@@ -55,14 +77,15 @@ class Exposure:
             for rows, chosen in ((rows_free, ~busy), (rows_busy, busy)):
                 rows.append(_times(grid, counts, chosen, self.at, inside))
         self.free, self.busy = (np.concatenate(rows) for rows in (rows_free, rows_busy))
+        self.worker = np.repeat(workers, [len(rows) for rows in rows_free])  # of a row
         if not len(self.free):
             raise UserError(
                 f"--rates: expected at least {_BATCH} responses that were accepted "
                 "after the warm-up, found fewer; train longer"
             )
 
-    def fit(self, length: float, curve, shares: bool):
-        """Decode curve and the slowdown of servers while the trainer computes.
+    def fit(self, length: float, curve, shares: bool) -> Decoding:
+        """Decode curve, slowdown and speeds.
 
         Parameters
         ----------
@@ -73,9 +96,9 @@ class Exposure:
         shares
             Whether trainer and servers share processors.
         """
-        at, best = self.at, None
-        running = np.minimum(at, self.slots)
-        share = running / at
+        best = None
+        running = np.minimum(self.at, self.slots)
+        share = running / self.at
         for slowdown in SLOWDOWNS if shares else (1.0,):
             exposure = self.free + self.busy / slowdown
             for ratio in _RATIOS if curve is None else (None,):
@@ -85,19 +108,35 @@ class Exposure:
                     pace = known / np.maximum(running, points[0]) * share
                 else:
                     pace = share / (1 + ratio * running)
-                    pace *= length / (exposure @ pace).mean()
-                error = float(((exposure @ pace - length) ** 2).sum())
+                tokens = exposure @ pace
+                factors = self._factors(tokens, length)
+                if ratio is not None:
+                    tokens *= factors[self.worker]
+                error = float(((tokens - length) ** 2).sum())
                 if best is None or error < best[0] * (1 - 1e-9):
-                    best = error, float(slowdown), ratio, pace[0] / share[0]
-        _, slowdown, ratio, first = best
+                    best = error, float(slowdown), ratio, factors
+        _, slowdown, ratio, factors = best
+        fastest = np.nanmax(factors)
+        speeds = {
+            int(worker): float(factor / fastest)
+            for worker, factor in enumerate(factors)
+            if factor < fastest
+        }
         if curve is not None:
-            return curve, slowdown
-        alone = first * (1 + ratio * running[0])
+            return Decoding(curve, slowdown, speeds)
         numbers = [2**k for k in range(self.slots.bit_length())]
-        return tuple(
-            (float(n), float(n * alone / (1 + ratio * n)))
+        fitted = tuple(
+            (float(n), float(n * fastest / (1 + ratio * n)))
             for n in sorted({*numbers, self.slots})
-        ), slowdown
+        )
+        return Decoding(fitted, slowdown, speeds)
+
+    def _factors(self, tokens: np.ndarray, length: float) -> np.ndarray:
+        """By worker: what makes its mean tokens the responses'; not a number where it
+        has no row."""
+        sums = np.bincount(self.worker, tokens)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return length * np.bincount(self.worker) / sums
 
 
 def _segments(sessions, weights, computing):

@@ -2,7 +2,7 @@
 
 | rate | from |
 | --- | --- |
-| `server.decode` | `bench rollout`'s points; else fitted, see `async_decode` |
+| `server.decode` | `bench rollout`'s points; else fitted: see `async_decode` |
 | `trainer` | a step's time without waiting and weight updates, over its tokens |
 | `weights` | the mean update; half of the pause between two looks at its end |
 | `contention` | where trainer and servers share processors: what fits best |
@@ -27,7 +27,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,13 +55,20 @@ _LEAST_GAIN = 0.2  # share of the squared error that a slowdown must explain
 _LENGTHS = 500  # values of an empirical distribution, about
 
 
+class Fitted(NamedTuple):
+    """Rates, and by number of a slower server its speed as a share of the fastest's."""
+
+    rates: Rates
+    speeds: dict[int, float]
+
+
 def fit_rates(
     recorded: RecordedRun,
     warmup: int,
     measured: dict[str, str],
     rollout: dict[str, Any] | None = None,
-) -> Rates:
-    """The rates of a run.
+) -> Fitted:
+    """The rates of a run, and which of its servers are slower.
 
     Parameters
     ----------
@@ -91,13 +98,13 @@ def fit_rates(
     slots = _slots(recorded)
     exposure = Exposure(recorded, window, slots)
     curve = _rollout_curve(rollout, slots) if rollout else None
-    decode, slowdown = exposure.fit(responses.mean, curve, shares)
+    decode, slowdown, speeds = exposure.fit(responses.mean, curve, shares)
     trainer_slowdown = _trainer_slowdown(recorded, steps) if shares else 1.0
     rewards = [s.reward_seconds for s in recorded.sessions if s.reward_seconds]
     prompt = sum(tokens) / _responses(steps) - responses.mean
     generation, training = recorded.generation, recorded.training
     updates = [record.get("seconds_weights", 0.0) for record in steps]
-    return Rates(
+    rates = Rates(
         server=ServerRates(
             gpus=max(1, generation.units // generation.servers),
             slots=slots,
@@ -122,6 +129,7 @@ def fit_rates(
             "trainer_ranks": str(training.servers),
         },
     )
+    return Fitted(rates, speeds)
 
 
 def read_rollout(path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ belong to what is asked, not to how fast it is answered.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +60,6 @@ class Measurement:
         recorded: RecordedRun,
         warmup: int,
         rates: Rates | None = None,
-        speeds: Mapping[int, float] | None = None,
     ) -> Measurement:
         """From a run's folder.
 
@@ -70,8 +69,6 @@ class Measurement:
             Steps left out.
         rates
             Fitted elsewhere; None: the run's own.
-        speeds
-            By server, its speed as a share of the rates'.
 
         Raises
         ------
@@ -85,7 +82,7 @@ class Measurement:
                 f"RUN: expected a run with traces of its responses, found {folder} "
                 "without; train with perf_tracer.session_tracer.enabled=true"
             )
-        own = fit_rates(recorded, warmup, {"run": folder.resolve().name})
+        own, speeds = fit_rates(recorded, warmup, {"run": folder.resolve().name})
         if rates is not None:
             slots = own.server.slots
             own = replace(
@@ -95,7 +92,7 @@ class Measurement:
                 response_tokens=own.response_tokens,
             )
         setting = run_setting(recorded.run.config, folder).simulated(
-            len(recorded.metrics), warmup, speeds=dict(speeds or {})
+            len(recorded.metrics), warmup, speeds=speeds
         )
         return cls(
             folder.resolve().name,
@@ -184,7 +181,7 @@ def _row(run: dict[str, Any]) -> tuple[str, ...]:
     setting, measured, predicted = run["setting"], run["measured"], run["predicted"]
     off = predicted["samples_per_second"] / measured["samples_per_second"] - 1
     tokens = measured["tokens_per_second"] / measured["samples_per_second"]
-    slow = "".join(f" ({k}: x{v:g})" for k, v in setting["speeds"].items())
+    slow = "".join(f" ({k}: x{v:.2f})" for k, v in setting["speeds"].items())
     pairs = [
         f"{figures[name]:{form}}"
         for name, form in (

@@ -21,6 +21,8 @@ from areal_cppo.cli.bench_options import (
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
 
+_SLOW = 0.8  # of the fastest server's speed; below that it is told
+
 
 def add_async(kinds: Any) -> None:
     """Add `async` to the parser of `bench`."""
@@ -240,8 +242,15 @@ def _write_rates(args: argparse.Namespace, recorded: Any, path: Path) -> None:
         "date": where["date"],
     }
     rollout = read_rollout(args.rollout) if args.rollout else None
-    write_rates(path, fit_rates(recorded, args.warmup, measured, rollout))
+    fitted = fit_rates(recorded, args.warmup, measured, rollout)
+    write_rates(path, fitted.rates)
     print(f"rates: {path}")
+    for server, speed in fitted.speeds.items():
+        if speed < _SLOW:
+            note(
+                f"server {server} is slower than the fastest, whose rates these are: "
+                f"{speed:.0%} of its speed"
+            )
 
 
 def _compare(args: argparse.Namespace, targets: dict[str, Path | None]) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.cli.bench_options import at_least, json_target
-from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
 
 
@@ -25,13 +24,6 @@ def add_predict(kinds: Any) -> None:
         help="simulate with these, as bench async --rates writes them (each run's own)",
     )
     command.add_argument(
-        "--speed",
-        action="append",
-        default=[],
-        metavar="SERVER=SHARE",
-        help="a server that is so much slower than the others, as 0=0.5",
-    )
-    command.add_argument(
         "--warmup", type=int, default=2, metavar="N", help="steps left out (2)"
     )
     command.add_argument("--json", metavar="FILE", help="write the numbers there")
@@ -40,7 +32,6 @@ def add_predict(kinds: Any) -> None:
 def bench_predict(args: argparse.Namespace) -> int:
     """Simulate each run and print both; the exit status."""
     at_least("--warmup", args.warmup, 0)
-    speeds = dict(map(_speed, args.speed))
     target = json_target(args.json)
     enable_in_this_process()
     with quiet():
@@ -53,7 +44,7 @@ def bench_predict(args: argparse.Namespace) -> int:
     described = []
     for folder in args.runs:
         recorded = read_run(Path(folder))
-        run = Measurement.of_run(recorded, args.warmup, rates, speeds)
+        run = Measurement.of_run(recorded, args.warmup, rates)
         described.append(run.as_json())
     print(table(described))
     if target is not None:
@@ -61,14 +52,3 @@ def bench_predict(args: argparse.Namespace) -> int:
         target.write_text(json.dumps(document, indent=1) + "\n")
         print(f"numbers: {target}")
     return 0
-
-
-def _speed(text: str) -> tuple[int, float]:
-    server, _, share = text.partition("=")
-    try:
-        return int(server), float(share)
-    except ValueError:
-        raise UserError(
-            "--speed: expected a server's number and its speed as a share of the "
-            f"others', as 0=0.5, found {text!r}; correct it"
-        ) from None

@@ -145,7 +145,7 @@ def _measured(folder: str) -> tuple[Any, Any]:
     measured = {"command": shlex.join(["areal-cppo", *sys.argv[1:]])}
     warmup = min(_WARMUP, len(recorded.metrics) - 1)
     try:
-        return fit_rates(recorded, warmup, measured), setting
+        return fit_rates(recorded, warmup, measured).rates, setting
     except UserError as error:
         told = str(error).removeprefix("--rates: ")
         raise UserError(f"--run: {told}") from error

@@ -26,21 +26,27 @@ SLOTS = 16
 
 
 def recorded(
-    tmp_path, slowdown: float, gpus: int = 0, rounds: int = 120, numbers=(4, 8, 16)
+    tmp_path,
+    slowdown: float,
+    gpus: int = 0,
+    rounds: int = 120,
+    numbers=(4, 8, 16),
+    speeds=(1.0,),
 ):
     """Rounds of so many requests that start and end together; those beyond the slots
-    take turns with the others."""
+    take turns with the others. A round is one server's, each in turn."""
     random, now = Random(1), 0.0
     sessions, computing = [], []
-    for _ in range(rounds):
+    for number in range(rounds):
+        server = number % len(speeds)
         n = random.choice(numbers)
         busy = random.random() < 0.5
         running = min(n, SLOTS)
         seconds = LENGTH * (A + B * running) * n / running
-        seconds *= slowdown if busy else 1.0
+        seconds *= (slowdown if busy else 1.0) / speeds[server]
         if busy:
             computing.append((now, now + seconds, "update"))
-        sessions += [Session(0, 0, now, now + seconds, "accepted", 0.25)] * n
+        sessions += [Session(server, 0, now, now + seconds, "accepted", 0.25)] * n
         now += seconds
     records = []
     for number in range(1, 13):
@@ -67,7 +73,7 @@ def recorded(
 
 
 def test_a_decode_curve_from_sessions(tmp_path):
-    rates = fit_rates(recorded(tmp_path, 1.0), 0, {"command": "x"})
+    rates = fit_rates(recorded(tmp_path, 1.0), 0, {"command": "x"}).rates
     assert rates.server.slots == SLOTS and rates.server.gpus == 2
     assert [n for n, _ in rates.server.decode] == [1, 2, 4, 8, 16]
     for n, rate in rates.server.decode:
@@ -79,27 +85,36 @@ def test_a_decode_curve_from_sessions(tmp_path):
 
 def test_more_requests_than_slots(tmp_path):
     """They wait for a slot, and are not taken for running meanwhile."""
-    rates = fit_rates(recorded(tmp_path, 1.0, numbers=(4, 8, 32, 48)), 0, {})
+    rates = fit_rates(recorded(tmp_path, 1.0, numbers=(4, 8, 32, 48)), 0, {}).rates
+    for n, rate in rates.server.decode:
+        assert rate == pytest.approx(n / (A + B * n), rel=0.05)
+
+
+def test_a_slow_server(tmp_path):
+    """The curve is the faster one's."""
+    run = recorded(tmp_path, 1.0, speeds=(0.25, 1.0))
+    rates, speeds = fit_rates(run, 0, {})
+    assert speeds == {0: pytest.approx(0.25, rel=0.05)}
     for n, rate in rates.server.decode:
         assert rate == pytest.approx(n / (A + B * n), rel=0.05)
 
 
 def test_slowdown_where_processors_are_shared(tmp_path):
-    rates = fit_rates(recorded(tmp_path, SLOWDOWN), 0, {})
+    rates = fit_rates(recorded(tmp_path, SLOWDOWN), 0, {}).rates
     assert rates.contention.server_slowdown == pytest.approx(SLOWDOWN, abs=0.051)
     for n, rate in rates.server.decode:
         assert rate == pytest.approx(n / (A + B * n), rel=0.05)
 
 
 def test_no_slowdown_on_gpus(tmp_path):
-    rates = fit_rates(recorded(tmp_path, SLOWDOWN, gpus=8), 0, {})
+    rates = fit_rates(recorded(tmp_path, SLOWDOWN, gpus=8), 0, {}).rates
     assert rates.contention.server_slowdown == rates.contention.trainer_slowdown == 1
 
 
 def test_a_trainers_step(tmp_path):
     """0.1 s are neither computing nor waiting; the 8 x 31 to 8 x 42 tokens vary by a
     tenth, about, and so a line is fitted; two ranks share them."""
-    rates = fit_rates(recorded(tmp_path, 1.0), 2, {})
+    rates = fit_rates(recorded(tmp_path, 1.0), 2, {}).rates
     assert rates.trainer.gpus == 2
     seconds = rates.trainer.seconds(8 * 36, 2)
     assert seconds == pytest.approx(0.5 + 0.002 * 8 * 36 + 0.1, rel=0.02)
@@ -110,12 +125,12 @@ def test_a_trainers_step(tmp_path):
 def test_lengths(tmp_path):
     """The histogram says 20.5 and 29.5, as often; its mean is the exact one, 25."""
     run = recorded(tmp_path, 1.0)
-    rates = fit_rates(run, 0, {})
+    rates = fit_rates(run, 0, {}).rates
     assert rates.response_tokens == Empirical((20,) * 48 + (30,) * 48)
     assert rates.response_tokens.mean == 25
     for record in run.metrics:
         del record["response_tokens_histogram"]
-    assert fit_rates(run, 0, {}).response_tokens == Fixed(25)
+    assert fit_rates(run, 0, {}).rates.response_tokens == Fixed(25)
 
 
 def test_a_decode_curve_from_bench_rollout(tmp_path):
@@ -138,7 +153,7 @@ def test_a_decode_curve_from_bench_rollout(tmp_path):
     }
     file = tmp_path / "rollout.json"
     file.write_text(json.dumps(document))
-    rates = fit_rates(recorded(tmp_path, 2.0), 0, {}, read_rollout(str(file)))
+    rates = fit_rates(recorded(tmp_path, 2.0), 0, {}, read_rollout(str(file))).rates
     assert [n for n, _ in rates.server.decode] == [4, 8, 16]
     assert rates.server.decode[0][1] == pytest.approx(2 * 4 / (A + B * 4))
     assert rates.server.prefill_tokens_per_second == NO_PREFILL

@@ -11,6 +11,7 @@ import json
 import pytest
 import yaml
 
+from areal_cppo.bench.async_rates import Fitted
 from areal_cppo.cli.main import main
 from areal_cppo.plan import search as search_module
 from areal_cppo.plan.from_run import run_setting
@@ -144,7 +145,9 @@ def test_what_a_run_was_set_to():
 
 
 def test_a_plan_from_a_run(run, rates, capsys, monkeypatch):
-    monkeypatch.setattr("areal_cppo.bench.async_rates.fit_rates", lambda *_: rates())
+    monkeypatch.setattr(
+        "areal_cppo.bench.async_rates.fit_rates", lambda *_: Fitted(rates(), {})
+    )
     options = ("--gpus", "6", "--steps", "3", "--tries", "2", "--staleness", "0,1")
     assert main(["plan", "--run", str(run), *options]) == 0
     assert "6 GPUs, 2 prompts a step, 2 responses each" in capsys.readouterr().out

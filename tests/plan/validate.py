@@ -56,7 +56,7 @@ SETTINGS = (
         40,
         ("rollout.max_head_offpolicyness=4", "rollout.max_concurrent_rollouts=16"),
     ),
-    Setting("long-tail", 40, ("gconfig.temperature=1.6", "gconfig.max_new_tokens=150")),
+    Setting("long-tail", 40, ("gconfig.temperature=1.8", "gconfig.max_new_tokens=150")),
     Setting("two-servers", 40, _TWO),
     Setting("slow-server", 40, _TWO, slow=0.5),
 )
@@ -136,8 +136,6 @@ def compare(chosen: list[Setting], out: Path, target: Path | None) -> None:
         command = [sys.executable, "-m", "areal_cppo", "bench", "predict"]
         file = out / f"{setting.name}.json"
         command += [str(out / setting.name), "--json", str(file)]
-        if setting.slow is not None:
-            command += ["--speed", f"0={setting.slow}"]
         subprocess.run(command, check=True)
         documents.append(json.loads(file.read_text(encoding="utf-8")))
     if target is not None:
