@@ -20,7 +20,7 @@ MEASURES = (
     "tokens",
 )
 _KEYS = ("task", "arm", "step", "view", "score")
-_BY_VIEW = ("entropy_gain", "entropy_rise", "divergence", "divergence_margin")
+_BY_VIEW = {"entropy_gain": "gain", "entropy_rise": "rise", "divergence": "KL"}
 
 
 def summarise_detection(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -66,7 +66,8 @@ def _by_score(title: str, records: Sequence[dict[str, Any]]) -> str:
 
 
 def _by_view(title: str, records: Sequence[dict[str, Any]]) -> str:
-    head = ["view", *(f"{kind} {s}" for s in _BY_VIEW for kind in ("AUC", "AP"))]
+    names = _BY_VIEW.values()
+    head = ["view", *(f"{kind} {name}" for name in names for kind in ("AUC", "AP"))]
     head += ["precision", "recall", "tokens"]
     found = {(record["view"], record["score"]): record["means"] for record in records}
     rows = [head]

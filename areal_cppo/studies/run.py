@@ -120,10 +120,11 @@ class StudyRun:
             self.task, problems, pixels, sampled, sampled_by, config.reward
         )
         self.refused += batch.refused
-        train_step(self.actor, batch.items)
+        if batch.items:  # else a policy has collapsed, and has nothing to learn from
+            train_step(self.actor, batch.items)
+            self.recorder.step_done(step, self.actor.export_stats())
         self.actor.set_version(version + 1)
         self.policies.remember(self.actor)
-        self.recorder.step_done(step, self.actor.export_stats())
 
     def _look(self, step: int) -> None:
         """Evaluate and detect where the study asks for it."""
