@@ -35,11 +35,11 @@ def read_picture(path: str) -> Image.Image:
         return load_image(Path(path).expanduser())
     except MissingImage:
         raise UserError(
-            f"IMAGE: expected an image file, found none at {path}; correct the path"
+            f"image: expected an image file, found none at {path}; correct the path"
         ) from None
     except BrokenImage as error:
         raise UserError(
-            f"IMAGE: expected a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM picture, found "
+            f"image: expected a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM picture, found "
             f"{error}; convert it to one of these"
         ) from error
 
@@ -139,7 +139,7 @@ class PictureInput:
             return self.rule.apply(picture) if self.rule else picture
         except ExtremeAspectRatio as error:
             raise UserError(
-                "IMAGE: expected a picture at most 200 times as long as it is wide, "
+                "image: expected a picture at most 200 times as long as it is wide, "
                 f"found {error} pixels; crop it"
             ) from error
 

@@ -196,8 +196,8 @@ def test_models_that_cannot_be_inspected(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--image": "/no/such.png"}, "IMAGE: expected an image file, found none"),
-        ({"--image": CONFIG}, "IMAGE: expected a PNG, JPEG"),
+        ({"--image": "/no/such.png"}, "image: expected an image file, found none"),
+        ({"--image": CONFIG}, "image: expected a PNG, JPEG"),
         ({"--image": None}, "--image: expected the picture"),
         ({"--prompt": " "}, "--prompt: expected a question"),
         ({"--prompt": None}, "--prompt: expected a question"),
@@ -255,8 +255,8 @@ def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["/no/such.png"], "IMAGE: expected an image file, found none"),
-        ([CONFIG], "IMAGE: expected a PNG, JPEG"),
+        (["/no/such.png"], "image: expected an image file, found none"),
+        ([CONFIG], "image: expected a PNG, JPEG"),
         (["{image}", "--draws", "0"], "--draws: expected 1 to 50, found 0"),
         (["{image}", "--model", "/no"], "--model: expected a model's folder with an"),
         (["{image}", "--config", "/no.yaml"], "config: expected a YAML file"),

@@ -176,15 +176,15 @@ def test_a_model_brings_its_own_processor():
 
 
 def test_long_and_thin_pictures_are_refused():
-    with pytest.raises(UserError, match="IMAGE: expected a picture at most 200 times"):
+    with pytest.raises(UserError, match="image: expected a picture at most 200 times"):
         PictureInput.default(None).patches([picture((2000, 8))])
 
 
 def test_files_that_are_no_pictures(tmp_path):
-    with pytest.raises(UserError, match="IMAGE: expected an image file, found none"):
+    with pytest.raises(UserError, match="image: expected an image file, found none"):
         read_picture(str(tmp_path / "none.png"))
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="IMAGE: expected a PNG, JPEG"):
+    with pytest.raises(UserError, match="image: expected a PNG, JPEG"):
         read_picture(str(tmp_path / "text.png"))
 
 

@@ -14,7 +14,6 @@ import pytest
 from areal_cppo.report.html import write_report
 from areal_cppo.report.markup import token_text
 from areal_cppo.report.samples import TokenView, write_samples
-from areal_cppo.report.stylesheet import THEMES
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SVG_CONTENT = {"path", "circle", "text"}  # written closed or self-closed
@@ -282,25 +281,3 @@ def test_config_hides_secrets_and_places(run_folder):
 def test_same_run_same_report(full_folder):
     first = (full_folder.folder / "report.html").read_bytes()
     assert write_report(full_folder.folder).read_bytes() == first
-
-
-@pytest.mark.parametrize("theme", THEMES)
-def test_tokens_keep_their_contrast(theme):
-    """WCAG contrast of the ink on every blend of page and heat is at least 4.5."""
-
-    def luminance(rgb):
-        linear = [
-            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
-            for c in (value / 255 for value in rgb)
-        ]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    colors = THEMES[theme]
-    ink = luminance(colors["ink"])
-    for gain in range(101):
-        blend = [
-            (page * (100 - gain) + heat * gain) / 100
-            for page, heat in zip(colors["page"], colors["heat"], strict=True)
-        ]
-        bright, dim = sorted((ink, luminance(blend)), reverse=True)
-        assert (bright + 0.05) / (dim + 0.05) >= 4.5
