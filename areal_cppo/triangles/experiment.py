@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
 
-from areal_cppo.core import PatchLayout
+from areal_cppo.inspection.picture_input import PictureInput
 from areal_cppo.inspection.tokens import judge, token_views
 from areal_cppo.inspection.views import VIEW_KINDS, Views
 from areal_cppo.report.samples import SampleView, write_samples
@@ -18,7 +18,6 @@ from areal_cppo.synthetic.dataset import ReadingDataset
 from areal_cppo.synthetic.task import Problem, ReadingTask
 from areal_cppo.training.config import CPPOConfig, workflow_kwargs
 from areal_cppo.triangles import sampling
-from areal_cppo.triangles.pixels import image_grid
 
 N_SAMPLES = 3  # responses shown of each policy
 HELDOUT_SEED = 0  # the same problems whatever the run's seed
@@ -77,11 +76,11 @@ class ReadingExperiment:
         write_samples(folder.path, samples)
 
     def _views(self, problems: list[Problem], checkpoint: Path) -> Views:
-        image_processor = AutoImageProcessor.from_pretrained(checkpoint, use_fast=False)
+        """By the checkpoint's processor: views are seeded by its very bytes."""
+        source = PictureInput.of_model(str(checkpoint), None)
         return Views.draw(
-            sampling.problem_pixels(problems),
-            image_grid(len(problems)),
-            PatchLayout.from_image_processor(image_processor),
+            *source.patches([problem.image for problem in problems]),
+            source.layout,
             self.config.actor.cpl.views,
             self.config.actor.view_seed,
         )

@@ -15,6 +15,14 @@ from problem_files import build_processor, geometry3k
 from transformers import AutoModelForImageTextToText
 
 from areal_cppo.cli.main import main
+from areal_cppo.inspection.judging import Asking
+from areal_cppo.inspection.model import VisionModel
+from areal_cppo.inspection.run_samples import checkpoint_samples
+from areal_cppo.inspection.settings import read_settings
+from areal_cppo.report.samples import read_samples
+from areal_cppo.runs.folder import RunFolder
+from areal_cppo.training.config import load_config
+from areal_cppo.training.tasks import load_task
 from areal_cppo.triangles import checkpoint_dir
 
 CONFIG = Path(__file__).parents[2] / "configs" / "triangles.yaml"
@@ -68,6 +76,33 @@ def test_last_checkpoint_on_real_problems(tmp_path, capsys, reading_model, valid
     assert f"{kind} problem 1" in page
     assert "if two different sides are equal" in page and "(answer: " in page
     assert "✗ wrong" in page and "reads a digit" not in page
+
+
+def test_samples_of_a_run_are_what_inspecting_its_checkpoint_shows(tmp_path):
+    """The task's own batched passes and transformers' generate: the same page."""
+    run = RunFolder(tmp_path / "run").create()
+    overrides = [f"run_dir={run.path}", f"actor.path={checkpoint_dir()}"]
+    config = load_config(CONFIG, overrides)
+    both = dict.fromkeys(("before", "after"), checkpoint_dir())
+    load_task(config).write_samples(run, both)
+    shutil.copy(CONFIG, run.config)
+    inspected = checkpoint_samples(
+        *(run, VisionModel(checkpoint_dir()), Asking(limit=40)),
+        read_settings(CONFIG, []),
+    )
+    after = [s for s in read_samples(run.path) if s.policy == "after"]
+    for own, other in zip(after, inspected, strict=True):
+        for kind in ("anchor", "positive", "negative"):
+            assert getattr(own, kind).tobytes() == getattr(other, kind).tobytes()
+        same = ("correct", "answer", "policy", "perturbations", "title")
+        for name in same:
+            assert getattr(own, name) == getattr(other, name)
+        assert own.reward == pytest.approx(other.reward)
+        for one, two in zip(own.tokens, other.tokens, strict=True):
+            assert (one.text, one.role, one.selected) == (
+                *(two.text, two.role, two.selected),
+            )
+            assert one.numbers == pytest.approx(two.numbers, abs=2e-4)
 
 
 def test_adapters_are_put_into_their_base(tmp_path, capsys, image_file):

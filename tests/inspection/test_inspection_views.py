@@ -12,6 +12,7 @@ from drawn import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import AutoProcessor
 
 from areal_cppo.core import (
     PERTURBATIONS,
@@ -22,6 +23,7 @@ from areal_cppo.core import (
     perturb_pixel_values,
 )
 from areal_cppo.data.config import DataConfig
+from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.errors import UserError
 from areal_cppo.inspection.picture_input import (
     PictureInput,
@@ -173,6 +175,22 @@ def test_a_model_brings_its_own_processor():
     assert source.layout.image_mean == (0.925,) * 3
     pixels, grid = source.patches([picture((800, 800))])
     assert grid.tolist() == [[1, 8, 8]]  # at most 112 x 112
+
+
+def test_patches_are_those_of_the_workflows_processor():
+    """Bit for bit, as a view's seed is made of the very bytes (AReaL's workflow calls
+    `AutoProcessor.from_pretrained` with nothing else)."""
+    processor = AutoProcessor.from_pretrained(checkpoint_dir())
+    inputs = processor(
+        text=[PromptBuilder(processor, "").text("P?", 1)],
+        images=[picture((100, 70))],
+        return_tensors="pt",
+    )
+    pixels, grid = PictureInput.of_model(checkpoint_dir(), None).patches(
+        [picture((100, 70))]
+    )
+    assert torch.equal(pixels, inputs["pixel_values"])
+    assert torch.equal(grid, inputs["image_grid_thw"])
 
 
 def test_long_and_thin_pictures_are_refused():

@@ -52,10 +52,10 @@ def pages(tmp_path_factory, full_folder) -> dict[str, Path]:
     return files
 
 
-def long_response(repeats: int) -> list[TokenView]:
-    """Words of natural text, each with all numbers, digits selected."""
+def long_response() -> list[TokenView]:
+    """130 words of natural text, each with all numbers, digits selected."""
     tokens = []
-    for at, word in enumerate(WORDS * repeats):
+    for at, word in enumerate(WORDS * 13):
         gain = 0.5 + 0.002 * at if word.strip().isdigit() else 0.02
         rest = (0.4, 0.9, 0.8, 0.1 + 0.001 * at, 0.01, 1.5)
         tokens.append(TokenView(word, gain, 0.1, 0.5, gain > 0.3, "", *rest))
@@ -65,11 +65,11 @@ def long_response(repeats: int) -> list[TokenView]:
 def inspection_page(run) -> str:
     sample = replace(
         run.sample(0, "after"),
-        tokens=long_response(20),
+        tokens=long_response(),
         policy=None,
         correct=None,
         reward=None,
-        notes=("Cut off after 200 tokens.",),
+        notes=("Cut off after 130 tokens.",),
         perturbations={"positive": "rotation", "negative": "noise_patches"},
     )
     facts = ["greedy response", "views of seed 1"]
@@ -172,7 +172,7 @@ def shows(page, at: int) -> None:
 
 def test_readout_begins_at_the_highest_gain(browser, pages):
     with chromium.visit(browser, pages["inspection"]) as seen:
-        tokens = long_response(20)
+        tokens = long_response()
         best = max(range(len(tokens)), key=lambda at: tokens[at].gain)
         shows(seen.page, best)
         shown = numbers(seen.page)
@@ -209,8 +209,8 @@ def test_keyboard_reaches_the_numbers_of_every_token(browser, pages):
         assert current(page) == 4
         assert numbers(page)["selected"] == ""
         press("End")
-        assert current(page) == 199
-        shows(page, 199)
+        assert current(page) == 129
+        shows(page, 129)
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid"
         press("Tab")
@@ -218,7 +218,7 @@ def test_keyboard_reaches_the_numbers_of_every_token(browser, pages):
         press("Enter")
         assert page.locator("table.numbers").first.is_visible()
         press("Shift+Tab")
-        assert current(page) == 199
+        assert current(page) == 129
 
 
 def test_pointer_and_touch_show_the_numbers(browser, pages):
