@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal_cppo.cli.output import output_file
 from areal_cppo.errors import UserError
+from areal_cppo.serving.cpu import enable_in_this_process
 
 if TYPE_CHECKING:  # these import torch and AReaL, which take seconds
     from areal_cppo.inspection.judging import Asking
@@ -84,6 +85,7 @@ def inspect(args: argparse.Namespace) -> int:
     """Write the page, say where it is; the exit status."""
     _check(args)
     out = output_file(args.out, "-o", (".html",))
+    enable_in_this_process()  # before transformers imports torchvision
     from areal_cppo.inspection.page import inspection_html
     from areal_cppo.inspection.settings import read_settings
 

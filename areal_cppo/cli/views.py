@@ -8,6 +8,7 @@ from typing import Any
 
 from areal_cppo.cli.output import output_file
 from areal_cppo.errors import UserError
+from areal_cppo.serving.cpu import enable_in_this_process
 
 _MOST_DRAWS = 50
 _ENDINGS = (".png", ".svg", ".html")
@@ -53,6 +54,7 @@ def views(args: argparse.Namespace) -> int:
             f"--draws: expected 1 to {_MOST_DRAWS}, found {args.draws}; correct it"
         )
     out = output_file(args.out, "-o", _ENDINGS)
+    enable_in_this_process()  # before transformers imports torchvision
     from areal_cppo.inspection.settings import read_settings
 
     settings = read_settings(args.config, args.set, args.seed)

@@ -8,7 +8,6 @@ from pathlib import Path
 from areal_cppo.core import CPLConfig
 from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process
 from areal_cppo.synthetic.registry import TASK_NAMES
 
 DEFAULT_SEED = 1  # of actor.view_seed
@@ -52,7 +51,6 @@ def read_settings(
     UserError
         The file is missing or wrong, or `key=value` is given without one.
     """
-    enable_in_this_process()  # what reads images, and AReaL, import torchvision
     if config is None:
         if overrides:
             raise UserError(

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,26 @@ def test_own_question_to_a_run(tmp_path, capsys, image_file):
         *("--image", image_file, "--prompt", "P?", "--response", "\\boxed{3}"),
     ).read_text()
     assert "Inspection of step-00002" in page and "config.yaml" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["views", "inspect", "run"])
+def test_in_a_process_of_its_own(tmp_path, image_file, command):
+    """Where nothing has made torchvision importable yet; it prints a line."""
+    out = tmp_path / "x.html"
+    arguments = {
+        "views": ["views", str(image_file)],
+        "inspect": ["inspect", "--model", MODEL, "--prompt", "P?"]
+        + ["--image", str(image_file), "--max-new-tokens", "3"],
+        "run": ["inspect", "--run", str(run_folder(tmp_path / "run", (1,)))],
+    }[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "areal_cppo", *arguments, "-o", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+    assert out.is_file()
 
 
 @pytest.fixture
