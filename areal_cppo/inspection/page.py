@@ -73,7 +73,7 @@ def _figures(tokens: list[TokenView]) -> str:
         (
             "Perception tokens",
             f"{len(chosen)} of {len(tokens)}",
-            "of the response's tokens, selected by entropy gain",
+            "of all tokens, selected by entropy gain",
         )
     ]
     for label, key, words in (
