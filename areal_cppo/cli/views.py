@@ -23,7 +23,9 @@ def add_views(commands: Any) -> None:
         "the code and at the size of training.",
     )
     views.add_argument("image", metavar="IMAGE")
-    views.add_argument("-o", "--out", required=True, metavar="FILE", help="PNG or HTML")
+    views.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="PNG, SVG or HTML"
+    )
     views.add_argument(
         "--config",
         metavar="FILE",
