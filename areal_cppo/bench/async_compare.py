@@ -148,7 +148,7 @@ def describe(trials: Sequence[Trial], warmup: int) -> dict[str, Any]:
             {
                 "round": trial.round,
                 "staleness_bound": trial.staleness,
-                "folder": str(trial.folder),
+                "folder": f"{trial.folder.parent.name}/{trial.folder.name}",
                 "figures": figures(read_run(trial.folder), warmup),
                 "accuracy": {
                     str(step): {"accuracy": share, "n": n}
