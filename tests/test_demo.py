@@ -113,7 +113,8 @@ def test_a_few_steps(tmp_path):
 
     assert list(tmp_path.glob("tensorboard/events.*"))
     (offline,) = out.glob("areal/logs/**/run-*.wandb")
-    assert b"cpl/negative_divergence" in offline.read_bytes()
+    for name in (b"cpl/negative_divergence", b"cppo/trainer_idle_share"):
+        assert name in offline.read_bytes()
     samples = json.loads((out / "samples.json").read_text())
     assert {sample["policy"] for sample in samples} == {"before", "after"}
     assert (out / "checkpoints" / "step-00004" / "model.safetensors").is_file()
