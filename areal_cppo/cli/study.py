@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,6 @@ def study(args: argparse.Namespace) -> int:
     from areal_cppo.serving.cpu import enable_in_this_process
 
     enable_in_this_process()
-    from areal_cppo.bench.quiet import quiet
-    from areal_cppo.studies.check import check_arms
-    from areal_cppo.studies.estimate import run_seconds
     from areal_cppo.studies.folder import StudyFolder
     from areal_cppo.studies.pool import Pool, duration
     from areal_cppo.studies.spec import read_study
@@ -70,8 +68,6 @@ def study(args: argparse.Namespace) -> int:
     if args.seeds is not None:
         changes.append(f"seeds={_count('--seeds', args.seeds, 1)}")
     plan = read_study(args.file, changes)
-    with quiet():
-        configs = check_arms(plan)
     folder = StudyFolder(args.out or f"runs/study-{plan.name}")
     target = None if args.json is None else Path(args.json)
     if target is not None and not target.absolute().parent.is_dir():
@@ -81,10 +77,7 @@ def study(args: argparse.Namespace) -> int:
         )
     runs = plan.runs()
     waiting = folder.unfinished(runs)
-
-    def seconds(run) -> float:
-        return run_seconds(run, configs[run.arm])
-
+    seconds = _checked(plan)
     total = duration(sum(map(seconds, waiting)) / jobs)
     if args.dry_run:
         for run in runs:
@@ -115,6 +108,17 @@ def study(args: argparse.Namespace) -> int:
             f"{run.folder}; its log: {log}"
         )
     return 0
+
+
+def _checked(plan) -> Callable[[Any], float]:
+    """Check the arms, which takes AReaL some seconds; what tells a run's seconds."""
+    from areal_cppo.bench.quiet import quiet
+    from areal_cppo.studies.check import check_arms
+    from areal_cppo.studies.estimate import run_seconds
+
+    with quiet():
+        configs = check_arms(plan)
+    return lambda run: run_seconds(run, configs[run.arm])
 
 
 def _conclude(plan, folder, runs, target: Path | None) -> None:

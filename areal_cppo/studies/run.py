@@ -31,11 +31,11 @@ def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
     Parameters
     ----------
     folder
-        Where its files go.
+        Where its files go, started.
     tell
         Told the number of each finished step.
     """
-    run = folder.start().run
+    run = folder.run
     task = study_task(run.task)
     config = load_run_config(
         run.overrides, seed=run.seed, steps=run.steps, checkpoint=task.checkpoint

@@ -24,6 +24,7 @@ STUDY = {
         "train_dataset.batch_size": 2,
         "gconfig.n_samples": 4,
         "actor.optimizer.lr": 0.0005,
+        "rollout.max_head_offpolicyness": 0,
     },
     "arms": {
         "grpo": {"actor.objective": "grpo"},
@@ -162,7 +163,8 @@ def test_another_study_in_its_folder_is_refused(made):
 
 
 def test_a_failed_run_is_told_and_the_others_are_made(tmp_path):
-    arms = {"broken": {"actor.dtype": "no such type"}, "grpo": STUDY["arms"]["grpo"]}
+    # AReaL refuses it when the model is made, long after the configuration is read.
+    arms = {"broken": {"actor.init_from_scratch": True}, "grpo": STUDY["arms"]["grpo"]}
     study = STUDY | {"arms": arms, "steps": 1, "keep_checkpoints": False}
     study["evaluate"] = {"problems": 2, "final": 2, "tokens": 2}
     study["detection"] = None
