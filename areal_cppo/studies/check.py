@@ -16,9 +16,16 @@ def check_arms(study: Study) -> dict[str, CPPOConfig]:
     Raises
     ------
     UserError
-        An arm's configuration is refused, or arms have different numbers of samples.
+        An arm's configuration is refused, arms have different numbers of samples, or a
+        task has no checkpoint.
     """
-    checkpoint = study_task(study.tasks[0]).checkpoint
+    for task in study.tasks:
+        checkpoint = study_task(task).checkpoint
+        if not (checkpoint / "config.json").is_file():
+            raise UserError(
+                f"tasks: expected a model to start {task} from at {checkpoint}, found "
+                "none; make it with areal-cppo tiny-model"
+            )
     configs = {}
     for arm, overrides in study.arms.items():
         try:

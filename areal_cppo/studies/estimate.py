@@ -11,10 +11,10 @@ from areal_cppo.studies.spec import Evaluation, Run
 from areal_cppo.training.config import CPPOConfig
 
 _START = 4.0  # a run's
-_PER_SAMPLE = 0.012  # generated and trained on, GRPO
-_PER_SAMPLE_VIEWS = 0.008  # both views' passes besides
-_PER_RESPONSE = 0.006  # generated for an evaluation
-_PER_PASS = 0.002  # tokens of a response scored, one picture
+_PER_SAMPLE = 0.006  # generated and trained on, GRPO
+_PER_SAMPLE_VIEWS = 0.004  # both views' passes besides, with gradient
+_PER_RESPONSE = 0.003  # generated for an evaluation
+_PER_PASS = 0.003  # tokens of a response scored through one view
 
 
 def run_seconds(run: Run, config: CPPOConfig) -> float:
