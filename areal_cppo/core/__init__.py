@@ -29,6 +29,7 @@ from areal_cppo.core.perturbations import PERTURBATIONS, parse_perturbations
 from areal_cppo.core.scores import (
     TokenScores,
     entropy_gain,
+    entropy_rise,
     rise_eligible,
     score_tokens,
     token_entropy,
@@ -66,6 +67,7 @@ __all__ = [
     "contrastive_perception_loss",
     "denormalize",
     "entropy_gain",
+    "entropy_rise",
     "hidden_entropy",
     "image_digest",
     "make_views",

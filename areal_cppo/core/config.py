@@ -31,7 +31,7 @@ from areal_cppo.core.perturbations import parse_perturbations
 
 GATES = ("positive_advantage", "none")
 AGGREGATIONS = ("sequence", "token")
-SELECTIONS = ("entropy_gain", "random", "all")
+SELECTIONS = ("entropy_gain", "entropy_rise", "random", "all")
 QUOTAS = ("ceil", "floor")
 BRANCHES = ("anchor", "positive", "negative")
 
@@ -192,7 +192,8 @@ class CPLConfig:
     selection: str = setting(
         "entropy_gain",
         Choice(SELECTIONS),
-        "how perception tokens are chosen; random and all are controls",
+        "how perception tokens are chosen: by the published entropy gain, or by the "
+        "rise of entropy itself; random and all are controls",
     )
     grad: list[str] = setting(
         list(BRANCHES),

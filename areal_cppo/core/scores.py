@@ -108,9 +108,31 @@ def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    _check_entropies(anchor_entropy, negative_entropy)
-    rise = torch.relu(negative_entropy - anchor_entropy)
+    rise = entropy_rise(anchor_entropy, negative_entropy)
     return rise / (negative_entropy + _GAIN_EPSILON)
+
+
+def entropy_rise(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
+    """Score how much each token depends on the image, without normalisation.
+
+    ``relu(H_negative - H_anchor)``. Not of the paper, which divides by ``H_negative``
+    (:func:`entropy_gain`): where both entropies are next to nothing, as at template
+    tokens, the quotient is mostly noise, and as large as that of a token which reads
+    the image.
+
+    Args:
+        anchor_entropy: ``[T]``, nats, >= 0, given the original image.
+        negative_entropy: ``[T]``, nats, >= 0, given the negative view.
+
+    Returns:
+        ``[T]``, nats, in ``[0, log V]``, 0 where entropy does not rise. Not a number
+        where an entropy is not.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_entropies(anchor_entropy, negative_entropy)
+    return torch.relu(negative_entropy - anchor_entropy)
 
 
 def rise_eligible(

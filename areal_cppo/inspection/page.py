@@ -15,6 +15,7 @@ from areal_cppo.report.samples import SampleView, TokenView
 
 _SELECTED = {
     "entropy_gain": "Selected are the tokens of highest gain",
+    "entropy_rise": "Selected are the tokens whose entropy rises most",
     "random": "Selected are random tokens, as a control (selection: random)",
     "all": "Selected are all tokens, as a control (selection: all)",
 }

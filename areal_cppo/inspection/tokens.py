@@ -13,6 +13,7 @@ import torch
 from areal_cppo.core import (
     CPLConfig,
     entropy_gain,
+    entropy_rise,
     image_digest,
     rise_eligible,
     select_perception_tokens,
@@ -153,8 +154,9 @@ def _select(
     if config.selection == "all":
         return every
     one = torch.zeros_like(labels)  # all tokens are of one response
+    score = entropy_rise if config.selection == "entropy_rise" else entropy_gain
     chosen = select_perception_tokens(
-        entropy_gain(*pair), eligible, one, config.top_fraction, config.quota
+        score(*pair), eligible, one, config.top_fraction, config.quota
     )
     if config.selection == "random":
         drawn = view_seed(seed, 0, image_digest(labels), "tokens")

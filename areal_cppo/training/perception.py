@@ -23,6 +23,7 @@ from areal_cppo.core import (
     aggregate_token_loss,
     contrastive_perception_loss,
     entropy_gain,
+    entropy_rise,
     image_digest,
     rise_eligible,
     score_hidden,
@@ -145,8 +146,11 @@ class PerceptionLoss:
         if config.selection == "all":
             chosen = torch.ones_like(eligible)
         else:
+            score = gain
+            if config.selection == "entropy_rise":
+                score = entropy_rise(scores.anchor_entropy, scores.negative_entropy)
             chosen = select_perception_tokens(
-                gain, eligible, sequences, config.top_fraction, config.quota
+                score, eligible, sequences, config.top_fraction, config.quota
             )
         if config.selection == "random":
             like = torch.zeros_like(row.gate)

@@ -106,7 +106,7 @@ REFUSED = [
     ("gate", "positive", "one of positive_advantage, none"),
     ("gate", None, "one of positive_advantage, none"),
     ("aggregation", "mean", "one of sequence, token"),
-    ("selection", "top", "one of entropy_gain, random, all"),
+    ("selection", "top", "one of entropy_gain, entropy_rise, random, all"),
     ("grad", [], "a non-empty list"),
     ("grad", ["anchor", "anchor"], "a non-empty list"),
     ("grad", ["view"], "a non-empty list"),

@@ -12,6 +12,7 @@ import torch
 
 from areal_cppo.core import (
     entropy_gain,
+    entropy_rise,
     rise_eligible,
     score_tokens,
     token_divergence,
@@ -99,6 +100,17 @@ def test_gain_closed_form():
     assert gain[1] == gain[2] == gain[4] == 0
     with pytest.raises(ValueError, match="negative_entropy: expected shape"):
         entropy_gain(anchor, negative[:2])
+
+
+def test_rise_closed_form_and_where_it_ranks_otherwise():
+    """A token next to certain under both views has the largest gain, and no rise."""
+    anchor = torch.tensor([1.0, 2.0, 1e-5])
+    negative = torch.tensor([2.0, 1.0, 2e-4])
+    rise = entropy_rise(anchor, negative)
+    torch.testing.assert_close(rise, torch.tensor([1.0, 0.0, 1.9e-4]))
+    assert entropy_gain(anchor, negative).argmax() == 2 and rise.argmax() == 0
+    with pytest.raises(ValueError, match="negative_entropy: expected shape"):
+        entropy_rise(anchor, negative[:2])
 
 
 def draw(rows, words=31, dtype=torch.float32):

@@ -100,13 +100,16 @@ def select(
     gate: list[bool],
     min_gain: float = 0.0,
     quota: str = "ceil",
+    normalised: bool = True,
 ) -> list[int]:
     """Indices of the perception tokens of one response."""
     gains = {}
     floor = min_gain * math.log(anchor.shape[-1])
     for t, (h, h_neg) in enumerate(zip(entropy(anchor), entropy(negative))):
         if gate[t] and h_neg - h > 0 and h_neg - h >= floor:
-            gains[t] = (h_neg - h) / (h_neg + 1e-6)
+            gains[t] = h_neg - h
+            if normalised:
+                gains[t] = gains[t] / (h_neg + 1e-6)
     count = math.ceil(top * len(gains))
     if quota == "floor" and gains:
         count = max(1, math.floor(top * len(gains)))
@@ -153,7 +156,7 @@ def cpl(
             },
         }
         chosen = [t for t in range(n) if gated[t]]
-        if selection == "entropy_gain":
+        if selection in ("entropy_gain", "entropy_rise"):
             chosen = select(
                 logits["anchor"].detach(),
                 logits["negative"].detach(),
@@ -161,6 +164,7 @@ def cpl(
                 gated,
                 min_gain,
                 quota,
+                normalised=selection == "entropy_gain",
             )
         # What follows is in double precision: log(1 + exp(x)) overflows in single.
         logits = {

@@ -49,6 +49,7 @@ OPTIONS = [
     ),
     *({"gate": "none", **stale} for stale in STALE),
     {"selection": "all"},
+    {"selection": "entropy_rise", "top": 0.2},
     {"selection": "all", "gate": "none", "aggregation": "token", "divergence": "k3"},
     {"min_gain": 0.005},
     {"min_gain": 0.02, "aggregation": "token"},
