@@ -1,4 +1,4 @@
-"""A second task: reading three heights off a bar chart. Harder to see than digits.
+"""A second task: reading the heights of three bars against the lines of a chart.
 
 Tokenizer, processor, architecture and warm-up are those of `areal_cppo.triangles`.
 Nothing here needs torch or transformers.

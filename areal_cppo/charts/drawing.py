@@ -22,18 +22,19 @@ from areal_cppo.synthetic.canvas import (
     finish,
     font,
 )
-from areal_cppo.synthetic.responses import Names, Values
+from areal_cppo.synthetic.responses import Values
 
+BARS = ("A", "B", "C")  # from left to right
 N_LINES = 9  # the largest height
 _NUMBERED = 5  # the line with its number
 
 _LEFT, _RIGHT = (11.0, 15.0), (77.0, 82.0)  # pixels: the axis, and the lines' end
-_BASE = (63.0, 68.0)  # pixels from the top: height 0
-_UNIT = (4.8, 6.8)  # pixels between two lines
+_BASE = (58.0, 68.0)  # pixels from the top: height 0
+_UNIT = (4.0, 6.0)  # pixels between two lines
 _WIDTH = (0.45, 0.75)  # of a bar, as a share of its third of the chart
 _SWAY = 0.08  # how far a bar stands from the middle of its third, as a share of it
 _FILL = (20, 170)  # range of each colour channel of a bar
-_LINE, _NUMBERED_LINE = 45, 90  # levels by which lines are darker than the background
+_LINE, _NUMBERED_LINE = 30, 75  # levels by which lines are darker than the background
 _LETTER_SIZE, _LETTER_DISTANCE = 12, 9.0  # points; pixels from the base
 _NUMBER_SIZE, _NUMBER_DISTANCE = 9, 5.0  # points; pixels from the axis
 
@@ -44,16 +45,14 @@ def _darker(colour: Colour, levels: int) -> Colour:
 
 
 def draw_chart(
-    names: Names, heights: Values, rng: random.Random, style: Style = TRAINED
+    heights: Values, rng: random.Random, style: Style = TRAINED
 ) -> Image.Image:
-    """Draw a chart of three bars, from left to right, with a letter under each.
+    """Draw a chart of the bars A, B and C, from left to right.
 
     Parameters
     ----------
-    names
-        The bars' letters.
     heights
-        From 1 to 9.
+        Of A, B and C, from 1 to 9.
     rng
         Source of everything random; left advanced.
     style
@@ -67,16 +66,12 @@ def draw_chart(
     Raises
     ------
     ValueError
-        If there are not three bars, or a height is not from 1 to 9.
+        If there are not three heights, or one is not from 1 to 9.
     """
-    if len(names) != 3 or len(heights) != 3:
+    if len(heights) != 3 or not all(1 <= height <= N_LINES for height in heights):
         raise ValueError(
-            f"expected three names and heights, got {tuple(names)} and {tuple(heights)}"
-        )
-    if not all(1 <= height <= N_LINES for height in heights):
-        raise ValueError(
-            f"expected heights from 1 to {N_LINES}, got {tuple(heights)}; the axis "
-            "ends there"
+            f"expected three heights from 1 to {N_LINES}, got {tuple(heights)}; the "
+            "axis ends there"
         )
     background, ink = draw_colour(rng, BACKGROUND), draw_colour(rng, INK)
     image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), background)
@@ -95,7 +90,7 @@ def draw_chart(
         anchor="mm",
     )
     third = (right - left) / 3
-    for place, (name, height) in enumerate(zip(names, heights, strict=True)):
+    for place, (name, height) in enumerate(zip(BARS, heights, strict=True)):
         middle = left + third * (place + 0.5 + rng.uniform(-_SWAY, _SWAY))
         half = third * rng.uniform(*_WIDTH) / 2
         corners = [round(middle - half), rows[height], round(middle + half), rows[0]]

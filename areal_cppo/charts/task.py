@@ -7,7 +7,7 @@ response is for.
 from __future__ import annotations
 
 from areal_cppo.charts import checkpoint_dir
-from areal_cppo.charts.drawing import draw_chart
+from areal_cppo.charts.drawing import BARS, draw_chart
 from areal_cppo.synthetic.task import ReadingTask
 
-CHARTS = ReadingTask("charts", ("A", "B", "C"), True, draw_chart, checkpoint_dir())
+CHARTS = ReadingTask("charts", BARS, draw_chart, checkpoint_dir())

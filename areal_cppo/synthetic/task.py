@@ -17,15 +17,14 @@ from areal_cppo.synthetic.shifts import draw_style
 SPLITS = ("train", "held_out", "warm_up")  # streams that share no problem
 LARGEST = 9  # of the values; the smallest is 1
 
-Draw = Callable[[Names, Values, random.Random, Style], Image.Image]
+Draw = Callable[[Values, random.Random, Style], Image.Image]
 
 
 @dataclass(frozen=True)
 class Problem:
     """One picture and what it shows: `values[i]` is that of `names[i]`.
 
-    Both are in the order of the picture, in which the warm-up's auxiliary head is asked
-    for them; a response may use any.
+    A response may read them in any order.
     """
 
     names: Names
@@ -56,10 +55,8 @@ class ReadingTask:
         In configurations and commands, and of the streams of problems.
     names
         Of the three values.
-    shuffled
-        Whether the names' places in the picture differ from problem to problem.
     draw
-        Draws names and values, in the picture's order, with what is random from a
+        Draws the values, in the order of their names, with what is random from a
         `random.Random`.
     checkpoint
         Folder of the model that comes with the package (`triangles.warmup.make_model`).
@@ -67,7 +64,6 @@ class ReadingTask:
 
     name: str
     names: Names
-    shuffled: bool
     draw: Draw
     checkpoint: Path
 
@@ -98,8 +94,4 @@ class ReadingTask:
         rng = random.Random(stream)
         first, second, third = (rng.randint(1, LARGEST) for _ in range(3))
         values = (first, second, third)
-        names = self.names
-        if self.shuffled:
-            left, middle, right = rng.sample(names, 3)
-            names = (left, middle, right)
-        return Problem(names, values, self.draw(names, values, rng, style))
+        return Problem(self.names, values, self.draw(values, rng, style))

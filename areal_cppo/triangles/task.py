@@ -6,12 +6,6 @@ response is for.
 
 from __future__ import annotations
 
-import random
-
-from PIL import Image
-
-from areal_cppo.synthetic.canvas import Style
-from areal_cppo.synthetic.responses import Names, Values
 from areal_cppo.synthetic.task import SPLITS, Problem, ReadingTask
 from areal_cppo.synthetic.vocabulary import (
     EOS,
@@ -45,14 +39,7 @@ __all__ = [  # some of `areal_cppo.synthetic` too, for those who use this task a
 SIDES = ("AB", "BC", "CA")
 
 
-def _draw(
-    names: Names, values: Values, rng: random.Random, style: Style
-) -> Image.Image:
-    assert names == SIDES, names  # they are always in their places
-    return draw_triangle(values, rng, style)
-
-
-TRIANGLES = ReadingTask("triangles", SIDES, False, _draw, checkpoint_dir())
+TRIANGLES = ReadingTask("triangles", SIDES, draw_triangle, checkpoint_dir())
 
 
 def make_problem(seed: int, index: int, split: str = "train") -> Problem:

@@ -3,10 +3,9 @@
 Reinforcement learning needs something to reward, so the embedded demo starts from here.
 The recipe is measured, not guessed:
 
-- an auxiliary head that classifies the three values, in the picture's order, from the
-  image tokens is trained along, and thrown away afterwards (without it the vision tower
-  stays at chance for hundreds of steps); where names change their places, so does one
-  for the names;
+- an auxiliary head that classifies the three values from the image tokens is trained
+  along, and thrown away afterwards (without it the vision tower stays at chance for
+  hundreds of steps);
 - tokens that read a digit weigh 3;
 - 15 % of the pictures are made uninformative, their label kept, so that the model's
   entropy rises where a picture shows nothing;
@@ -88,8 +87,7 @@ class _Batch:
     pixel_values: torch.Tensor  # float32 [B * P, 1176]
     response_ids: torch.Tensor  # int64 [B, T]
     weights: torch.Tensor  # float32 [B, T], 0 on pads
-    values: torch.Tensor  # int64 [B, 3], less 1, in the picture's order
-    names: torch.Tensor  # int64 [B, 3], their numbers, in the picture's order
+    values: torch.Tensor  # int64 [B, 3], less 1
 
 
 @contextmanager
@@ -124,47 +122,26 @@ def _make_batch(task: ReadingTask, seed: int, step: int) -> _Batch:
             [_READING_WEIGHT if role == "R" else 1.0 for role in roles]
         )
     values = torch.tensor([problem.values for problem in problems]) - 1
-    names = torch.tensor(
-        [[task.names.index(name) for name in problem.names] for problem in problems]
-    )
-    return _Batch(patch_pixels(pictures), response_ids, weights, values, names)
-
-
-class _Head(torch.nn.Module):
-    """Classifies what the image tokens `[B, 9, hidden]` show, place by place."""
-
-    def __init__(self, task: ReadingTask, hidden: int) -> None:
-        super().__init__()
-        width = vocabulary.N_IMAGE_TOKENS * hidden
-        self.values = torch.nn.Linear(width, 3 * LARGEST)
-        self.names = torch.nn.Linear(width, 3 * 3) if task.shuffled else None
-
-    def loss(self, images: torch.Tensor, batch: _Batch) -> torch.Tensor:
-        """Mean cross-entropy of values plus, if they change places, that of names."""
-        flat = images.flatten(1)
-        loss = cross_entropy(self.values(flat).unflatten(1, (3, -1)).mT, batch.values)
-        if self.names is not None:
-            logits = self.names(flat).unflatten(1, (3, -1))
-            loss = loss + cross_entropy(logits.mT, batch.names)
-        return loss
+    return _Batch(patch_pixels(pictures), response_ids, weights, values)
 
 
 def _loss(
-    model: Qwen2_5_VLForConditionalGeneration, head: _Head, batch: _Batch
+    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear, batch: _Batch
 ) -> tuple[torch.Tensor, float]:
     """The loss to minimise, and the part of it that is imitation."""
     images = embed_images(model, batch.pixel_values)
     logits = logits_from_images(model, images, batch.response_ids)
     each = cross_entropy(logits.mT, batch.response_ids, reduction="none")
     imitation = (each * batch.weights).sum() / batch.weights.sum()
+    value_logits = head(images.flatten(1)).unflatten(1, (3, LARGEST))
+    values = cross_entropy(value_logits.mT, batch.values)
     excess = logits[..., _BANNED].logsumexp(-1) - logits.logsumexp(-1) + _BANNED_MARGIN
     banned = softplus(excess[batch.weights > 0]).mean()
-    total = imitation + head.loss(images, batch) + _BANNED_WEIGHT * banned
-    return total, imitation.item()
+    return imitation + values + _BANNED_WEIGHT * banned, imitation.item()
 
 
 def _make_optimizer(
-    model: Qwen2_5_VLForConditionalGeneration, head: _Head
+    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear
 ) -> torch.optim.AdamW:
     parameters = [*model.parameters(), *head.parameters()]
     return torch.optim.AdamW(
@@ -222,9 +199,11 @@ def warm_up(
     """
     with _reproducible():
         model = build_model(seed).train()
+        hidden = model.config.text_config.hidden_size
+        width = vocabulary.N_IMAGE_TOKENS * hidden
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = _Head(task, model.config.text_config.hidden_size)
+            head = torch.nn.Linear(width, 3 * LARGEST)
         optimizer = _make_optimizer(model, head)
         history: list[Progress] = []
         recent: list[float] = []

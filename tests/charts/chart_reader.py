@@ -11,9 +11,10 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_BASE_ROWS = slice(60, 72)  # where the base line may be
+_BASE_ROWS = slice(54, 72)  # where the base line may be
 _PATCH = (14, 18)  # pixels, rows and columns, in which a letter is looked for
-_CONTRAST = 20  # levels; half the least that anything drawn differs by
+_CONTRAST = 20  # levels; half the least that a bar differs from the paper by
+_LINE_CONTRAST = 15  # the same for lines, seen over many pixels
 
 
 def read_chart(image: Image.Image) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -21,7 +22,7 @@ def read_chart(image: Image.Image) -> tuple[tuple[str, ...], tuple[int, ...]]:
     pixels = np.asarray(image).astype(float)
     paper = np.median(pixels[:3].reshape(-1, 3), 0)  # nothing is ever drawn there
     base = _base_row(pixels, paper)
-    bars = _runs(_differs(pixels[base - 3 : base].mean(0), paper), least=6)
+    bars = _runs(_differs(pixels[base - 2 : base].mean(0), paper), least=6)
     assert len(bars) == 3, bars
     lines = _lines(pixels, paper, base, bars)
     assert len(lines) == 9, lines
@@ -58,13 +59,13 @@ def _lines(
     for begin, end in bars:
         free[max(begin - 1, 0) : end + 1] = False
     darkness = (paper - pixels[:base, free]).mean((1, 2))
-    return [begin for begin, _ in _runs(darkness > _CONTRAST, least=1)]
+    return [begin for begin, _ in _runs(darkness > _LINE_CONTRAST, least=1)]
 
 
 def _top(pixels: np.ndarray, paper: np.ndarray, base: int, bar: tuple[int, int]) -> int:
     """The highest row up to which a bar's colour reaches from its foot."""
     inside = pixels[:base, bar[0] + 1 : bar[1] - 1].mean(1)
-    colour = inside[base - 3 : base].mean(0)
+    colour = inside[base - 2 : base].mean(0)
     near = np.abs(inside - colour).sum(-1) < np.abs(inside - paper).sum(-1)
     row = base
     while row and near[row - 1]:

@@ -6,7 +6,6 @@ test_charts_checkpoint.py.
 
 import random
 from collections import Counter
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from chart_reader import read_chart
 from areal_cppo.charts.drawing import draw_chart
 from areal_cppo.charts.task import CHARTS
 
-NAMES = ("C", "A", "B")
+BARS = ("A", "B", "C")
 
 
-def draw(heights=(1, 2, 3), seed=0, names=NAMES):
-    return np.asarray(draw_chart(names, heights, random.Random(seed)))
+def draw(heights=(1, 2, 3), seed=0):
+    return np.asarray(draw_chart(heights, random.Random(seed)))
 
 
 @pytest.mark.parametrize("start", range(0, 200, 50))
@@ -29,16 +28,14 @@ def test_a_chart_is_read_exactly_from_its_pixels(start):
         assert read_chart(problem.image) == (problem.names, problem.values), index
 
 
-def test_all_heights_and_orders_are_read():
-    for index, names in enumerate(permutations("ABC")):
-        for height in range(1, 10):
-            heights = (height, 10 - height, 1 + (height + index) % 9)
-            rng = random.Random(9 * index + height)
-            assert read_chart(draw_chart(names, heights, rng)) == (names, heights)
+def test_all_heights_are_read_in_all_places():
+    for seed in range(54):
+        heights = (1 + seed % 9, 9 - seed % 9, 1 + (seed + seed // 9) % 9)
+        assert read_chart(draw_chart(heights, random.Random(seed))) == (BARS, heights)
 
 
 def test_is_a_small_rgb_picture():
-    image = draw_chart(NAMES, (1, 2, 3), random.Random(0))
+    image = draw_chart((1, 2, 3), random.Random(0))
     assert (image.mode, image.size) == ("RGB", (84, 84))
 
 
@@ -55,8 +52,8 @@ def test_same_seed_same_pixels_whatever_the_global_state():
 def test_fingerprint_is_that_of_every_machine():
     """A changed font, layout or noise would silently change the task."""
     picture = draw((4, 7, 9), seed=5).astype(np.int64)
-    assert picture.sum() == 4018303
-    assert (picture.ravel() * np.arange(picture.size)).sum() % 1_000_003 == 387761
+    assert picture.sum() == 4167326
+    assert (picture.ravel() * np.arange(picture.size)).sum() % 1_000_003 == 305687
 
 
 def test_a_bars_top_in_pixels_does_not_tell_its_height():
@@ -71,15 +68,7 @@ def test_a_bars_top_in_pixels_does_not_tell_its_height():
     assert right / 320 < 0.8
 
 
-@pytest.mark.parametrize(
-    ("names", "heights", "match"),
-    [
-        (NAMES, (0, 1, 2), "from 1 to 9"),
-        (NAMES, (1, 2, 10), "from 1 to 9"),
-        (NAMES, (1, 2), "three names and heights"),
-        (("A", "B"), (1, 2, 3), "three names and heights"),
-    ],
-)
-def test_refuses_what_it_cannot_draw(names, heights, match):
-    with pytest.raises(ValueError, match=match):
-        draw_chart(names, heights, random.Random(0))
+@pytest.mark.parametrize("heights", [(0, 1, 2), (1, 2, 10), (1, 2), (1, 2, 3, 4)])
+def test_refuses_what_it_cannot_draw(heights):
+    with pytest.raises(ValueError, match="three heights from 1 to 9"):
+        draw_chart(heights, random.Random(0))
