@@ -6,7 +6,7 @@
 | font | one of three families of DejaVu in place of Pillow's own font |
 | noise | three times the noise |
 | rotation | turned by 4 to 10 degrees, either way |
-| colour | lit in a colour: each channel times .5 to 1 |
+| colour | lit in a colour: each channel times .75 to 1 |
 
 Answer, layout and the colours before lighting stay those of the unshifted problem, so
 that accuracies can be compared in pairs.
@@ -23,7 +23,7 @@ SHIFTS = ("none", "font", "noise", "rotation", "colour")
 _FONTS = ("DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 _NOISE = 24  # int16 holds the product with a sum of four bytes
 _DEGREES = (4.0, 10.0)
-_LIGHT = (0.5, 1.0)
+_LIGHT = (0.75, 1.0)
 
 
 def draw_style(shift: str, rng: random.Random) -> Style:

@@ -1,15 +1,11 @@
-"""The batched sampler against stock transformers, and the committed checkpoint.
-
-The band of the checkpoint's accuracy is wider than its sampling error, as kernels of
-other machines may decide a close token otherwise.
-"""
+"""The batched sampler against stock transformers, with a committed checkpoint."""
 
 import pytest
 import torch
 from transformers import AutoProcessor
 
 from areal_cppo.triangles import checkpoint_dir, task
-from areal_cppo.triangles.model import build_model, tiny_config
+from areal_cppo.triangles.model import build_model
 from areal_cppo.triangles.pixels import image_grid
 from areal_cppo.triangles.sampling import (
     PROMPT_IDS,
@@ -23,11 +19,6 @@ from areal_cppo.triangles.sampling import (
     score_responses,
 )
 
-N_PARAMETERS = 948_000
-MAX_BYTES = 4_000_000
-MAX_BANNED_CHANCE = 1e-6  # of a token that breaks a request, on average
-ACCURACY_BAND = (0.36, 0.56)  # greedy, 300 held-out problems
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -36,31 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def problems():
-    return [task.make_problem(0, i, "held_out") for i in range(300)]
-
-
-def test_checkpoint_is_complete_and_small():
-    sizes = {path.name: path.stat().st_size for path in checkpoint_dir().iterdir()}
-    assert sum(sizes.values()) <= MAX_BYTES
-    assert {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "processor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    } <= set(sizes)
-
-
-def test_checkpoint_is_the_tiny_model_in_float32(model):
-    assert sum(p.numel() for p in model.parameters()) == N_PARAMETERS
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert not model.config.tie_word_embeddings
-    ours, saved = tiny_config(), model.config
-    assert saved.text_config.rope_parameters == ours.text_config.rope_parameters
-    assert saved.vision_config.to_dict() == ours.vision_config.to_dict() | {
-        "dtype": saved.vision_config.to_dict().get("dtype")
-    }
+    return [task.make_problem(0, i, "held_out") for i in range(16)]
 
 
 def test_build_model_depends_on_its_seed_only():
@@ -164,28 +131,3 @@ def test_negative_temperature_is_refused(model, problems):
 def test_no_problems_are_refused(model):
     with pytest.raises(ValueError, match="at least one"):
         evaluate(model, [])
-
-
-def test_checkpoint_reads_a_good_part(model, problems):
-    """Errors are those of perception: format and sums are nearly always right."""
-    result = evaluate(model, problems)
-    low, high = ACCURACY_BAND
-    assert low < result["accuracy"] < high
-    assert result["format"] > 0.97
-    assert result["values_read"] > 0.6
-    assert result["consistent"] > 0.85
-    assert result["n"] == len(result["correct"]) == 300
-    assert result["correct"].count("1") == round(300 * result["accuracy"])
-
-
-def test_checkpoint_keeps_off_vision_tokens(model, problems):
-    """One of those in a response breaks the server's next request.
-
-    A training run of 75 steps samples about 170,000 tokens.
-    """
-    pixels = problem_pixels(problems[:100])
-    generator = torch.Generator().manual_seed(0)
-    ids = generate(model, pixels, generator=generator)
-    with torch.no_grad():
-        chances = response_logits(model, pixels, ids).softmax(-1)
-    assert chances[ids != 0][:, [0, 2, 3, 4, 5]].sum(-1).mean() < MAX_BANNED_CHANCE
