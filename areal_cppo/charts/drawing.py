@@ -2,7 +2,8 @@
 
 No height is printed, only the line of 5 has its number. Where the axis stands, how far
 its lines are apart, and the bars' widths and colours vary, so that a height has to be
-read against the lines: no bar's place in pixels gives it away.
+read against the lines: the row of pixels in which a bar ends tells it in half of the
+cases only.
 """
 
 from __future__ import annotations
