@@ -7,8 +7,10 @@ from pathlib import Path
 from areal_cppo.errors import UserError
 
 
-def output_file(path: str, option: str, endings: tuple[str, ...]) -> Path:
+def output_file(path: str, option: str, endings: tuple[str, ...] = ()) -> Path:
     """A file of `option`, tried before minutes are spent; what is there stays.
+
+    Without `endings` any name will do.
 
     Raises
     ------
@@ -16,10 +18,11 @@ def output_file(path: str, option: str, endings: tuple[str, ...]) -> Path:
         Its name ends in none of `endings`, or it can't be written.
     """
     file = Path(path)
-    if file.suffix.lower() not in endings:
+    if endings and file.suffix.lower() not in endings:
+        known = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise UserError(
-            f"{option}: expected a name that ends in {' or '.join(endings)}, found "
-            f"{path}; change its ending"
+            f"{option}: expected a name that ends in {known}, found {path}; change its "
+            "ending"
         )
     there = file.exists()
     try:

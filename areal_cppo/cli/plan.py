@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.cli.output import output_file
 from areal_cppo.errors import UserError
 
 _BATCH, _GROUP, _BOUNDS = 512, 8, "0,1,2,4,8"
 _MOST_BOUND = 64
+_PICTURES = (".png", ".svg", ".pdf")
 _WARMUP = 2  # steps of a run that its rates leave out, as bench async does
 
 
@@ -101,7 +103,8 @@ def plan(args: argparse.Namespace) -> int:
         rates = read_rates(args.rates)
         batch, group = args.batch or _BATCH, args.group or _GROUP
     search.splits(rates, args.gpus, batch * group)  # too few are told at once
-    targets = _target("--json", args.json), _target("--plot", args.plot)
+    numbers = output_file(args.json, "--json") if args.json else None
+    picture = output_file(args.plot, "--plot", _PICTURES) if args.plot else None
     base = Setting(
         servers=1,
         ranks=1,
@@ -128,7 +131,7 @@ def plan(args: argparse.Namespace) -> int:
             print("not modelled:")
             for line in search.NOT_MODELLED:
                 print(f"  - {line}")
-        _write(found, rates, args.top, *targets)
+        _write(found, rates, args.top, numbers, picture)
     return 0
 
 
@@ -176,30 +179,6 @@ def _bounds(text: str) -> list[int]:
             f"{_BOUNDS}, found {text!r}; correct it"
         )
     return sorted({int(word) for word in words})
-
-
-def _target(option: str, path: str | None) -> Path | None:
-    """The file to write, tried before minutes are spent."""
-    if path is None:
-        return None
-    target = Path(path)
-    if option == "--plot" and target.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(
-            f"--plot: expected a name that ends in .png, .svg or .pdf, found {path}; "
-            "name another"
-        )
-    there = target.exists()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.open("a").close()
-    except OSError as error:
-        raise UserError(
-            f"{option}: expected a file that can be written, found {path}: "
-            f"{error.strerror}; name another"
-        ) from error
-    if not there:
-        target.unlink()
-    return target
 
 
 def _note(text: str) -> None:
