@@ -6,9 +6,7 @@ so that it has to be stopped before other tests run theirs.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +14,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.debian import install_packages
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PACKAGES = ("chromium", "fonts-dejavu-core")
-_INSTALL_SECONDS = 600
 
 
 class ChromiumMissing(Exception):
@@ -29,26 +28,7 @@ def install() -> str:
     """Path of the browser; its package is installed unless there is one."""
     if found := next(filter(None, map(shutil.which, _NAMES)), None):
         return found
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise ChromiumMissing("no chromium, and no root and apt-get to install it with")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *_PACKAGES],
-    ):
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ChromiumMissing(f"{' '.join(command)}: timed out") from error
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise ChromiumMissing(f"{' '.join(command)}: {' '.join(last)}")
+    install_packages(_PACKAGES, ChromiumMissing)
     if not (found := shutil.which(_PACKAGES[0])):
         raise ChromiumMissing("the package chromium is installed, but not found")
     return found

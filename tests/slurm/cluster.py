@@ -19,12 +19,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.debian import install_packages
+
 CORES, GPUS, MEMORY_MB = 64, 8, 500_000  # of a node, claimed
 URGENT = "urgent"  # the partition whose jobs preempt those of the default one
 
 _PACKAGES = ("slurm-wlm", "munge")
 _DAEMONS = ("munged", "slurmctld", "slurmd")
-_INSTALL_SECONDS = 600
 _CLIENT_SECONDS = 60
 _START_SECONDS = 180
 
@@ -37,26 +38,7 @@ def install() -> None:
     """Install the packages unless they are there."""
     if all(map(shutil.which, _DAEMONS)):
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SlurmMissing("no slurmd, and no root and apt-get to install it with")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *_PACKAGES],
-    ):
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SlurmMissing(f"{' '.join(command)}: timed out") from error
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise SlurmMissing(f"{' '.join(command)}: {' '.join(last)}")
+    install_packages(_PACKAGES, SlurmMissing)
     if not all(map(shutil.which, _DAEMONS)):
         raise SlurmMissing(f"{', '.join(_PACKAGES)} installed, but daemons not found")
 
