@@ -59,12 +59,6 @@ class Fleet:
         with self._lock:
             return list(self._states)
 
-    def all_lost(self) -> bool:
-        """Whether there is no server left that could come back."""
-        with self._lock:
-            states = self._states.values()
-            return bool(states) and all(state == LOST for state in states)
-
     def choose(
         self, tried: Collection[str] = (), prefer: str | None = None
     ) -> str | None:

@@ -172,14 +172,16 @@ class Generator:
         return _response(request, part, seconds), part.resent
 
     async def _server(self, part: _Part) -> str:
-        """The server to ask, once one is up."""
+        """The server to ask, once one is up.
+
+        Where all are lost nothing is asked any more: the controller ends the run, and
+        a problem that could not be tried is not charged with it.
+        """
         waited = time.monotonic()
         while True:
             address = self.fleet.choose(part.tried, part.address)
             if address is not None:
                 return address
-            if self.fleet.all_lost():
-                raise RequestFailed("all generation servers are lost")
             if time.monotonic() - waited > self._seconds:
                 raise RequestFailed(f"no server was up for {self._seconds:.0f} s")
             await asyncio.sleep(_RETRY_SECONDS)
