@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.studies import detection, failures
+from areal_cppo.studies.contrast import contrast
 from areal_cppo.studies.detection_views import VIEWS
 from areal_cppo.studies.spec import Detection, Evaluation
 from areal_cppo.studies.task import (
@@ -122,10 +124,14 @@ class Evaluator:
 
     def _shares(self, greedy: Responses, sampled: Responses) -> dict[str, Any]:
         n = len(greedy.scores)
+        correct = [score for score in sampled.scores if score.correct]
+        lucky = [score for score in correct if score.values_read < 1]
         return {
             "n": n,
             "accuracy": sum(score.correct for score in greedy.scores) / n,
             "accuracy_sampled": sum(score.correct for score in sampled.scores) / n,
+            "values_read": sum(score.values_read for score in greedy.scores) / n,
+            "correct_by_luck": len(lucky) / len(correct) if correct else None,
             "format": sum(score.format_ok for score in greedy.scores) / n,
             "response_tokens": float(sampled.lengths.double().mean()),
         }
@@ -146,6 +152,8 @@ class Evaluator:
         truth = responses.roles == PERCEPTION
         chosen = detection.found(measures.selected, truth, len(responses.ids))
         ranked = detection.ranking(measures.gain, truth)
+        correct = torch.tensor([score.correct for score in responses.scores])
+        read = torch.from_numpy(truth) & correct[responses.sequences]
         return {
             "n_tokens": len(truth),
             "entropy": float(measures.anchor_entropy.mean()),
@@ -153,6 +161,14 @@ class Evaluator:
             **{f"gain_{name}": value for name, value in ranked.items()},
             **_of_role(measures, truth, "reading"),
             **_of_role(measures, responses.roles == TEMPLATE, "template"),
+            **contrast(
+                self.config.actor.cpl,
+                responses.labels[read],
+                anchor[read],
+                logits["positive"][read],
+                logits["negative"][read],
+                self.config.actor.temperature,
+            ),
         }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from areal_cppo.studies.contrast import MEASURES as CONTRAST
 from areal_cppo.studies.detection_summary import aligned
 from areal_cppo.studies.spec import Study
 from areal_cppo.studies.statistics import Interval, mean_interval, paired_difference
@@ -16,6 +17,8 @@ Line = dict[str, Any]
 COMPARED = ("accuracy", "accuracy_sampled")  # with the reference arms
 AVERAGED = (
     *COMPARED,
+    "values_read",
+    "correct_by_luck",
     "selection_precision",
     "selection_recall",
     "selection_tokens",
@@ -25,7 +28,9 @@ AVERAGED = (
     "entropy",
     "reading_entropy",
     "reading_negative_divergence",
+    "reading_positive_divergence",
     "template_negative_divergence",
+    *CONTRAST,
     "seconds",
     "cpu_seconds",
 )

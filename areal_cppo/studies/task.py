@@ -27,6 +27,7 @@ class StudyScore(Protocol):
 
     correct: bool
     format_ok: bool
+    values_read: float  # share of the picture's values that it reads right
 
     @property
     def reward(self) -> float: ...
