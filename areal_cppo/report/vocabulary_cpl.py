@@ -31,6 +31,14 @@ CPL_METRICS = {
         "Negative minus positive divergence, at perception tokens: what CPL pushes up; "
         "below 0 the positive view harms more than the negative.",
     ),
+    "cpl_inverted_margin": (
+        "Inverted margin",
+        "nats",
+        "By how much the positive view harms more than the negative where it does, "
+        "mean over all perception tokens; should be small beside the margin. With a "
+        "small cpl.tau these tokens have most of CPL's gradient, and it draws the "
+        "policy to what such a positive view misreads.",
+    ),
     "cpl_unselected_divergence": (
         "Unselected divergence",
         "nats",

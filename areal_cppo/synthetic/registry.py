@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the command line names tasks without drawing anything
 _TASKS = {
     "triangles": "areal_cppo.triangles.task:TRIANGLES",
     "charts": "areal_cppo.charts.task:CHARTS",
+    "prior": "areal_cppo.triangles.task:PRIOR",
 }
 TASK_NAMES = tuple(_TASKS)
 

@@ -60,12 +60,16 @@ class ReadingTask:
         `random.Random`.
     checkpoint
         Folder of the model that comes with the package (`triangles.warmup.make_model`).
+    prior
+        Share of the split `warm_up` whose three values are all equal: a prior that a
+        model can answer from without looking, and that other splits don't bear out.
     """
 
     name: str
     names: Names
     draw: Draw
     checkpoint: Path
+    prior: float = 0.0
 
     def make_problem(
         self, seed: int, index: int, split: str = "train", shift: str = "none"
@@ -94,4 +98,9 @@ class ReadingTask:
         rng = random.Random(stream)
         first, second, third = (rng.randint(1, LARGEST) for _ in range(3))
         values = (first, second, third)
+        if (
+            split == "warm_up"
+            and random.Random(f"{stream}/prior").random() < self.prior
+        ):
+            values = (first, first, first)
         return Problem(self.names, values, self.draw(values, rng, style))

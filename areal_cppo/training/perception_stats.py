@@ -105,14 +105,14 @@ def record_row(
         reduce_type=ReduceType.AVG,
     )
     chosen = selection.chosen
+    margin = result.negative_divergence - result.positive_divergence
     stats_tracker.stat(
         **{
             "cpl/loss": at_selected(result.token_loss),
             "cpl/positive_divergence": at_selected(result.positive_divergence),
             "cpl/negative_divergence": at_selected(result.negative_divergence),
-            "cpl/margin": at_selected(
-                result.negative_divergence - result.positive_divergence
-            ),
+            "cpl/margin": at_selected(margin),
+            "cpl/inverted_margin": at_selected(torch.relu(-margin)),
             "cpl/staleness_weight": at_selected(result.weights),
             "cpl/staleness_weight_squared": at_selected(result.weights.square()),
             "cpl/selected_anchor_entropy": at_selected(scores.anchor_entropy[chosen]),

@@ -33,6 +33,7 @@ LASTING = 5  # steps in a row that must show the rise: half a window of new valu
 FEWEST_IMAGES = 30  # of so few half is hardly exceeded by chance
 UNCHANGED_SHARE = 0.5  # beyond it most responses have no negative to learn from
 LOW_SAMPLE_SHARE = 0.25  # a quarter of the tokens has all the say
+INVERTED_SHARE = 0.15  # of the views' differences, with the wrong sign
 
 SHARE, PER_RESPONSE = "cpl_selected_share", "cpl_selected_per_response"
 DIVERGENCE = "cpl_unselected_divergence"
@@ -55,6 +56,7 @@ class RunWatch:
         self._shortcut = _Shortcut(top_fraction)
         self._images: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._sample_shares: deque[float] = deque(maxlen=WINDOW)
+        self._margins: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._without_gate = 0  # steps in a row
         self._once: dict[str, Callable[[dict[str, Any]], str | None]] = {
             "non-finite": _non_finite,
@@ -62,6 +64,7 @@ class RunWatch:
             "unchanged": self._unchanged,
             "nothing gated": self._nothing_gated,
             "few count": self._few_count,
+            "inverted": self._inverted,
         }
 
     def look(self, record: dict[str, Any]) -> list[str]:
@@ -121,6 +124,24 @@ class RunWatch:
             "the say; lower rollout.max_head_offpolicyness or "
             "cpl.staleness.importance_cap, or raise cpl.staleness.max_staleness if "
             "cpl_stale_dropped_share is high"
+        )
+
+    def _inverted(self, record: dict[str, Any]) -> str | None:
+        margins = _numbers(record, ("cpl_margin", "cpl_inverted_margin"))
+        if margins is None:
+            return None
+        self._margins.append((margins[0], margins[1]))
+        if len(self._margins) < WINDOW:
+            return None
+        margin, inverted = (sum(column) for column in zip(*self._margins, strict=True))
+        both = margin + 2 * inverted  # the differences of both signs, as sizes
+        if not both > 0 or inverted <= INVERTED_SHARE * both:
+            return None
+        return (
+            f"at perception tokens {inverted / both:.0%} of the difference between the "
+            "views has the wrong sign: positive views remove what is read, and CPL "
+            "draws the policy to what they misread; use milder perturbations in "
+            "cpl.views.positive, or a larger cpl.tau (docs/evidence.md)"
         )
 
 

@@ -8,6 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def checkpoint_dir() -> Path:
-    """Folder of the model that comes with the package (see `warmup.make_model`)."""
-    return Path(__file__).parent / "checkpoint"
+def checkpoint_dir(name: str = "checkpoint") -> Path:
+    """Folder of a model that comes with the package (see `warmup.make_model`)."""
+    return Path(__file__).parent / name

@@ -24,6 +24,7 @@ __all__ = [  # some of `areal_cppo.synthetic` too, for those who use this task a
     "EOS",
     "IMAGE",
     "PAD",
+    "PRIOR",
     "QUESTION",
     "SIDES",
     "SPLITS",
@@ -40,6 +41,10 @@ SIDES = ("AB", "BC", "CA")
 
 
 TRIANGLES = ReadingTask("triangles", SIDES, draw_triangle, checkpoint_dir())
+# The same pictures, for a model that has learnt that most triangles are equilateral.
+PRIOR = ReadingTask(
+    "prior", SIDES, draw_triangle, checkpoint_dir("prior_checkpoint"), prior=0.7
+)
 
 
 def make_problem(seed: int, index: int, split: str = "train") -> Problem:

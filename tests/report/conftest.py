@@ -68,6 +68,7 @@ class RunFolder:
                 "cpl_positive_divergence": positive + noise(0, 0.004),
                 "cpl_negative_divergence": negative + noise(0, 0.01),
                 "cpl_margin": negative - positive + noise(0, 0.01),
+                "cpl_inverted_margin": 0.002,
                 "cpl_selected_per_response": 9.6 + noise(0, 0.4),
                 "cpl_selected_share": 0.27 + noise(0, 0.01),
                 "cpl_unselected_divergence": 0.01 + abs(noise(0, 0.002)),

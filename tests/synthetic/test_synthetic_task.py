@@ -47,7 +47,7 @@ def test_vocabulary_has_29_different_tokens():
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(UserError, match="triangles, charts, found 'squares'"):
+    with pytest.raises(UserError, match="triangles, charts, prior, found 'squares'"):
         reading_task("squares")
 
 
@@ -238,3 +238,16 @@ def test_reward_process_needs_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_prior_is_in_the_warm_up_alone():
+    """And changes nothing else: the values of others are those of `triangles`' kind."""
+    prior = reading_task("prior")
+    equal = {
+        split: sum(
+            len(set(prior.make_problem(0, i, split).values)) == 1 for i in range(200)
+        )
+        for split in SPLITS
+    }
+    assert 110 < equal["warm_up"] < 170  # 70 %
+    assert max(equal["train"], equal["held_out"]) < 10  # 1 in 81

@@ -60,6 +60,7 @@ def test_averages_equal_naive(actor, model_folder):
                 "positive_divergence": near,
                 "negative_divergence": far,
                 "margin": far - near,
+                "inverted_margin": max(0.0, near - far),
                 "loss": math.log1p(math.exp((near - far) / 0.1)),
                 "staleness_weight": min(ratio, 5.0),
                 "staleness_weight_squared": min(ratio, 5.0) ** 2,

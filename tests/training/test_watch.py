@@ -304,6 +304,29 @@ def test_one_step_of_low_weights_is_no_matter():
     assert warned(records) == []
 
 
+def inverted(inverted: float, steps: int = 30) -> list[dict]:
+    """A margin of 1 nat, and so much of the wrong sign in it."""
+    views = {"cpl_margin": 1.0, "cpl_inverted_margin": inverted}
+    return [record(step, 0.3, 0.1, **views) for step in range(1, steps + 1)]
+
+
+def test_positive_views_that_remove_more_than_the_negative():
+    # 0.5 of the wrong sign and 1.5 of the right one: a quarter of both.
+    ((step, line),) = warned(inverted(0.5))
+    assert step == WINDOW
+    assert "25% of the difference" in line and "cpl.views.positive" in line
+
+
+def test_views_that_do_what_they_should():
+    assert warned(inverted(0.1)) == warned(inverted(0.0)) == []
+
+
+def test_views_without_a_difference():
+    nothing = {"cpl_margin": 0.0, "cpl_inverted_margin": 0.0}
+    records = [record(step, 0.3, 0.1, **nothing) for step in range(1, 30)]
+    assert warned(records) == []
+
+
 def test_two_things_at_once_are_two_lines():
     bad = {"cpl_nonfinite_tokens": 1.0, "update_skipped": 1.0}
     assert len(RunWatch().look(record(1, 0.3, 0.1, **bad))) == 2
