@@ -102,7 +102,7 @@ class Evaluator:
                     title=title,
                     policy="after" if after else "before",
                 )
-                failures.write(folder, samples)
+                failures.write(folder, samples, cpl, title=title)
         return by_score, by_role
 
     def _respond(

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from areal_cppo.core import PatchLayout, denormalize, unpatchify
+from areal_cppo.core import CPLConfig, PatchLayout, denormalize, unpatchify
+from areal_cppo.inspection.page import Inspection, inspection_html
 from areal_cppo.report.samples import SampleView, TokenView, write_samples
 from areal_cppo.studies.task import PERCEPTION, StudyTask
 from areal_cppo.studies.tokens import Measures, Responses
@@ -77,10 +78,20 @@ def worst(
     return samples
 
 
-def write(folder: Path, samples: list[SampleView]) -> None:
-    """Write `samples.json` and its pictures, in place of what is there."""
+def write(
+    folder: Path, samples: list[SampleView], cpl: CPLConfig, *, title: str
+) -> None:
+    """Write `samples.json` and its pictures, and `failures.html` to look at, in place
+    of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
     write_samples(folder, samples)
+    page = Inspection(
+        title=f"{title}: where the selection fails most",
+        facts=[f"{len(samples)} held-out responses, the worst first"],
+        cpl=cpl,
+        samples=samples,
+    )
+    (folder / "failures.html").write_text(inspection_html(page), encoding="utf-8")
 
 
 def _f1(selected: np.ndarray, truth: np.ndarray) -> float:

@@ -164,6 +164,9 @@ def test_failures_are_the_worst_selections(tmp_path):
     assert np.array_equal(
         np.asarray(sample.anchor), np.asarray(responses.problems[1].image)
     )
-    failures.write(tmp_path / "there", samples)
-    failures.write(tmp_path / "there", samples)  # again, in its place
+    for _ in range(2):  # again, in its place
+        failures.write(tmp_path / "there", samples, CPLConfig(), title="a run")
     assert (tmp_path / "there" / "samples" / "0-negative.png").is_file()
+    page = (tmp_path / "there" / "failures.html").read_text()
+    assert "a run: where the selection fails most" in page
+    assert "1 of 1 reading tokens missed" in page
