@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from areal_cppo.qwen_positions import correct_image_positions
-from areal_cppo.triangles.model import build_model
+from areal_cppo.synthetic.model import build_model
 
 START, IMAGE, END, TEXT = 2, 4, 3, 9
 

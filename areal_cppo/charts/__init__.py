@@ -1,6 +1,6 @@
 """A second task: reading the heights of three bars against the lines of a chart.
 
-Tokenizer, processor, architecture and warm-up are those of `areal_cppo.triangles`.
+Tokenizer, processor, architecture and warm-up are those of `areal_cppo.synthetic`.
 Nothing here needs torch or transformers.
 """
 
@@ -10,5 +10,5 @@ from pathlib import Path
 
 
 def checkpoint_dir() -> Path:
-    """Folder of the model that comes with the package (`triangles.warmup`)."""
+    """Folder of the model that comes with the package (`synthetic.warmup`)."""
     return Path(__file__).parent / "checkpoint"

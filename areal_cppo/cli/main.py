@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
 
         enable_in_this_process()
         from areal_cppo.synthetic.registry import reading_task
-        from areal_cppo.triangles.warmup import make_model
+        from areal_cppo.synthetic.warmup import make_model
 
         make_model(reading_task(args.task), args.out, args.seed)
         return 0

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from areal_cppo.studies.task import NO_SHIFT
-from areal_cppo.synthetic import responses, vocabulary
+from areal_cppo.synthetic import responses, sampling, vocabulary
 from areal_cppo.synthetic.shifts import SHIFTS
 from areal_cppo.synthetic.task import Problem, ReadingTask
-from areal_cppo.triangles import sampling
 
 
 class ReadingStudy:

@@ -20,11 +20,11 @@ from torch.distributed.tensor import DTensor
 
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.studies.task import StudyProblem, StudyTask
+from areal_cppo.synthetic import sampling
+from areal_cppo.synthetic.pixels import N_PATCHES, image_grid
 from areal_cppo.synthetic.vocabulary import IMAGE, VOCABULARY
 from areal_cppo.training.packing import IMAGES
 from areal_cppo.training.workflow import VISION_TOKENS
-from areal_cppo.triangles import sampling
-from areal_cppo.triangles.pixels import N_PATCHES, image_grid
 
 _PROMPT = torch.tensor(sampling.PROMPT_IDS)
 _IMAGE_ID = VOCABULARY.index(IMAGE)

@@ -17,10 +17,10 @@ from areal_cppo.studies.overrides import load_run_config
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.studies.task import StudyTask, study_task
 from areal_cppo.studies.trainer import one_process_actor
+from areal_cppo.synthetic import sampling
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOConfig
 from areal_cppo.training.recorder import MetricsRecorder
-from areal_cppo.triangles import sampling
 
 Tell = Callable[[int], None]
 

@@ -24,11 +24,11 @@ from areal_cppo.core import (
 )
 from areal_cppo.studies.rollout import spell
 from areal_cppo.studies.task import StudyProblem, StudyScore, StudyTask
+from areal_cppo.synthetic import sampling
+from areal_cppo.synthetic.pixels import N_PATCHES, image_grid
 from areal_cppo.training.config import CPPOActorConfig
 from areal_cppo.training.packing import PackedRow
 from areal_cppo.training.perception import PerceptionLoss
-from areal_cppo.triangles import sampling
-from areal_cppo.triangles.pixels import N_PATCHES, image_grid
 
 _CHUNK = 256  # responses generated or scored at a time
 _VIEW_SEED = 0  # of held-out views: the same for all runs

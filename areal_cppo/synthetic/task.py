@@ -59,7 +59,7 @@ class ReadingTask:
         Draws the values, in the order of their names, with what is random from a
         `random.Random`.
     checkpoint
-        Folder of the model that comes with the package (`triangles.warmup.make_model`).
+        Folder of the model that comes with the package (`synthetic.warmup.make_model`).
     prior
         Share of the split `warm_up` whose three values are all equal: a prior that a
         model can answer from without looking, and that other splits don't bear out.

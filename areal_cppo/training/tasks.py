@@ -29,7 +29,7 @@ def load_task(
     """
     path, source = config.train_dataset.path, config.data.source
     if path == source and path in TASK_NAMES:
-        from areal_cppo.triangles.experiment import ReadingExperiment
+        from areal_cppo.synthetic.experiment import ReadingExperiment
 
         return ReadingExperiment(config, reading_task(path))
     for name in (path, source):

@@ -1,6 +1,6 @@
-"""The embedded task, reading a triangle's side lengths, and a model small enough.
+"""The embedded task: reading a triangle's side lengths.
 
-`task` and `drawing` need neither torch nor transformers.
+Nothing here needs torch or transformers.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ from pathlib import Path
 
 
 def checkpoint_dir(name: str = "checkpoint") -> Path:
-    """Folder of a model that comes with the package (see `warmup.make_model`)."""
+    """Folder of a model that comes with the package (`synthetic.warmup`)."""
     return Path(__file__).parent / name

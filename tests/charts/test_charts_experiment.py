@@ -7,9 +7,9 @@ from transformers import AutoProcessor
 
 from areal_cppo.charts.task import CHARTS
 from areal_cppo.errors import UserError
+from areal_cppo.synthetic.experiment import HELDOUT_SEED
 from areal_cppo.training.config import load_config
 from areal_cppo.training.tasks import load_task
-from areal_cppo.triangles.experiment import HELDOUT_SEED
 
 CONFIG = Path(__file__).parents[2] / "configs" / "charts.yaml"
 

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.errors import UserError
+from areal_cppo.synthetic.experiment import ReadingExperiment
 from areal_cppo.training.config import load_config
 from areal_cppo.training.controller import dry_run
 from areal_cppo.training.tasks import load_task
 from areal_cppo.training.workflow import CPPOWorkflow
-from areal_cppo.triangles.experiment import ReadingExperiment
 
 CONFIG = "configs/triangles.yaml"  # AReaL's side of an experiment
 CHECKPOINT = "areal_cppo/triangles/checkpoint"

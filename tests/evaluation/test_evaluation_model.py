@@ -14,8 +14,8 @@ from areal_cppo.cli.demo import config_file
 from areal_cppo.cli.main import main
 from areal_cppo.errors import UserError
 from areal_cppo.evaluation.model import MERGED, fingerprint, model_folder
+from areal_cppo.synthetic.sampling import PROMPT_IDS, problem_pixels
 from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.sampling import PROMPT_IDS, problem_pixels
 from areal_cppo.triangles.task import make_problem
 
 

@@ -20,8 +20,8 @@ from scripted_server import FakeServer, in_sglangs_format
 
 from areal_cppo.cli.demo import config_file
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.synthetic.sampling import PROMPT_IDS
 from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.sampling import PROMPT_IDS
 from areal_cppo.triangles.task import EOS, make_problem
 
 

@@ -16,7 +16,8 @@ from areal_cppo.inspection.judging import Asking, inspect_response
 from areal_cppo.inspection.model import VisionModel
 from areal_cppo.inspection.settings import Settings
 from areal_cppo.inspection.views import Views
-from areal_cppo.triangles import checkpoint_dir, sampling
+from areal_cppo.synthetic import sampling
+from areal_cppo.triangles import checkpoint_dir
 from areal_cppo.triangles.task import TRIANGLES
 
 

@@ -11,10 +11,10 @@ from areal.utils.data import concat_padded_tensors
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.studies.task import study_task
+from areal_cppo.synthetic import sampling
+from areal_cppo.synthetic.pixels import image_grid
 from areal_cppo.synthetic.vocabulary import EOS, IMAGE, VOCABULARY, split_tokens
 from areal_cppo.training.workflow import Prompt, _trajectory
-from areal_cppo.triangles import sampling
-from areal_cppo.triangles.pixels import image_grid
 
 EOS_ID, IMAGE_ID = VOCABULARY.index(EOS), VOCABULARY.index(IMAGE)
 

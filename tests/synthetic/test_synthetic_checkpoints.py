@@ -7,9 +7,9 @@ other machines may decide a close token otherwise.
 import pytest
 import torch
 
+from areal_cppo.synthetic.model import tiny_config
 from areal_cppo.synthetic.registry import TASK_NAMES, reading_task
-from areal_cppo.triangles.model import tiny_config
-from areal_cppo.triangles.sampling import (
+from areal_cppo.synthetic.sampling import (
     evaluate,
     generate,
     load,

@@ -38,9 +38,9 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
 )
 
 from areal_cppo.core import PatchLayout
+from areal_cppo.synthetic.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.triangles import task
-from areal_cppo.triangles.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 HIDDEN = 64
 _MERGE, _TEMPORAL = 2, 2  # of every published checkpoint

@@ -18,10 +18,10 @@ from areal.api import FinetuneSpec
 from areal.api.cli_args import MicroBatchSpec, OptimizerConfig
 
 from areal_cppo.core import CPLConfig, PatchLayout, patchify
+from areal_cppo.synthetic.model import build_model
+from areal_cppo.synthetic.tokenizer import build_processor
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOActorConfig
-from areal_cppo.triangles.model import build_model
-from areal_cppo.triangles.tokenizer import build_processor
 
 LAYOUT = PatchLayout(image_mean=(0.925,) * 3, image_std=(0.25,) * 3)
 VISION_START, VISION_END, IMAGE = 2, 3, 4  # ids of the triangle vocabulary

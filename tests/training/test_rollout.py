@@ -18,6 +18,7 @@ from fake_server import FakeServer
 from transformers import AutoProcessor
 
 from areal_cppo.synthetic.dataset import ReadingDataset
+from areal_cppo.synthetic.tokenizer import build_tokenizer
 from areal_cppo.training.config import CPPORolloutConfig
 from areal_cppo.training.rollout import (
     CPPOBackend,
@@ -31,7 +32,6 @@ from areal_cppo.training.servers.generation import logger as request_logger
 from areal_cppo.training.workflow import logger as workflow_logger
 from areal_cppo.triangles import checkpoint_dir
 from areal_cppo.triangles.task import TRIANGLES
-from areal_cppo.triangles.tokenizer import build_tokenizer
 
 PROMPT = [2, 4, 4, 4, 3, 24]  # vision start, three image tokens, vision end, a space
 

@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from areal_cppo.serving.config import CPU_SETTINGS, GenerationServerConfig
 from areal_cppo.serving.cpu import interpreter_environment, needs_shim
 from areal_cppo.serving.listen import LISTEN_VARIABLE, LOOPBACK
+from areal_cppo.synthetic.tokenizer import build_tokenizer
 from areal_cppo.training.config import CPPORolloutConfig
 from areal_cppo.training.rollout import CPPORolloutEngine
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.http import authorization
 from areal_cppo.training.servers.weights import Weights
 from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.tokenizer import build_tokenizer
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(1500)]
 

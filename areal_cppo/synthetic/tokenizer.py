@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
 )
 
 from areal_cppo.synthetic import vocabulary
-from areal_cppo.triangles.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
+from areal_cppo.synthetic.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
 
 MODEL_MAX_LENGTH = 256  # tokens, prompt and response
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from areal_cppo.triangles import checkpoint_dir, task
-from areal_cppo.triangles.model import build_model
-from areal_cppo.triangles.pixels import image_grid
-from areal_cppo.triangles.sampling import (
+from areal_cppo.synthetic.model import build_model
+from areal_cppo.synthetic.pixels import image_grid
+from areal_cppo.synthetic.sampling import (
     PROMPT_IDS,
     decode,
     encode,
@@ -18,6 +17,7 @@ from areal_cppo.triangles.sampling import (
     response_logits,
     score_responses,
 )
+from areal_cppo.triangles import checkpoint_dir, task
 
 
 @pytest.fixture(scope="module")

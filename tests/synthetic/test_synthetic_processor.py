@@ -11,11 +11,11 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 
 from areal_cppo.synthetic.dataset import ReadingDataset
+from areal_cppo.synthetic.pixels import image_grid, patch_pixels, stack_images
 from areal_cppo.synthetic.responses import reference_response
+from areal_cppo.synthetic.sampling import PROMPT_IDS, decode, encode
+from areal_cppo.synthetic.tokenizer import build_tokenizer
 from areal_cppo.triangles import checkpoint_dir, task
-from areal_cppo.triangles.pixels import image_grid, patch_pixels, stack_images
-from areal_cppo.triangles.sampling import PROMPT_IDS, decode, encode
-from areal_cppo.triangles.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

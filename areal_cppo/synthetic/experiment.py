@@ -13,11 +13,10 @@ from areal_cppo.inspection.tokens import judge, token_views
 from areal_cppo.inspection.views import VIEW_KINDS, Views
 from areal_cppo.report.samples import SampleView, write_samples
 from areal_cppo.runs.folder import RunFolder
-from areal_cppo.synthetic import responses, vocabulary
+from areal_cppo.synthetic import responses, sampling, vocabulary
 from areal_cppo.synthetic.dataset import ReadingDataset
 from areal_cppo.synthetic.task import Problem, ReadingTask
 from areal_cppo.training.config import CPPOConfig, workflow_kwargs
-from areal_cppo.triangles import sampling
 
 N_SAMPLES = 3  # responses shown of each policy
 HELDOUT_SEED = 0  # the same problems whatever the run's seed

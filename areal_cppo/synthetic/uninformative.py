@@ -13,7 +13,7 @@ import random
 import numpy as np
 
 from areal_cppo.synthetic.canvas import IMAGE_SIDE
-from areal_cppo.triangles.pixels import GRID, PATCH
+from areal_cppo.synthetic.pixels import GRID, PATCH
 
 _COVERED_SHARE = 0.8  # of the patches
 _N_NOISE_PATCHES = 50

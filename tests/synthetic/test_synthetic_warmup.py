@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from areal_cppo.triangles import warmup
-from areal_cppo.triangles.sampling import load
+from areal_cppo.synthetic import warmup
+from areal_cppo.synthetic.sampling import load
+from areal_cppo.synthetic.uninformative import make_uninformative
 from areal_cppo.triangles.task import TRIANGLES, make_problem
-from areal_cppo.triangles.uninformative import make_uninformative
 
 N_STEPS = 12
 

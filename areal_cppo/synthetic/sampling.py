@@ -25,14 +25,14 @@ from transformers import (
 
 from areal_cppo.qwen_positions import correct_image_positions
 from areal_cppo.synthetic import vocabulary
-from areal_cppo.synthetic.responses import Score
-from areal_cppo.synthetic.task import Problem
-from areal_cppo.triangles.pixels import (
+from areal_cppo.synthetic.pixels import (
     N_PATCHES,
     image_grid,
     patch_pixels,
     stack_images,
 )
+from areal_cppo.synthetic.responses import Score
+from areal_cppo.synthetic.task import Problem
 
 correct_image_positions()  # so that this process sees pictures as the server does
 

@@ -34,17 +34,17 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.synthetic import vocabulary
-from areal_cppo.synthetic.task import LARGEST, ReadingTask
-from areal_cppo.triangles.model import build_model
-from areal_cppo.triangles.pixels import patch_pixels, stack_images
-from areal_cppo.triangles.sampling import (
+from areal_cppo.synthetic.model import build_model
+from areal_cppo.synthetic.pixels import patch_pixels, stack_images
+from areal_cppo.synthetic.sampling import (
     embed_images,
     encode,
     evaluate,
     logits_from_images,
 )
-from areal_cppo.triangles.tokenizer import build_processor
-from areal_cppo.triangles.uninformative import make_uninformative
+from areal_cppo.synthetic.task import LARGEST, ReadingTask
+from areal_cppo.synthetic.tokenizer import build_processor
+from areal_cppo.synthetic.uninformative import make_uninformative
 
 # Of starts between .32 and .49, one at .45 left reinforcement learning most to gain.
 TARGET_ACCURACY = 0.45

@@ -6,8 +6,8 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.synthetic import vocabulary
-from areal_cppo.triangles.pixels import MERGE, PATCH, TEMPORAL
-from areal_cppo.triangles.tokenizer import MODEL_MAX_LENGTH
+from areal_cppo.synthetic.pixels import MERGE, PATCH, TEMPORAL
+from areal_cppo.synthetic.tokenizer import MODEL_MAX_LENGTH
 
 _VISION_DEPTH = 2
 _INITIAL_STD = 0.04  # the usual .02 makes so narrow a model slow to start
