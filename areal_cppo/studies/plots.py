@@ -43,6 +43,8 @@ def draw_all(
         pictures["selection"] = _by_step(lines, _SELECTION)
     if any(_differences(summary)):
         pictures["differences"] = _forest(summary)
+    if any(sum(map(bool, shifts.values())) > 1 for shifts in summary["tasks"].values()):
+        pictures["shifts"] = _shifts(summary)
     if detection:
         pictures["detection"] = _heatmaps(detection)
     files = []
@@ -129,6 +131,49 @@ def _forest(summary: dict[str, Any]) -> Figure:
             ax.set_ylim(len(own) - 0.5, -0.5)
             ax.set_xlabel(f"greedy accuracy less that of {reference}")
     return figure
+
+
+def _shifts(summary: dict[str, Any]) -> Figure:
+    """A panel per task and measure: accuracy by held-out shift, a mark per arm."""
+    tasks = list(summary["tasks"])
+    arms = [arm["arm"] for arm in summary["tasks"][tasks[0]][NO_SHIFT]]
+    shifts = list(summary["tasks"][tasks[0]])
+    with fs.style():
+        figure = Figure(
+            figsize=(4.6 * len(COMPARED), 0.8 + len(tasks) * (0.6 + 0.5 * len(shifts))),
+            layout="constrained",
+        )
+        axes = figure.subplots(
+            len(tasks), len(COMPARED), sharex=True, sharey=True, squeeze=False
+        )
+        for row, task in zip(axes, tasks, strict=True):
+            for ax, name in zip(row, COMPARED, strict=True):
+                for arm, color in zip(arms, cycle(_COLORS)):
+                    offset = 0.6 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
+                    _marks(ax, summary["tasks"][task], arm, name, color, offset)
+                ax.set_yticks(range(len(shifts)), shifts)
+                ax.set_ylim(len(shifts) - 0.5, -0.5)
+                ax.set_title(task if len(tasks) > 1 else "")
+        for ax, name in zip(axes[-1], COMPARED, strict=True):
+            ax.set_xlabel(_LABELS[name])
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    return figure
+
+
+def _marks(
+    ax: Axes, shifts: dict[str, Any], arm: str, name: str, color: str, offset: float
+) -> None:
+    """One arm's means and intervals, a row per shift."""
+    label = arm
+    for place, arms in enumerate(shifts.values()):
+        for own in arms:
+            if own["arm"] == arm and name in own["means"]:
+                value, y = own["means"][name], place + offset
+                if value["low"] is not None:
+                    ax.plot([value["low"], value["high"]], [y, y], color=color)
+                ax.plot(value["mean"], y, "o", color=color, markersize=4, label=label)
+                label = "_"  # the legend names an arm once
 
 
 def _heatmaps(records: Sequence[dict[str, Any]]) -> Figure:
