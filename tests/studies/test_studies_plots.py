@@ -32,9 +32,10 @@ def test_shifts(tmp_path):
             *(0.2, 0.3, 0.5, 0.5, 0.7)
         ]
         assert len(ax.lines) - len(dots) == 4
-        assert [label.get_text() for label in ax.get_yticklabels()] == ["none", "font"]
         rows = [round(float(line.get_ydata()[0])) for line in dots]
         assert sorted(rows) == [0, 0, 0, 1, 1]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["none", "font"]
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
     (file,) = plots.draw_all(tmp_path, found, [], [])
