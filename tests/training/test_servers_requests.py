@@ -8,128 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import math
 import threading
 import time
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import aiohttp
 import pytest
-from areal.api import ModelRequest
-from areal.api.cli_args import GenerationHyperparameters
-from areal.engine.sglang_remote import SGLangBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import (
+    IMAGE,
+    LOGPROB,
+    PROMPT,
+    VOCABULARY,
+    Client,
+    Scripted,
+    answer,
+    broken,
+    good,
+    request,
+)
 
-from areal_cppo.training.servers.answers import nonsense, vocabulary_of
-from areal_cppo.training.servers.config import ServersConfig
-from areal_cppo.training.servers.fleet import Fleet
-from areal_cppo.training.servers.generation import Generator, RequestFailed
-from areal_cppo.triangles import checkpoint_dir
-
-VOCABULARY = 50
-PROMPT = [1, 2, 3]
-IMAGE = "an image that must not be logged"
-
-
-def answer(tokens: list[int], reason: str = "stop", **meta) -> dict:
-    return {
-        "meta_info": {
-            "finish_reason": {"type": reason},
-            "output_token_logprobs": [[-0.1 * t, t, None] for t in tokens],
-            **meta,
-        },
-    }
-
-
-class Scripted:
-    """A server; `reply(payload)` gives (status, body), or None: the connection breaks.
-
-    Attributes
-    ----------
-    requests : list of (payload, headers)
-    """
-
-    def __init__(self, reply):
-        self.requests = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((json.loads(body), dict(self.headers)))
-                got = reply(outer.requests[-1][0])
-                if got is None:
-                    self.close_connection = True
-                    return
-                status, content = got
-                text = content if isinstance(content, str) else json.dumps(content)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception):
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def request(most: int = 8) -> ModelRequest:
-    return ModelRequest(
-        input_ids=list(PROMPT),
-        image_data=[IMAGE],
-        gconfig=GenerationHyperparameters(max_new_tokens=most),
-    )
-
-
-class Client:
-    """A `Generator` and what it reported."""
-
-    def __init__(self, servers: list[Scripted], own: int | None = None, **how):
-        self.answers, self.resent, self.version = [], [], 0
-        addresses = [server.address for server in servers]
-        self.fleet = Fleet(addresses, None if own is None else addresses[own])
-        seconds = how.pop("seconds", 30.0)
-        self.generator = Generator(
-            self.fleet,
-            SGLangBackend(),
-            ServersConfig(**how),
-            seconds,
-            "the token",
-            VOCABULARY,
-            lambda address, wrong: self.answers.append((address, wrong)),
-            lambda address, reason: self.resent.append((address, reason)),
-        )
-
-    async def run(self, req: ModelRequest):
-        async with aiohttp.ClientSession() as session:
-            return await self.generator.generate(
-                session, req, False, lambda: self.version, lambda: False
-            )
-
-    def ask(self, most: int = 8):
-        return asyncio.run(self.run(request(most)))
-
-
-def good(payload):
-    return 200, answer([7, 8])
-
-
-def broken(payload):
-    return None
+from areal_cppo.training.servers.generation import RequestFailed
 
 
 def test_the_token_and_the_version_go_along():
@@ -168,7 +67,6 @@ def test_a_server_that_just_failed_is_asked_last():
     assert len(own.requests) == 1 and len(other.requests) == 3
 
 
-LOGPROB = "output_token_logprobs"
 NONSENSE = {
     "not JSON": "<html>",
     "not an object": "[1]",
@@ -370,52 +268,3 @@ def test_whatever_happens_no_token_is_lost_doubled_or_misdated(
     assert response.output_logprobs == pytest.approx([-0.1 * t for t in tokens])
     failed = sum(event in ("break", "nonsense", "status") for event, *_ in sent)
     assert resent == failed == len(client.resent)
-
-
-@given(
-    states=st.lists(st.sampled_from(["up", "down", "lost"]), min_size=1, max_size=5),
-    own=st.integers(0, 4),
-    tried=st.sets(st.integers(0, 4)),
-    failed=st.sets(st.integers(0, 4)),
-)
-def test_choice_of_a_server(states, own, tried, failed):
-    names = [f"host:{number}" for number in range(len(states))]
-    name_of = {number: names[number] for number in range(len(states))}
-    fleet = Fleet(names, name_of.get(own))
-    for name, state in zip(names, states, strict=True):
-        fleet.set_state(name, state)
-    for number in failed & set(name_of):
-        fleet.avoid(name_of[number])
-    before = {name_of[number] for number in tried & set(name_of)}
-    up = {name for name, state in zip(names, states, strict=True) if state == "up"}
-    choices = {fleet.choose(before) for _ in range(2 * len(names))}
-    if not up:
-        assert choices == {None}
-        return
-    assert choices <= up
-    if up - before:
-        assert choices <= up - before
-        sound = up - before - {name_of[n] for n in failed & set(name_of)}
-        if sound:
-            alone = {name_of.get(own)} & sound
-            assert choices == (alone or sound)
-
-
-@given(
-    tokens=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=5),
-    place=st.integers(0, 4),
-    bad=st.sampled_from([math.nan, math.inf, -math.inf, 1.0, "x", None, True]),
-)
-def test_one_bad_log_prob_anywhere(tokens, place, bad):
-    sound = answer(tokens)
-    assert nonsense(sound, VOCABULARY, len(tokens)) is None
-    sound["meta_info"][LOGPROB][place % len(tokens)][0] = bad
-    found = nonsense(sound, VOCABULARY, len(tokens))
-    assert found.startswith(f"token {place % len(tokens)} ")
-
-
-def test_vocabulary_of_a_model(tmp_path):
-    assert vocabulary_of(checkpoint_dir()) > 10
-    assert vocabulary_of(tmp_path) is None
-    (tmp_path / "config.json").write_text('{"text_config": {"vocab_size": 7}}')
-    assert vocabulary_of(tmp_path) == 7
