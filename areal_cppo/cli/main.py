@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
 from areal_cppo import __version__
@@ -166,9 +168,14 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the `areal-cppo` command."""
     args = _parser().parse_args(argv)
     try:
-        return run(args)
+        status = run(args)
+        sys.stdout.flush()
+        return status
     except (UserError, RunError) as error:
         print(f"areal-cppo {args.command}: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
