@@ -156,3 +156,20 @@ def test_paths_are_quoted_for_overrides():
     assert quoted(Path("/a b/c=d")) == "'/a b/c=d'"
     assert quoted(Path("/it's")) == "'/it\\'s'"
     assert quoted(3) == "3"
+
+
+def test_nobody_reads_the_output():
+    """As with `| head`: no traceback, and the status of a broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    study = Path(__file__).parents[2] / "examples" / "cppo" / "studies" / "small.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "areal_cppo", "study", str(study), "--dry-run"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
