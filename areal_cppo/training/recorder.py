@@ -54,6 +54,7 @@ CPL_AVERAGES = (
     "positive_divergence",
     "negative_divergence",
     "margin",
+    "inverted_margin",
     "selected_anchor_entropy",
     "selected_negative_entropy",
     "selected_gain",
