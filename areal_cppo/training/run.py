@@ -183,7 +183,9 @@ class Run:
     def _observe(self, trainer: CPPOTrainer, heldout: HeldOut, found):
         config, folder = self.config, self.folder
         recorder = MetricsRecorder(
-            folder, self.say, RunWatch(config.actor.cpl.top_fraction)
+            folder,
+            self.say,
+            RunWatch(config.actor.cpl.top_fraction, config.actor.cpl.tau),
         )
         steps = len(trainer.train_dataloader) * config.total_train_epochs
         last = min(steps, config.total_train_steps or steps)

@@ -33,7 +33,11 @@ LASTING = 5  # steps in a row that must show the rise: half a window of new valu
 FEWEST_IMAGES = 30  # of so few half is hardly exceeded by chance
 UNCHANGED_SHARE = 0.5  # beyond it most responses have no negative to learn from
 LOW_SAMPLE_SHARE = 0.25  # a quarter of the tokens has all the say
-INVERTED_SHARE = 0.15  # of the views' differences, with the wrong sign
+# Of the views' differences, with the wrong sign: 1 % with views that the tiny model can
+# read, 5 to 8 % with the published ones, which pushed right answers down. It takes a
+# margin of some tau, so that the tokens of the right sign have little weight.
+INVERTED_SHARE = 0.04
+INVERTED_TAUS = 3.0
 
 SHARE, PER_RESPONSE = "cpl_selected_share", "cpl_selected_per_response"
 DIVERGENCE = "cpl_unselected_divergence"
@@ -50,9 +54,12 @@ class RunWatch:
     ----------
     top_fraction
         `cpl.top_fraction`, the ceiling of the selected share.
+    tau
+        `cpl.tau`.
     """
 
-    def __init__(self, top_fraction: float = 0.5):
+    def __init__(self, top_fraction: float = 0.5, tau: float = 0.1):
+        self._tau = tau
         self._shortcut = _Shortcut(top_fraction)
         self._images: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._sample_shares: deque[float] = deque(maxlen=WINDOW)
@@ -135,13 +142,17 @@ class RunWatch:
             return None
         margin, inverted = (sum(column) for column in zip(*self._margins, strict=True))
         both = margin + 2 * inverted  # the differences of both signs, as sizes
-        if not both > 0 or inverted <= INVERTED_SHARE * both:
+        if (
+            inverted <= INVERTED_SHARE * both
+            or both < INVERTED_TAUS * self._tau * WINDOW
+        ):
             return None
         return (
             f"at perception tokens {inverted / both:.0%} of the difference between the "
-            "views has the wrong sign: positive views remove what is read, and CPL "
-            "draws the policy to what they misread; use milder perturbations in "
-            "cpl.views.positive, or a larger cpl.tau (docs/evidence.md)"
+            f"views has the wrong sign, and the rest is so far beyond cpl.tau "
+            f"({self._tau:g}) that it has little weight: CPL draws the policy to what "
+            "positive views misread; use milder perturbations in cpl.views.positive, "
+            "or a larger cpl.tau (docs/evidence.md)"
         )
 
 

@@ -318,7 +318,11 @@ def test_positive_views_that_remove_more_than_the_negative():
 
 
 def test_views_that_do_what_they_should():
-    assert warned(inverted(0.1)) == warned(inverted(0.0)) == []
+    assert warned(inverted(0.03)) == warned(inverted(0.0)) == []
+
+
+def test_a_tau_as_large_as_the_difference_gives_all_tokens_weight():
+    assert warned(inverted(0.5), RunWatch(tau=1.0)) == []
 
 
 def test_views_without_a_difference():
