@@ -1,14 +1,18 @@
-"""Whether a running SGLang server holds the weights that a folder holds.
+"""Whether a running SGLang server holds the weights that it should hold.
 
 SGLang 0.5.10.post1 offers nothing for it: `/get_weights_by_name` isn't implemented for
 Qwen's vision models, and `/weights_checker` only compares with a snapshot of itself.
 Log-probs of a probe would not do either: in bfloat16 two kernels differ by more than
 one small training step.
 
-So the folder is read once more through the model's own `load_weights`, which knows
-about fused matrices, tensor parallelism, padded vocabularies and experts; but every
-copy into a parameter is caught, and compared with what is there, to the last bit.
-Nothing is written. It takes about as long as loading, and memory for one tensor.
+So a folder is read once more through the model's own `load_weights`, which knows about
+fused matrices, tensor parallelism, padded vocabularies and experts; but every copy into
+a parameter is caught, and compared with what is there, to the last bit. Nothing is
+written. It takes about as long as loading, and memory for one tensor.
+
+What came over the wire has no folder. Each part of such an update is loaded, and then
+loaded once more with its copies compared; at the end every element of every parameter
+must have come (`Received`). SGLang's loaders pass over names that they don't know.
 
 Of LoRA adapters (which never touch the model's own weights) what the server holds under
 the adapter's name is compared with the folder, after the reader that SGLang loads with.
@@ -20,12 +24,15 @@ passed: quantised weights, and loaders that change a parameter in another way th
 copying.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _SHOWN = 3  # names in a message
+_RECEIVED = "cppo_received"  # of a `ModelRunner`: the parts of an update, so far
 _aten = torch.ops.aten
 
 
@@ -65,6 +72,14 @@ class CopyComparer(TorchDispatchMode):
             for place, parts in self._compared.items()
         )
         return seen / max(1, sum(self._sizes.values()))
+
+    def missing(self) -> list[str]:
+        """Names of the parameters of which not all elements were compared."""
+        return [
+            self._names[place]
+            for place, size in self._sizes.items()
+            if sum(self._compared.get(place, {}).values()) < size
+        ]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -108,11 +123,52 @@ def compare_model(model: torch.nn.Module, weights: Iterator) -> str | None:
     with torch.no_grad(), CopyComparer(model.named_parameters()) as comparer:
         model.load_weights(weights)
     if comparer.different:
-        shown = ", ".join(comparer.different[:_SHOWN])
-        return f"{len(comparer.different)} parameters differ, such as {shown}"
+        return _some(comparer.different, "differ")
     if comparer.share() < 0.5:
         return f"only {comparer.share():.0%} of the parameters could be compared"
     return None
+
+
+def _some(names: list[str], what: str) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{len(names)} parameters {what}, such as {shown}"
+
+
+class Received:
+    """The parts of one weight update over the wire.
+
+    Parameters
+    ----------
+    model
+        That they are loaded into, by SGLang's `load_weights`.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._comparer = CopyComparer(model.named_parameters())
+        self._cannot = ""
+
+    def load(
+        self,
+        load_weights: Callable[[Iterable], Any],
+        weights: Iterable[tuple[str, torch.Tensor]],
+    ) -> None:
+        """Load a part, and see what of it the model then holds."""
+        weights = list(weights)
+        load_weights(weights)
+        try:
+            with torch.no_grad(), self._comparer:
+                load_weights(weights)
+        except CannotCompare as error:
+            self._cannot = str(error)
+
+    def difference(self) -> str | None:
+        """What of the model is not as it was sent; None: all of it is."""
+        if self._cannot:
+            return self._cannot
+        if self._comparer.different:
+            return _some(self._comparer.different, "differ")
+        missing = self._comparer.missing()
+        return _some(missing, "have not come") if missing else None
 
 
 def compare_adapter(held: torch.nn.Module, fresh: torch.nn.Module) -> str | None:
@@ -128,8 +184,15 @@ def compare_adapter(held: torch.nn.Module, fresh: torch.nn.Module) -> str | None
     return None
 
 
-def difference(runner, path: str, adapter: str | None) -> str | None:
-    """What differs between an SGLang `ModelRunner` and a folder; None: nothing does."""
+def difference(runner, path: str | None, adapter: str | None) -> str | None:
+    """What differs between an SGLang `ModelRunner` and a folder; None: nothing does.
+
+    Without `path`: between it and the weight update that came over the wire last, which
+    is asked about once.
+    """
+    if path is None:
+        received = runner.__dict__.pop(_RECEIVED, None)
+        return received.difference() if received else "nothing has come over the wire"
     if adapter is not None:
         return _adapter_difference(runner, path, adapter)
     if runner.server_args.quantization or runner.model_config.quantization:
@@ -171,7 +234,27 @@ def _adapter_difference(runner, path: str, adapter: str) -> str | None:
     return compare_adapter(held[0], fresh)
 
 
-def compare_in_scheduler(scheduler, path: str, adapter: str | None = None) -> None:
+def recording(update: Callable) -> Callable:
+    """`ModelRunner.update_weights_from_distributed`, with its parts `Received`."""
+
+    @wraps(update)
+    def update_weights_from_distributed(runner, *args, **kwargs):
+        model = runner.model
+        if _RECEIVED not in runner.__dict__:
+            setattr(runner, _RECEIVED, Received(model))
+        received = getattr(runner, _RECEIVED)
+        model.load_weights = partial(received.load, model.load_weights)
+        try:
+            return update(runner, *args, **kwargs)
+        finally:
+            del model.load_weights  # its class has its own
+
+    return update_weights_from_distributed
+
+
+def compare_in_scheduler(
+    scheduler, path: str | None, adapter: str | None = None
+) -> None:
     """In every scheduler process of a server at once: raise unless all are equal.
 
     Raises
@@ -201,6 +284,10 @@ def run_scheduler(*args, **kwargs) -> None:
         areal_run_scheduler_process,
     )
     from sglang.srt.managers.scheduler import Scheduler
+    from sglang.srt.model_executor.model_runner import ModelRunner
 
     Scheduler.cppo_compare_weights = compare_in_scheduler
+    ModelRunner.update_weights_from_distributed = recording(
+        ModelRunner.update_weights_from_distributed
+    )
     areal_run_scheduler_process(*args, **kwargs)

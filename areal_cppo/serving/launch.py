@@ -5,7 +5,9 @@ variable, because command lines are seen by every user of a machine and SGLang p
 its own. An environment is seen by the same user and root.
 
 AReaL's launcher is used as it is: two names that it looks up when it runs are replaced,
-that of the function its scheduler processes run and that which registers endpoints.
+that of the function its scheduler processes run and that which registers endpoints. The
+module `requests` that SGLang sends its warm-up with is wrapped, so that the gate knows
+it; were it sent otherwise, the gate would refuse it and the server would not start.
 
 The server and its scheduler (which imports the main module again) listen only where
 the run may, and log nothing private.
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> None:
     from areal.experimental.inference_service.sglang.launch_server import (
         areal_launch_server,
     )
+    from sglang.srt.entrypoints import http_server
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
     from sglang.srt.utils.common import suppress_noisy_warnings
@@ -46,13 +49,15 @@ def main(arguments: list[str]) -> None:
     server_args = prepare_server_args(arguments)
     if token:
         server_args.api_key = Secret(token)
+    gate = Gate()
     register = awex.register_awex_endpoints
 
     def register_all(app, rpc) -> None:
         register(app, rpc)
-        add_endpoints(app, Gate(), rpc)
+        add_endpoints(app, gate, rpc)
 
     awex.register_awex_endpoints = register_all
+    http_server.requests = gate.warm_up_client(http_server.requests)
     scheduler.areal_run_scheduler_process = run_scheduler
     try:
         areal_launch_server(server_args)

@@ -18,6 +18,7 @@ import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
 from areal.utils.perf_tracer import trace_scope
+from torch.distributed.tensor import DTensor
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.qwen_positions import correct_image_positions
@@ -108,6 +109,23 @@ class CPPOActor(FSDPPPOActor):
     def load_training_state(self, folder: str) -> None:
         """Go on from what `save_training_state` wrote; all ranks together."""
         load_rank(self, folder)
+
+    def _get_full_tensor(self, param: torch.nn.Parameter) -> torch.Tensor:
+        """A whole parameter, as it is sent to the servers; all ranks call it.
+
+        AReaL's takes the shards of one that lies on the CPU (as all do without a GPU,
+        and with `fsdp.offload_params`) to be of equal size.
+        """
+        tensor = param.data
+        if not isinstance(tensor, DTensor) or tensor.device.type != "cpu":
+            return super()._get_full_tensor(param)
+        return DTensor.from_local(
+            tensor.to_local().to(self.device),
+            tensor.device_mesh,
+            tensor.placements,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+        ).full_tensor()
 
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:
         """One optimiser step on the policy loss and what the objective adds.

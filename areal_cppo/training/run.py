@@ -105,7 +105,7 @@ class Run:
         # Not as a context manager: after a failure it would first take everything down,
         # which may hang, and tell the reason last. The supervisor cleans up.
         trainer = self.trainer = heldout.trainer = CPPOTrainer(
-            config, task.train_dataset()
+            config, task.train_dataset(), end_now=self._end_now
         )
         keeper, recorder = self._observe(trainer, heldout, found)
         workers = self._watch_workers(trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from areal.api.cli_args import (
 from areal.api.io_struct import SaveLoadMeta
 from areal.utils.environ import is_single_controller
 
-from areal_cppo.errors import UserError
+from areal_cppo.errors import RunError, UserError
 from areal_cppo.training.actor import CPPOActor
 from areal_cppo.training.config import CPPOConfig
 from areal_cppo.training.recover.ledger import PromptLedger
@@ -45,6 +46,9 @@ class CPPOTrainer(PPOTrainer):
         The experiment.
     train_dataset, valid_dataset
         As `PPOTrainer` takes them.
+    end_now
+        Ends the process with an error, whatever it waits for: a server may be lost
+        while the trainer sends it weights.
 
     Attributes
     ----------
@@ -57,6 +61,7 @@ class CPPOTrainer(PPOTrainer):
         config: CPPOConfig,
         train_dataset,
         valid_dataset=None,
+        end_now: Callable[[RunError], None] | None = None,
     ):
         if not is_single_controller():
             raise UserError(
@@ -65,6 +70,7 @@ class CPPOTrainer(PPOTrainer):
             )
         self.observers: list[Observer] = []
         self._step_began = time.monotonic()
+        self._end_now = end_now
         if config.stats_logger.wandb.mode == "offline":
             # AReaL logs in whatever the mode; wandb then asks for no key.
             os.environ["WANDB_MODE"] = "offline"
@@ -128,6 +134,7 @@ class CPPOTrainer(PPOTrainer):
             for spec in config.scheduling_spec:
                 spec.gpu = 0
         controller = CPPORolloutEngine.as_controller(config, self.scheduler)
+        controller.end_now = self._end_now
         controller.initialize(**start)
         return controller
 

@@ -20,6 +20,7 @@ from areal_cppo.serving.guard import (
     COMPARE_PATH,
     OPEN_PATH,
     VERSION_HEADER,
+    WARM_UP_HEADER,
     Gate,
     Secret,
     add_endpoints,
@@ -75,14 +76,19 @@ def rpc():
 
 
 @pytest.fixture
-def client(rpc):
+def gate():
+    return Gate()
+
+
+@pytest.fixture
+def client(rpc, gate):
     app = FastAPI()
 
     @app.post("/generate")
     async def generate() -> dict:
         return {"tokens": 1}
 
-    add_endpoints(app, Gate(), rpc)
+    add_endpoints(app, gate, rpc)
     return TestClient(app)
 
 
@@ -100,6 +106,27 @@ def test_born_closed_and_opened_for_a_version(client):
     assert client.post(OPEN_PATH, json={"version": "x"}).status_code == 422
 
 
+def test_the_servers_own_warm_up_passes_and_nothing_else(client, gate):
+    """Before the gate is opened; what it then knows opens nothing, closed or not."""
+    warm_up = gate.warm_up_client(client)  # has `post` and `get`, as `requests` has
+
+    def status(posts, **headers) -> int:
+        return posts.post("/generate", json={}, headers=headers).status_code
+
+    assert status(warm_up, Authorization="Bearer x") == 200
+    assert warm_up.get("/nowhere").status_code == 404
+    for guess in ("", "x", "\xe4"):
+        assert status(client, **{WARM_UP_HEADER: guess.encode("latin-1")}) == 503
+    assert status(client) == 503
+    client.post(OPEN_PATH, json={"version": 1})
+    client.post(OPEN_PATH, json={"version": None})
+    assert status(warm_up) == 503
+
+
+def test_no_two_gates_share_a_pass(client):
+    assert Gate().warm_up_client(client).post("/generate", json={}).status_code == 503
+
+
 def test_comparing_runs_in_the_schedulers(client, rpc):
     body = {"path": "folder", "adapter": "name"}
     assert client.post(COMPARE_PATH, json=body).json() == {"equal": True, "message": ""}
@@ -107,3 +134,5 @@ def test_comparing_runs_in_the_schedulers(client, rpc):
     rpc.error = RuntimeError("rank 1: a parameter differs")
     answer = client.post(COMPARE_PATH, json={"path": "folder"}).json()
     assert answer == {"equal": False, "message": "rank 1: a parameter differs"}
+    client.post(COMPARE_PATH, json={"path": None})
+    assert rpc.calls[-1][1] == {"path": None, "adapter": None}

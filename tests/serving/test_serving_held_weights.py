@@ -17,6 +17,8 @@ from areal_cppo.serving.held_weights import (
     CannotCompare,
     compare_adapter,
     compare_model,
+    difference,
+    recording,
 )
 
 HIDDEN, HEADS, PADDED, WORDS = 4, 2, 8, 6
@@ -152,3 +154,77 @@ def test_adapters():
     assert "q_lora_A" in compare_adapter(held, adapter(q_lora_A=two))
     assert "other matrices" in compare_adapter(held, adapter(k_lora_A=one))
     assert "scaling" in compare_adapter(held, adapter(2.0, q_lora_A=one))
+
+
+class Runner:
+    """In place of SGLang's `ModelRunner`: loads what it is given, part by part."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @recording
+    def update_weights_from_distributed(self, names, files):
+        self.model.load_weights([(name, files[name]) for name in names])
+        return True, ""
+
+
+def parts(order, cuts):
+    bounds = sorted({0, len(order), *(cut % len(order) for cut in cuts)})
+    return [order[a:b] for a, b in zip(bounds, bounds[1:])]
+
+
+@given(
+    order=st.permutations(sorted(make_files())),
+    cuts=st.lists(st.integers(0, 5)),
+    left_out=st.sets(st.sampled_from(sorted(make_files())), max_size=2),
+)
+def test_an_update_over_the_wire_is_whole_or_says_what_is_missing(
+    order, cuts, left_out
+):
+    """In whatever parts, of whatever order; and the next update begins anew."""
+    runner = Runner(loaded(make_files(0)))
+    new = make_files(1)
+    for names in parts(order, cuts):
+        runner.update_weights_from_distributed(
+            [name for name in names if name not in left_out], new
+        )
+    found = difference(runner, None, None)
+    owners = {"qkv" if name in "qkv" else name for name in left_out}
+    if not owners:
+        assert found is None
+        assert compare_model(runner.model, iter(new.items())) is None
+    else:
+        assert found.startswith(f"{len(owners)} parameters have not come")
+        assert all(owner in found for owner in owners)
+    assert "nothing has come" in difference(runner, None, None)
+    runner.update_weights_from_distributed(order, new)
+    assert difference(runner, None, None) is None
+    assert "load_weights" not in vars(runner.model)
+
+
+def test_a_part_that_the_loader_changes_has_not_come_as_it_was_sent():
+    class Rounding(Model):
+        def load_weights(self, weights):
+            super().load_weights(weights)
+            if not any(type(m).__name__ == "CopyComparer" for m in modes()):
+                self.norm.data.mul_(1.5)
+
+    def modes():
+        from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+        return _get_current_dispatch_mode_stack()
+
+    runner, files = Runner(Rounding()), make_files()
+    runner.update_weights_from_distributed(sorted(files), files)
+    assert difference(runner, None, None) == "1 parameters differ, such as norm"
+
+
+def test_a_loader_that_can_not_be_compared_is_told_and_has_loaded():
+    class Scaling(Model):
+        def load_weights(self, weights):
+            super().load_weights(weights)
+            self.norm.data.mul_(2)
+
+    runner, files = Runner(Scaling()), make_files()
+    runner.update_weights_from_distributed(sorted(files), files)
+    assert "norm is loaded by aten.mul_" in difference(runner, None, None)

@@ -17,8 +17,11 @@ gone after a restart:
 | `die_on_request` | exits when asked for tokens |
 | `refuse_update` | answers 400 to a weight update |
 | `lose_update` | says it has loaded the weights, but has not |
-| `slow_update` | takes `seconds` to load |
+| `slow_update` | takes `seconds` to load, or to join a group |
 | `abort` | answers half of a response, as if paused |
+
+Weights over the wire come in parts `{"names": ["weights", 101]}`, of which two make a
+version; a folder of null is compared with them.
 
 A file FOLDER/broken: started again, it holds other weights than it says. A file
 FOLDER/stop_on_update: the next weight update stops it (SIGSTOP), once.
@@ -55,6 +58,7 @@ class Held:
         self.open_requests = 0  # by its own account
         self.ending = 0  # of them, until the next look
         self.seen: list[str] = []
+        self.parts: list[int] = []
 
 
 def answer(token: int, reason: str = "stop") -> dict:
@@ -100,6 +104,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.update(Path(body["model_path"]), mode)
         if self.path == "/cppo/open":
             held.open_for = body["version"]
+        elif self.path == "/init_weights_update_group":
+            return self.join(mode)
+        elif self.path == "/update_weights_from_distributed":
+            return self.receive(body["names"][1], mode)
+        elif self.path == "/cppo/compare_weights" and body["path"] is None:
+            whole = held.parts == [held.weights] * 2
+            held.parts = []
+            return self.reply(200, {"equal": whole, "message": "1 has not come"})
         elif self.path == "/cppo/compare_weights":
             wanted = int((Path(body["path"]) / "weights").read_text())
             equal = wanted == held.weights
@@ -147,6 +159,24 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(400, {"success": False})
         if mode != "lose_update":
             self.held.weights = new
+        return self.reply(200, {"success": True})
+
+    def join(self, mode):
+        if mode == "slow_update":
+            time.sleep(self.held.script["seconds"])
+        success = mode != "refuse_update"
+        self.reply(200 if success else 400, {"success": success})
+
+    def receive(self, weights, mode):
+        if mode == "die_on_update":
+            os._exit(4)
+        if mode == "slow_update":
+            time.sleep(self.held.script["seconds"])
+        if mode == "refuse_update":
+            return self.reply(200, {"success": False})
+        self.held.weights = weights
+        if mode != "lose_update":
+            self.held.parts.append(weights)
         return self.reply(200, {"success": True})
 
     def reply(self, status, content):

@@ -219,7 +219,12 @@ def run(actor, case: Case, rank: int, world: int):
 def main(model: str, out: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     actor = make_actor(actor_config(Path(model), world))
+    whole = {
+        name: actor._get_full_tensor(parameter)
+        for name, parameter in actor.model.named_parameters()
+    }
     results = {name: run(actor, case, rank, world) for name, case in CASES.items()}
+    results["weights"] = whole
     if rank == 0:
         torch.save(results, out)
 

@@ -46,6 +46,15 @@ def test_ranks_equal_one(results, world, case):
     assert many_stats == pytest.approx(one_stats, rel=1e-4)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_whole_weights_are_gathered_from_uneven_shards(results, world):
+    """As they are sent to servers; AReaL takes shards on the CPU to be of equal size."""
+    one, many = results(1)["weights"], results(world)["weights"]
+    assert any(len(weight) % world for weight in one.values())
+    assert one.keys() == many.keys()
+    assert all(torch.equal(one[name], many[name]) for name in one)
+
+
 @pytest.mark.parametrize("world", [1, *WORLDS])
 def test_not_a_number_on_one_rank_leaves_the_policy_update_alone(results, world):
     """The views of one rank poison CPL; all ranks leave it out, and none waits."""

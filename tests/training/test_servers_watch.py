@@ -6,18 +6,21 @@ Workers are functions here; with real ones: test_servers_sglang.py, the chaos su
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from areal.api import WeightUpdateMeta
 from areal.infra.controller import RolloutController
+from areal.infra.scheduler.exceptions import EngineCallError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from areal_cppo.errors import RunError
 from areal_cppo.training.config import CPPORolloutConfig, load_config
 from areal_cppo.training.rollout import CPPORolloutController
+from areal_cppo.training.servers import controller as fleet_controller
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.servers.watch import FleetWatch
 
@@ -203,6 +206,58 @@ def test_a_failed_update_deletes_nothing(controller, tmp_path, monkeypatch):
         asyncio.run(controller.update_weights_from_disk(meta))
     assert one.exists()
     assert "could not be reached" in str(controller.failure)
+
+
+@pytest.fixture
+def ended_now(controller, monkeypatch):
+    """Errors with which the run was ended whatever it waited for."""
+    monkeypatch.setattr(fleet_controller, "_NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(CPPORolloutController, "end_run", lambda self, error: None)
+    ended = []
+    controller.end_now = ended.append
+    return ended
+
+
+def receive(controller) -> None:
+    meta = WeightUpdateMeta(type="xccl", version=1)
+    asyncio.run(controller.update_weights_from_distributed(meta, []))
+
+
+def test_a_server_that_fails_in_an_update_over_the_wire_ends_the_run(
+    controller, ended_now, monkeypatch
+):
+    """Even if the trainer waits for that server, and this process for the trainer."""
+
+    async def fails(self, method, *args, **kwargs):
+        engine = f"Engine method '{method}' failed: the generation server is gone"
+        raise EngineCallError("rollout/0", method, engine)
+
+    monkeypatch.setattr(RolloutController, "_collective_rpc_async", fails)
+    with pytest.raises(EngineCallError):
+        receive(controller)
+    assert str(controller.failure) == "the generation server is gone"
+    time.sleep(0.3)
+    assert ended_now == [controller.failure]
+
+
+def test_a_server_lost_during_an_update_over_the_wire_ends_the_run(
+    controller, ended_now
+):
+    receive(controller)
+    assert controller.calls[-1][0] == "update_weights_from_distributed"
+    controller._fail(RunError("lost"))  # by the watch
+    time.sleep(0.3)
+    assert ended_now == [controller.failure]
+
+
+def test_a_server_lost_between_two_updates_leaves_time_for_a_checkpoint(
+    controller, ended_now
+):
+    receive(controller)
+    asyncio.run(controller.continue_generation())
+    controller._fail(RunError("lost"))
+    time.sleep(0.3)
+    assert controller.failure is not None and ended_now == []
 
 
 def test_a_token_of_its_own_for_each_run(controller):

@@ -2,21 +2,29 @@
 
 AReaL deletes the folder of an update as soon as it is loaded. A server that comes back
 needs it, so that it stays until the next update is done.
+
+Weights that come over the wire go to all servers or to none. While the trainer sends
+them it waits for every server, perhaps for ever if one is gone; so does this process
+for the trainer. A server that is lost then ends the run without either.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from areal.api import LocalInfServerInfo, WeightUpdateMeta
+from areal.api import LocalInfServerInfo, ParamSpec, WeightUpdateMeta
 from areal.infra.controller import RolloutController
 from areal.utils.network import format_hostport
 
 from areal_cppo.errors import RunError
 from areal_cppo.training.servers.watch import GONE, FleetWatch, Listener
+
+_NOTICE_SECONDS = 20.0  # in which whoever waits in an update may fail by itself
 
 
 class FleetController(RolloutController):
@@ -34,6 +42,8 @@ class FleetController(RolloutController):
         somebody else may run into first.
     token
         What the servers ask for; "" if they don't.
+    end_now
+        Ends the run whatever this process waits for; None: nobody can.
     """
 
     def __init__(self, *args, **kwargs):
@@ -41,6 +51,8 @@ class FleetController(RolloutController):
         self.listeners: list[Listener] = []
         self.failure: RunError | None = None
         self.token = ""
+        self.end_now: Callable[[RunError], None] | None = None
+        self._on_the_wire = False  # from the first request of an update to its last
         self._watch: FleetWatch | None = None
         self._destroyed = False
         self._newest: Path | None = None
@@ -91,6 +103,34 @@ class FleetController(RolloutController):
             if older != self._newest:
                 shutil.rmtree(older, ignore_errors=True)
 
+    async def init_weights_update_group(self, meta: WeightUpdateMeta) -> None:
+        """All servers join the group over which weights will come."""
+        await self._wire_call(super().init_weights_update_group(meta))
+        self._on_the_wire = False
+
+    async def update_weights_from_distributed(
+        self, meta: WeightUpdateMeta, param_specs: list[ParamSpec]
+    ) -> None:
+        """All servers receive a part of the weights; `continue_generation` is last."""
+        call = super().update_weights_from_distributed(meta, param_specs)
+        await self._wire_call(call)
+
+    async def continue_generation(self) -> None:
+        """All servers go on; with the weights that came, of which none is missing."""
+        if not self._on_the_wire:
+            return await super().continue_generation()
+        await self._wire_call(super().continue_generation())
+        self._on_the_wire = False
+        return None
+
+    async def _wire_call(self, call: Awaitable[None]) -> None:
+        self._on_the_wire = True
+        try:
+            await call
+        except Exception as error:
+            self._fail(RunError(_reason(error)))
+            raise
+
     def _start_watch(self, role: str) -> None:
         servers = list(map(_address, self.server_infos))
         folder = getattr(self.scheduler, "log_dir", None)  # of the local scheduler
@@ -114,6 +154,10 @@ class FleetController(RolloutController):
         if self.failure is None and not self._destroyed:
             self.failure = error
             self.end_run(error)
+            if self._on_the_wire and self.end_now is not None:
+                timer = threading.Timer(_NOTICE_SECONDS, self.end_now, [error])
+                timer.daemon = True
+                timer.start()
 
     async def _collective_rpc_async(self, method: str, *args, **kwargs) -> list[Any]:
         try:
@@ -128,6 +172,11 @@ class FleetController(RolloutController):
                     )
                 )
             raise
+
+
+def _reason(error: Exception) -> str:
+    """What the worker said, without what AReaL puts before it."""
+    return str(error).partition("' failed: ")[2] or f"{type(error).__name__}: {error}"
 
 
 def _address(info: LocalInfServerInfo) -> str:

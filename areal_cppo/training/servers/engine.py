@@ -224,8 +224,17 @@ class ServersEngine(RemoteInfEngine):
         time.sleep(self.config.pause_grace_period)
 
     def continue_generation(self):
-        """Go on generating."""
-        self._control(self.backend.get_resume_request(), "resume")
+        """Go on generating.
+
+        Raises
+        ------
+        RunError
+            Weights came over the wire, and not all of them.
+        """
+        if self.server is not None:
+            self._on_the_wire(self.server.resume)
+        else:
+            self._control(self.backend.get_resume_request(), "resume")
 
     def offload(self) -> None:
         """Give up the GPU's memory."""
@@ -271,11 +280,10 @@ class ServersEngine(RemoteInfEngine):
         """Join the group over which weights will come; a lost server is lost then."""
         if self.server is None:
             return super().init_weights_update_group(meta, xccl_group_ranks)
-        self.server.can_rejoin = False
         rank = xccl_group_ranks[0] if xccl_group_ranks else 0
         address = self.server.address
         request = self.backend.build_init_weights_group_request(address, rank, meta)
-        return _in_thread(lambda: self._send_weights_request(request))
+        return _in_thread(lambda: self._on_the_wire(self.server.join, request))
 
     def update_weights_from_distributed(
         self, meta: WeightUpdateMeta, param_specs: list[ParamSpec]
@@ -285,22 +293,20 @@ class ServersEngine(RemoteInfEngine):
             return super().update_weights_from_distributed(meta, param_specs)
         backend = self.backend
         updates = backend.build_distributed_weight_update_requests(meta, param_specs)
+        version = self.get_version() + 1 if meta.version is None else meta.version
+        return _in_thread(
+            lambda: self._on_the_wire(self.server.receive, version, updates.requests)
+        )
 
-        def send() -> None:
-            for request in updates.requests:
-                self._send_weights_request(request)
-
-        return _in_thread(send)
-
-    def _send_weights_request(self, request: HttpRequest) -> None:
+    def _on_the_wire(self, call: Callable[..., None], *arguments) -> None:
         try:
-            self.server.live.client.send(request, self.config.request_timeout)
+            call(*arguments)
         except ServerError as error:
-            self.server.fail(f"a weight update over NCCL failed: {error}")
             raise RunError(
                 f"the generation server {self.server.address} failed in a weight "
-                f"update over NCCL ({error}); it can't join again; start the run again "
-                "to go on from its last checkpoint, or set weight_update_mode=disk"
+                f"update over the wire ({error}); it can't join again: start the run "
+                "again to go on from its last checkpoint, or set "
+                "actor.weight_update_mode=disk"
             ) from None
 
 

@@ -111,12 +111,15 @@ class ServerClient:
         except (KeyError, TypeError):
             raise ServerError("/v1/loads answered nonsense") from None
 
-    def open_for(self, version: int, timeout: float) -> None:
-        """Let the server serve, with this version of the weights."""
+    def open_for(self, version: int | None, timeout: float) -> None:
+        """Let the server serve, with this version of the weights; None: not at all."""
         self.send(HttpRequest(OPEN_PATH, {"version": version}), timeout)
 
-    def compare(self, path: str, adapter: str | None, timeout: float) -> str | None:
-        """What the server holds that differs from a folder; None: nothing does."""
+    def compare(
+        self, path: str | None, adapter: str | None, timeout: float
+    ) -> str | None:
+        """What the server holds that differs from a folder, or without one from what
+        came over the wire; None: nothing does."""
         request = HttpRequest(COMPARE_PATH, {"path": path, "adapter": adapter})
         answer = self.send(request, timeout)
         if not isinstance(answer, dict) or not isinstance(answer.get("equal"), bool):

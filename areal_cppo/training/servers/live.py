@@ -134,9 +134,10 @@ class LiveServer:
                 f"{different}"
             )
 
-    def open_for(self, weights: Weights) -> None:
-        """Let it serve, with these weights."""
-        self.client.open_for(weights.version, self.settings.hang_seconds)
+    def open_for(self, weights: Weights | None) -> None:
+        """Let it serve, with these weights; None: not at all."""
+        version = None if weights is None else weights.version
+        self.client.open_for(version, self.settings.hang_seconds)
         self.alive_now()
 
     def while_alive(self, call: Callable[[], None]) -> None:

@@ -11,8 +11,8 @@ What makes a server fail: its process ended; nobody listens on its port; it is s
 for `hang_seconds` (also: one of its processes is stopped); `nonsense` unusable answers
 in a row; a weight update, pause or continue that failed. The silence is that of a
 request which the scheduler process answers between two batches, also while paused; any
-response counts as well. While it loads weights it answers nothing, and only stopped
-processes and `update_seconds` count.
+response counts as well. While it loads weights, or waits for them to come over the
+wire, it answers nothing, and only stopped processes and `update_seconds` count.
 
 A server that comes back is `up` once it holds the newest weights (`_catch_up`), as the
 comparison with their files says (`areal_cppo.serving.held_weights`); until then its
@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from areal.api.io_struct import HttpRequest
 from areal.utils import logging
 
 from areal_cppo.training.servers.config import ServersConfig
@@ -35,6 +36,7 @@ from areal_cppo.training.servers.http import ServerClient, ServerError
 from areal_cppo.training.servers.live import LiveServer
 from areal_cppo.training.servers.process import Launch
 from areal_cppo.training.servers.weights import Weights
+from areal_cppo.training.servers.wire import WireUpdates
 
 logger = logging.getLogger("OwnedServer")
 
@@ -70,8 +72,6 @@ class OwnedServer:
         Version of the weights that it serves; None before it was `up`.
     restarts
         How often it was started again; 0 again after `healthy_seconds`.
-    can_rejoin
-        False once its weights come over NCCL: a new process can't join that group.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class OwnedServer:
         self.state, self.reason = STARTING, ""
         self.served: int | None = None
         self.restarts = 0
-        self.can_rejoin = True
+        self.wire = WireUpdates(
+            self.live, settings.update_seconds, settings.verify != "never"
+        )
         self._on_state = on_state
         self._backend = backend
         self._newest = first
@@ -105,6 +107,11 @@ class OwnedServer:
     def address(self) -> str:
         """`host:port`."""
         return self.live.client.address
+
+    @property
+    def can_rejoin(self) -> bool:
+        """False once its weights come over the wire."""
+        return not self.wire.joined
 
     def start(self) -> None:
         """Start it for the first time; returns once it serves.
@@ -189,12 +196,45 @@ class OwnedServer:
                 self._updating = self._loading = False
                 self.live.alive_now()
 
+    def join(self, request: HttpRequest) -> None:
+        """Join the group over which weights will come; it can't come back from then on.
+
+        This and `receive` raise `ServerError`, and so does `resume` after them: nobody
+        gets weights unless all do.
+        """
+        self._over_the_wire(lambda: self.wire.join(request))
+
+    def receive(self, version: int, requests: Sequence[HttpRequest]) -> None:
+        """Receive a part of a version of the weights; closed until `resume`."""
+        self._over_the_wire(lambda: self.wire.receive(version, requests))
+
+    def _over_the_wire(self, call: Callable[[], Weights | None]) -> None:
+        with self._lock:
+            if self.state != UP:
+                raise ServerError(f"it is {self.state}: {self.reason}")
+            self._loading = True
+        try:
+            self._serves(call())
+        except ServerError as error:
+            self.fail(f"a weight update over the wire failed: {error}")
+            raise
+        finally:
+            with self._lock:
+                self._loading = False
+                self.live.alive_now()
+
+    def _serves(self, weights: Weights | None) -> None:
+        if weights is not None:
+            self._newest, self.served = weights, weights.version
+
     def pause(self) -> None:
         """Stop generation; requests under way are answered with what there is."""
         self._if_up(self.live.pause, _paused=True)
 
     def resume(self) -> None:
-        """Go on generating."""
+        """Go on generating, with the weights that came over the wire if some did."""
+        if self.wire.joined:
+            self._over_the_wire(self.wire.complete)
         self._tell_if_up(self._backend.get_resume_request(), _paused=False)
 
     def offload(self) -> None:

@@ -1,4 +1,4 @@
-"""One version of the weights: where its files are, and how a server gets them."""
+"""One version of the weights: where its files are, and how a server loads them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _CLOCK_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Weights:
-    """A version of the weights, as files.
+    """A version of the weights.
 
     Attributes
     ----------
     version
         Of the policy; 0 before training.
     path
-        Folder of the weights, or of a LoRA adapter.
+        Folder of the weights, or of a LoRA adapter; None: they came over the wire
+        (`areal_cppo.training.servers.wire`) and are in no file.
     adapter
         Name under which servers hold the adapter; None: these are full weights.
     meta
-        What AReaL builds the requests from; None: servers are started with them.
+        What AReaL builds the requests from; None: servers have them already.
     """
 
     version: int
-    path: str
+    path: str | None
     adapter: str | None = None
     meta: WeightUpdateMeta | None = None
 
@@ -50,7 +51,7 @@ class Weights:
         return cls(number, str(meta.path), adapter, meta)
 
     def load_into(self, client: ServerClient, backend, timeout: float) -> None:
-        """Make a server load them; nothing to do for those it was started with.
+        """Make a server load them; nothing to do for those that it has.
 
         Raises
         ------
