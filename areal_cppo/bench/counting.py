@@ -4,9 +4,9 @@
 two for each multiply-add, forward, again under gradient checkpointing, and backward:
 torch's own formulas (`torch.utils.flop_counter`). Attention is counted by its kernel:
 one that is told to be causal skips what lies above the diagonal and counts as half, one
-that gets a mask computes all products and counts in full; for flash-attention's packed
-rows the products within each sequence are added up. The optimiser, the loss's
-elementwise part and the perturbations of images are not counted.
+that gets a mask computes all products and counts in full; for packed rows under torch's
+flash-attention the products within each sequence are added up. The optimiser, the
+loss's elementwise part and the perturbations of images are not counted.
 
 **Tokens** are those that enter the text model's first layer, **patches** those that
 enter the vision tower, padding included, in forward passes; computing again in a
@@ -105,14 +105,12 @@ def attention_formulas() -> dict[Any, Callable[..., int]]:
         ):
             op = getattr(torch.ops.aten, name + suffix)
             formulas[op] = _sdpa_formula(op, formula, n)
-    flash = torch.ops.flash_attn
-    for name, first, products in (
-        ("_flash_attn_varlen_forward", 0, 2),
-        ("_flash_attn_varlen_backward", 1, 5),
+    aten = torch.ops.aten  # torch's own formulas for these know no causal mask
+    for op, first, products in (
+        (aten._flash_attention_forward, 0, 2),
+        (aten._flash_attention_backward, 1, 5),
     ):
-        if hasattr(flash, name):
-            op = getattr(flash, name)
-            formulas[op] = _packed_formula(op, first, products)
+        formulas[op] = _packed_formula(op, first, products)
     return formulas
 
 
@@ -124,7 +122,9 @@ def _arguments(op, args, kwargs) -> dict[str, Any]:
 
 def _sdpa_formula(op, formula: Callable[..., int], n: int) -> Callable[..., int]:
     def count(*args, out_val=None, **kwargs) -> int:
-        flops = formula(*(tensor.shape for tensor in args[:n]))
+        shapes = [tensor.shape for tensor in args[:n]]  # [batch, heads, tokens, size]
+        heads = max(shape[1] for shape in shapes)  # keys may serve several
+        flops = formula(*(torch.Size([b, heads, *rest]) for b, _, *rest in shapes))
         causal = _arguments(op.default, args, kwargs).get("is_causal", False)
         return flops // 2 if causal else flops
 
@@ -136,10 +136,10 @@ def _packed_formula(op, first: int, products: int) -> Callable[..., int]:
 
     def count(*args, out_val=None, **kwargs) -> int:
         given = _arguments(op.default, args, kwargs)
-        queries = given["cu_seqlens_q"].diff().tolist()
-        keys = given["cu_seqlens_k"].diff().tolist()
+        queries = given["cum_seq_q"].diff().tolist()
+        keys = given["cum_seq_k"].diff().tolist()
         return products * packed_products(
-            args[first].shape, queries, keys, given["causal"]
+            args[first].shape, queries, keys, given["is_causal"]
         )
 
     return count

@@ -9,7 +9,7 @@ from typing import Any
 from areal_cppo.doctor.check import Check, as_table
 from areal_cppo.doctor.machine import check_checkpoint, machine_checks
 from areal_cppo.doctor.packages import (
-    check_flash_attention,
+    check_flash_attn,
     check_python,
     package_checks,
 )
@@ -47,7 +47,7 @@ def all_checks() -> list[Check]:
     return [
         check_python(),
         *package_checks(),
-        check_flash_attention(),
+        check_flash_attn(),
         *machine_checks(),
         check_shim(_PACKAGE_FOLDER / "serving" / "shim"),
         check_checkpoint(_PACKAGE_FOLDER / "triangles" / "checkpoint"),

@@ -24,12 +24,15 @@ _TEMPORARY = GIB  # compiled kernels, sockets, logs of the start
 _SHARED = GIB  # NCCL's buffers between GPUs of a node; containers often have 64 MiB
 _PORTS = 64  # of a run on eight GPUs: 2 a worker, those of the servers, and NCCL's
 _QUERY_SECONDS = 30
+_TORCH_FLASH = "torch's flash-attention"
+_AMPERE = 8.0  # compute capability
 
 
 def machine_checks() -> list[Check]:
     """A row a thing, in the order of the table."""
     return [
         *check_gpus(),
+        check_torch_flash(),
         check_cores(),
         check_memory(),
         check_disk("disk here", Path.cwd(), _DEMO_DISK),
@@ -69,10 +72,15 @@ def check_gpus() -> list[Check]:
 
 def _query_driver() -> list[str]:
     """A line a kind of GPU: number, name, memory, driver; empty without any."""
+    lines = _query_gpus("name,memory.total,driver_version")
+    return [f"{lines.count(line)} x {line}" for line in dict.fromkeys(lines)]
+
+
+def _query_gpus(fields: str) -> list[str]:
+    """nvidia-smi's line for each GPU; empty without any."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    fields = "name,memory.total,driver_version"
     try:
         done = subprocess.run(
             [program, f"--query-gpu={fields}", "--format=csv,noheader"],
@@ -84,8 +92,23 @@ def _query_driver() -> list[str]:
         return []
     if done.returncode:
         return []
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    return [f"{lines.count(line)} x {line}" for line in dict.fromkeys(lines)]
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def check_torch_flash() -> Check:
+    """Whether torch's own flash-attention is in its build, and the GPUs can run it."""
+    import torch
+
+    remedy = f"only for training on GPUs: {HOW_TO_INSTALL_CUDA}"
+    if not torch.backends.cuda.is_flash_attention_available():
+        found = f"torch {torch.__version__} was built without it"
+        return Check(_TORCH_FLASH, False, found, remedy, required=False)
+    old = [cap for cap in _query_gpus("compute_cap") if float(cap) < _AMPERE]
+    if old:
+        found = f"GPUs of compute capability {', '.join(dict.fromkeys(old))}"
+        remedy = f"flash-attention takes {_AMPERE:.1f} (Ampere) or later"
+        return Check(_TORCH_FLASH, False, found, remedy, required=False)
+    return Check(_TORCH_FLASH, True, f"in torch {torch.__version__}", required=False)
 
 
 def check_cores() -> Check:

@@ -102,13 +102,13 @@ def areal_pins() -> dict[str, SpecifierSet]:
     return {name: pin for name, pin in pins.items() if str(pin)}
 
 
-def check_flash_attention(environment: Mapping[str, str] = os.environ) -> Check:
-    """Whether flash-attention's kernels load, not only whether it is installed.
+def check_flash_attn(environment: Mapping[str, str] = os.environ) -> Check:
+    """Whether the kernels of flash-attn load, not only whether it is installed.
 
     Args:
         environment: of the process that tries.
     """
-    remedy = f"only for training on GPUs: {HOW_TO_INSTALL_CUDA}"
+    remedy = "only for actor.attn_impl=flash_attention_2; torch_flash needs none"
     check = check_package("flash-attn", _FLASH_ATTENTION, remedy)
     if check.ready:
         program = "from flash_attn import flash_attn_varlen_func"
@@ -126,7 +126,10 @@ def check_flash_attention(environment: Mapping[str, str] = os.environ) -> Check:
             loads, failure = False, f"no end within {_IMPORT_SECONDS} s"
         if not loads:
             found = f"{check.found}, which can't be imported: {failure}"
-            remedy = "build it against this torch: pip install --no-build-isolation"
+            remedy = (
+                "build it against this torch (pip install --no-build-isolation "
+                "flash-attn), or set actor.attn_impl=torch_flash"
+            )
             return Check("flash-attn", False, found, remedy, required=False)
     return Check("flash-attn", check.ready, check.found, check.remedy, required=False)
 

@@ -89,7 +89,7 @@ def row_style(
         layout,
         model_config.image_token_id,
         config.speed.share_images,
-        flash=config.attn_impl == "flash_attention_2",
+        kernel=config.attn_impl,
         page=page,
         extra={"attention_mask": mask, "use_cache": False},
     )

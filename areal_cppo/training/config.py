@@ -31,13 +31,14 @@ from areal_cppo.errors import UserError
 from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.synthetic.shifts import SHIFTS
+from areal_cppo.training.attention import FLASH_ATTN, SDPA, TORCH_FLASH
 from areal_cppo.training.models import check_layout
 from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
 from areal_cppo.training.servers.config import ServersConfig
 from areal_cppo.training.speed import SpeedConfig
 
 OBJECTIVES = ("cppo", "grpo", "cpl", "papo", "vppo")
-PACKED_ATTENTION = ("sdpa", "flash_attention_2")
+KERNELS = (SDPA, TORCH_FLASH, FLASH_ATTN)
 
 
 @dataclass
@@ -68,6 +69,14 @@ class CPPOActorConfig(PPOActorConfig):
     papo: PAPOConfig = field(default_factory=PAPOConfig)
     vppo: VPPOConfig = field(default_factory=VPPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    attn_impl: str = field(
+        default=TORCH_FLASH,
+        metadata={
+            "help": "What computes attention. torch_flash: torch's own flash-attention "
+            "2, on GPUs; flash_attention_2: the package flash-attn; sdpa: anywhere.",
+            "choices": list(KERNELS),
+        },
+    )
 
     @property
     def reuses_proximal(self) -> bool:
@@ -101,7 +110,20 @@ class CPPOActorConfig(PPOActorConfig):
         return self.objective == "vppo" or self.uses_cpl
 
     def __post_init__(self):
+        if self.attn_impl not in KERNELS:
+            raise ValueError(
+                f"actor.attn_impl: expected one of {', '.join(KERNELS)}, found "
+                f"{self.attn_impl!r}, with which packed sequences see each other"
+            )
+        attention, self.attn_impl = self.attn_impl, SDPA  # AReaL knows not all of ours
         super().__post_init__()
+        self.attn_impl = attention
+        if attention != SDPA and self.dtype != "bfloat16":
+            raise ValueError(
+                f"actor.dtype: expected bfloat16 with actor.attn_impl={attention}, "
+                f"found {self.dtype}, which flash-attention does not compute in; set "
+                "actor.dtype=bfloat16, or actor.attn_impl=sdpa"
+            )
         if self.objective not in OBJECTIVES:
             raise ValueError(
                 f"actor.objective: expected one of {', '.join(OBJECTIVES)}, found "
@@ -117,11 +139,6 @@ class CPPOActorConfig(PPOActorConfig):
                 "actor.importance_sampling_level: expected token with "
                 f"actor.objective=vppo, found {self.importance_sampling_level!r}, in "
                 "which tokens that VPPO filters out have a gradient; set it to token"
-            )
-        if self.attn_impl not in PACKED_ATTENTION:
-            raise ValueError(
-                f"actor.attn_impl: expected one of {', '.join(PACKED_ATTENTION)}, "
-                f"found {self.attn_impl!r}, with which packed sequences see each other"
             )
 
     def check_layout(self) -> None:

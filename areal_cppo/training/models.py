@@ -122,12 +122,12 @@ def check_layout(backend: str, attn_impl: str, *, uses_views: bool) -> None:
         raise ValueError(
             f"{expected}, found {backend!r}; CPPO runs on AReaL's FSDP engine only"
         )
-    # AReaL's Ulysses is made for flash-attention: under sdpa a text model would attend
-    # to its own shard only, a Qwen-VL would meet flash-attention with our sdpa mask.
-    if attn_impl == "sdpa" and alloc.parallel.cp_size != 1:
+    # AReaL's Ulysses is made for flash-attn: otherwise a text model would attend to its
+    # own shard only, a Qwen-VL would meet flash-attention with our sdpa mask.
+    if attn_impl != "flash_attention_2" and alloc.parallel.cp_size != 1:
         raise ValueError(
             f"{expected}, found {backend!r}: context parallelism (Ulysses), which "
-            "actor.attn_impl=sdpa lacks; set c1 (more of d instead)"
+            f"actor.attn_impl={attn_impl} lacks; set c1 (more of d instead)"
         )
     if not uses_views:
         return

@@ -18,11 +18,12 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from areal_cppo.doctor.check import Check
-from areal_cppo.doctor.machine import check_disk
-from areal_cppo.doctor.packages import check_flash_attention, package_checks
+from areal_cppo.doctor.machine import check_disk, check_torch_flash
+from areal_cppo.doctor.packages import check_flash_attn, package_checks
 from areal_cppo.errors import UserError
 from areal_cppo.serving.server import check_model
 from areal_cppo.synthetic.registry import TASK_NAMES
+from areal_cppo.training.attention import SDPA, TORCH_FLASH
 from areal_cppo.training.config import CPPOActorConfig, CPPOConfig
 from areal_cppo.training.model_size import checkpoint_bytes, count_parameters
 from areal_cppo.training.models import check_supported, read_model_config
@@ -129,12 +130,13 @@ def check_gpus(config: CPPOConfig) -> None:
             f"sees here, found {wanted}; run on a machine with more, or take a "
             "configuration for fewer (docs/recipes.md)"
         )
-    if config.actor.attn_impl == "flash_attention_2":
-        check = check_flash_attention()
+    kernel = config.actor.attn_impl
+    if kernel != SDPA:
+        check = check_torch_flash() if kernel == TORCH_FLASH else check_flash_attn()
         if not check.ready:
             raise UserError(
-                f"actor.attn_impl: expected flash-attention, found {check.found}; "
-                f"{check.remedy}; or set actor.attn_impl=sdpa"
+                f"actor.attn_impl: expected {kernel} to work here, found "
+                f"{check.found}; {check.remedy}; or set actor.attn_impl=sdpa"
             )
 
 

@@ -18,6 +18,7 @@ from areal.api.cli_args import SchedulingStrategy, SchedulingStrategyType
 
 from areal_cppo.errors import UserError
 from areal_cppo.synthetic.registry import TASK_NAMES
+from areal_cppo.training.attention import SDPA
 from areal_cppo.training.config import CPPOConfig
 
 # SGLang's default for max_loras_per_batch, which AReaL has no setting for; SGLang
@@ -129,6 +130,7 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
     cluster = config.cluster
     total = cluster.n_nodes * cluster.n_gpus_per_node
     if total == 0:
+        yield from _kernels_without_gpus(config)
         return
     taken = gpus(config)
     used = sum(taken.values())
@@ -163,6 +165,19 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
             f"{config.enable_offload} and {config.sglang.enable_memory_saver}; set "
             "both, or use scheduling_strategy separation"
         )
+
+
+def _kernels_without_gpus(config: CPPOConfig) -> Iterator[str]:
+    engines = {"actor": config.actor}
+    if uses_reference(config):
+        engines["ref"] = config.ref
+    for name, engine in engines.items():
+        if engine.attn_impl != SDPA:
+            yield (
+                f"{name}.attn_impl: expected sdpa without GPUs "
+                f"(cluster.n_gpus_per_node=0), found {engine.attn_impl}, which runs on "
+                f"GPUs only; set {name}.attn_impl=sdpa"
+            )
 
 
 def _times(config: CPPOConfig) -> Iterator[str]:
@@ -236,6 +251,14 @@ def _lengths(config: CPPOConfig, model_config: Mapping[str, Any]) -> Iterator[st
             f"{config.actor.max_new_tokens}; set it to ${{gconfig.max_new_tokens}}"
         )
     text = model_config.get("text_config", model_config)
+    window = text.get("sliding_window") if text.get("use_sliding_window") else None
+    if window is not None and need > window:
+        yield (
+            f"gconfig.max_new_tokens: expected a sequence no longer than the model's "
+            f"sliding window of {window} tokens, found {need} ({whole}), of which the "
+            "trainer would see more than the model; lower it, or "
+            "data.max_prompt_tokens"
+        )
     positions = text.get("max_position_embeddings")
     asked = config.sglang.context_length or need
     if positions is not None and asked > positions:

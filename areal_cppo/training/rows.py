@@ -66,8 +66,8 @@ class RowStyle:
         Of the model.
     share_images
         Whether an image is encoded once per row.
-    flash
-        Whether flash-attention computes the attention.
+    kernel
+        What computes the attention, as `Packing` has it.
     page
         Rows are padded to a multiple of this many tokens.
     extra
@@ -77,7 +77,7 @@ class RowStyle:
     layout: PatchLayout
     image_token_id: int
     share_images: bool
-    flash: bool
+    kernel: str
     page: int
     extra: dict[str, Any]
 
@@ -167,7 +167,7 @@ def make_row(groups: Sequence[PromptGroup], batch: Batch, style: RowStyle) -> Ro
     if sum(keys) != sum(queries):
         ends = torch.arange(plan.length, plan.length + tail)
         index = torch.cat([*plan.keys, ends]).to(device)
-    inputs["packing"] = Packing(queries, keys, index, device, style.flash)
+    inputs["packing"] = Packing(queries, keys, index, device, style.kernel)
     return Row(
         inputs=inputs | style.extra,
         rows=plan.rows,

@@ -3,8 +3,6 @@
 Covers live bytes (temporaries, views, in-place operations, what is there before,
 resized storages, gradients), operations of products and of attention, causal, masked
 and packed, and that a forward pass under gradient checkpointing is counted once.
-
-Not covered: flash-attention's own operators, which need a GPU.
 """
 
 from __future__ import annotations
@@ -13,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from flash_on_cpu import flash_on_cpu
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from areal_cppo.bench.counting import Counter, count_step, packed_products
+from areal_cppo.training.attention import torch_flash
 
 KIB = 1024
 
@@ -119,6 +119,18 @@ def test_attention_of_packed_rows():
     assert products == 2 * HEADS * SIZE * ((1 + 2 + 3) + (3 + 4))
     products = packed_products(shape, [3, 2], [3, 4], causal=False)
     assert products == 2 * HEADS * SIZE * (9 + 8)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_torchs_flash_attention_is_counted_sequence_by_sequence(causal):
+    q, k, v = (torch.randn(n, HEADS, SIZE).requires_grad_() for n in (5, 7, 7))
+    bounds = [torch.tensor([0, 3, n], dtype=torch.int32) for n in (5, 7)]
+    products = packed_products(q.shape, [3, 2], [3, 4], causal)
+    with flash_on_cpu((torch.float32,)), Counter() as counter:
+        out = torch_flash(q, k, v, bounds, (3, 4), causal=causal, scaling=None)
+        assert counter.flops == 2 * products
+        out.sum().backward()
+    assert counter.flops == 7 * products
 
 
 def test_a_pass_under_checkpointing_counts_once():

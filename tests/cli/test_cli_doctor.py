@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from areal_cppo.cli import doctor as command
 from areal_cppo.doctor import machine, packages
@@ -76,7 +77,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(installed):
     check = packages.check_package("kornia", ">=0.8")
     assert check.state == "MISSING"
     assert "make setup" in check.remedy and "0.8" in check.remedy
-    assert packages.check_flash_attention().state == "absent"
+    assert packages.check_flash_attn().state == "absent"
 
 
 def test_what_areal_pins_is_read_from_its_metadata(installed):
@@ -127,8 +128,22 @@ def test_flash_attention_has_to_load(installed, tmp_path, module, state, words):
     if module is not None:
         (tmp_path / "flash_attn.py").write_text(module)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    check = packages.check_flash_attention(environment)
+    check = packages.check_flash_attn(environment)
     assert check.state == state and words in check.found
+
+
+def test_torchs_own_flash_attention(tools, monkeypatch):
+    """In the build of torch, and on GPUs that can run it."""
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", bool)
+    assert "was built without it" in machine.check_torch_flash().found
+    monkeypatch.setattr(
+        torch.backends.cuda, "is_flash_attention_available", lambda: True
+    )
+    tools(nvidia_smi="echo 9.0\necho 7.5\necho 7.5")
+    check = machine.check_torch_flash()
+    assert check.state == "absent" and check.found.endswith("capability 7.5")
+    tools(nvidia_smi="echo 8.0\necho 12.0")
+    assert machine.check_torch_flash().ready
 
 
 def test_the_driver_lists_gpus_by_kind(tools):

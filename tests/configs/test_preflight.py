@@ -115,7 +115,7 @@ def test_data_paths(hub, tmp_path, monkeypatch):
 
 def test_gpus_are_counted_where_the_run_starts(load, monkeypatch):
     monkeypatch.setattr(
-        preflight, "check_flash_attention", lambda: Check("flash-attn", True, "2.8")
+        preflight, "check_torch_flash", lambda: Check("flash", True, "there")
     )
     config = load(FULL)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -131,8 +131,15 @@ def test_gpus_are_counted_where_the_run_starts(load, monkeypatch):
 def test_flash_attention_has_to_load(load, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     broken = Check("flash-attn", False, "2.8, undefined symbol", "build it")
-    monkeypatch.setattr(preflight, "check_flash_attention", lambda: broken)
+    monkeypatch.setattr(preflight, "check_flash_attn", lambda: broken)
+    monkeypatch.setattr(preflight, "check_torch_flash", lambda: Check("", True, ""))
+    preflight.check_gpus(load(FULL))
+    asked = load(FULL, "actor.attn_impl=flash_attention_2")
     with pytest.raises(UserError, match="undefined symbol; build it; or set .*sdpa"):
+        preflight.check_gpus(asked)
+    missing = Check("flash", False, "a build without it", "install another")
+    monkeypatch.setattr(preflight, "check_torch_flash", lambda: missing)
+    with pytest.raises(UserError, match="expected torch_flash to work .* without it"):
         preflight.check_gpus(load(FULL))
     preflight.check_gpus(load(FULL, "actor.attn_impl=sdpa"))
 

@@ -134,6 +134,29 @@ def test_a_gpu_counts_once(load):
     assert gpus(load(LORA)) == {"trainer": 1, "generation": 1}
 
 
+def test_a_sliding_window_that_would_cut_is_refused(load):
+    """The recipe's longest sequence has 2,048 + 2,048 tokens; the 3B has no window."""
+    config = load(FULL)
+    text = {"max_position_embeddings": 32768, "sliding_window": 4095}
+    for layout in (text, {"text_config": text}):
+        assert violations(config, layout) == []
+        (layout.get("text_config") or layout)["use_sliding_window"] = True
+        assert "window of 4095 tokens, found 4096" in violations(config, layout)[0]
+        text["sliding_window"] = 4096
+        assert violations(config, layout) == []
+        text |= {"sliding_window": 4095, "use_sliding_window": False}
+
+
+def test_kernels_of_gpus_are_refused_without_them(load):
+    config = load("triangles.yaml", "actor.dtype=bfloat16")
+    model_config = read_model_config(config.actor.path)
+    assert violations(config, model_config) == []
+    for kernel in ("torch_flash", "flash_attention_2"):
+        config.actor.attn_impl = kernel
+        (said,) = violations(config, model_config)
+        assert said.startswith("actor.attn_impl: expected sdpa without GPUs")
+
+
 def test_vision_layers_are_those_of_the_model(load):
     """Qwen2-VL's vision tower has no gate_proj; Qwen3-VL's has names of its own."""
     config = load(LORA, "actor.target_modules=[q_proj, gate_proj, linear_fc1]")

@@ -71,7 +71,7 @@ def test_trainer_and_server_are_the_same_policy(name):
     config = load_config(CONFIGS / name)
     assert config.sglang.dtype == config.actor.dtype == "bfloat16"
     assert config.actor.temperature == config.gconfig.temperature
-    assert config.actor.attn_impl == "flash_attention_2"
+    assert config.actor.attn_impl == "torch_flash"
     assert config.actor.gradient_checkpointing
     assert config.actor.correct_reward == 0.5  # 0.9 for the answer, 0.1 for the format
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import harness
 import pytest
 from areal.api.cli_args import MicroBatchSpec
 
 from areal_cppo.core import CPLConfig
-
-sys.path.insert(0, str(Path(__file__).parent))  # harness and naive are no packages
-
-import harness  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_ranks_equal_one(results, world, case):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_whole_weights_are_gathered_from_uneven_shards(results, world):
-    """As they are sent to servers; AReaL takes shards on the CPU to be of equal size."""
+    """As they are sent to servers; AReaL takes shards on the CPU to be equally long."""
     one, many = results(1)["weights"], results(world)["weights"]
     assert any(len(weight) % world for weight in one.values())
     assert one.keys() == many.keys()

@@ -17,10 +17,12 @@ import naive
 import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
+from flash_on_cpu import flash_on_cpu
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.attention import TORCH_FLASH
 from areal_cppo.training.images import SharedImages
 from areal_cppo.training.micro_batches import NEEDED, needed_tokens
 
@@ -110,6 +112,38 @@ def test_groups_equal_naive(family, shared, spec):
     assert len(counts) == 6
     reference = naive.gradient(model, loss + naive.policy(model, batch))
     assert harness.relative_difference(gradient, reference) < 1e-5
+
+
+@pytest.fixture
+def flash(family):
+    """The family's actor with torch's flash-attention, in text and vision tower."""
+    actor = family.actor
+    tower = actor.model.model.visual.config
+    actor.config.attn_impl = tower._attn_implementation = TORCH_FLASH
+    with flash_on_cpu((torch.float32,)) as calls:  # the kernels take bfloat16 only
+        yield calls
+    actor.config.attn_impl = tower._attn_implementation = "sdpa"
+
+
+def test_flash_attention_equals_sdpa(family, request):
+    """Shared prompts, full attention and windows of the tower, all gradients."""
+    actor, items = family.actor, families.grouped_batch(family.name)
+    actor.config.mb_spec = BY_TOKENS
+    batch = harness.prepared(actor, items)
+    sdpa = actor.compute_logp([dict(item) for item in items])
+    gradient, stats = harness.update_gradient(actor, batch)
+    calls = request.getfixturevalue("flash")
+    for mine, theirs in zip(
+        actor.compute_logp([dict(item) for item in items]), sdpa, strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+    of_flash, of_flash_stats = harness.update_gradient(actor, batch)
+    assert harness.relative_difference(of_flash, gradient) < 1e-5
+    key = "ppo_actor/update/cpl/perception_tokens"
+    assert of_flash_stats[key] == stats[key]
+    config = actor.model_config
+    layers = config.text_config.num_hidden_layers + config.vision_config.depth
+    assert calls.count("backward") % layers == 0 and calls.count("backward") > 0
 
 
 def test_cpl_reaches_all_of_the_vision_tower(family):

@@ -122,11 +122,19 @@ def test_layouts_that_grpo_alone_cannot_have_either(load, backend, words):
 
 def test_layouts_that_grpo_alone_may_have(load):
     load("actor.objective=grpo", "actor.backend=fsdp:d1t2")
-    load(
-        "actor.objective=grpo",
-        "actor.backend=fsdp:d1c2",
-        "actor.attn_impl=flash_attention_2",
-    )
+    ulysses = ("actor.objective=grpo", "actor.backend=fsdp:d1c2", "actor.dtype=bf16")
+    load(*ulysses, "actor.attn_impl=flash_attention_2")
+    with pytest.raises(UserError, match=r"Ulysses.*attn_impl=torch_flash lacks"):
+        load(*ulysses, "actor.attn_impl=torch_flash")
+
+
+@pytest.mark.parametrize("kernel", ["torch_flash", "flash_attention_2"])
+def test_flash_attention_in_float32_is_refused(load, kernel):
+    with pytest.raises(UserError, match=f"expected bfloat16 with .*={kernel}, found f"):
+        load(f"actor.attn_impl={kernel}")  # the demo computes in float32
+    load(f"actor.attn_impl={kernel}", "actor.dtype=bfloat16")
+    with pytest.raises(UserError, match="expected one of sdpa, torch_flash, flash_att"):
+        load("actor.attn_impl=eager")
 
 
 UNTESTED = sorted(set(VALID_VISION_MODELS) - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})

@@ -9,6 +9,8 @@ rows is in test_speed.py.
 from __future__ import annotations
 
 import sys
+from functools import partial
+from itertools import accumulate
 from types import ModuleType, SimpleNamespace
 
 import harness
@@ -16,10 +18,15 @@ import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
 from areal.utils.data import concat_padded_tensors, pack_tensor_dict
+from flash_on_cpu import flash_on_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.training.attention import Packing, packed_attention
+from areal_cppo.training.attention import (
+    Packing,
+    packed_attention,
+    torch_flash_attention,
+)
 from areal_cppo.training.images import ImageOrder, SharedImages
 from areal_cppo.training.micro_batches import (
     NEEDED,
@@ -32,7 +39,8 @@ from areal_cppo.training.prompts import PromptGroup, image_sets, prompt_groups
 from areal_cppo.training.rows import Batch, RowStyle, make_row
 
 CPU = torch.device("cpu")
-STYLE = RowStyle(harness.LAYOUT, harness.IMAGE, True, False, 1, {"use_cache": False})
+ANY_FLOAT = (torch.float32, torch.bfloat16)  # the kernels take no float32
+STYLE = RowStyle(harness.LAYOUT, harness.IMAGE, True, "sdpa", 1, {"use_cache": False})
 
 # Of a group: the prompt's length, then what each response adds.
 groups_of_lengths = st.lists(
@@ -139,7 +147,7 @@ def dense_mask(groups) -> torch.Tensor:
     )
 
 
-def packing_of(groups, flash=False) -> Packing:
+def packing_of(groups, kernel="sdpa") -> Packing:
     queries, keys, index, at = [], [], [], 0
     for prompt, own in groups:
         start, at = at, at + prompt
@@ -151,7 +159,7 @@ def packing_of(groups, flash=False) -> Packing:
             keys.append(prompt + length)
             index += [*range(start, start + prompt), *range(at, at + length)]
             at += length
-    return Packing(queries, keys, torch.tensor(index), CPU, flash)
+    return Packing(queries, keys, torch.tensor(index), CPU, kernel)
 
 
 def attention_by_hand(query, key, value, mask):
@@ -163,45 +171,33 @@ def attention_by_hand(query, key, value, mask):
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
-def fake_flash_attention(monkeypatch):
-    """A stand-in for flash-attention's function, as its documentation defines it:
-    sequences by cumulative lengths, the causal mask aligned to the bottom right."""
-
-    def flash_attn_varlen_func(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options
-    ):
-        assert options == {"softmax_scale": None, "causal": True}
-        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
-        outputs = []
-        bounds = zip(
-            *(zip(b.tolist(), b[1:].tolist()) for b in (cu_seqlens_q, cu_seqlens_k))
-        )
-        for (q0, q1), (k0, k1) in bounds:
-            assert q1 - q0 <= max_seqlen_q and k1 - k0 <= max_seqlen_k
-            mask = torch.ones(q1 - q0, k1 - k0).tril(k1 - k0 - (q1 - q0)).bool()
-            parts = (q[q0:q1], k[k0:k1], v[k0:k1])
-            parts = [x.transpose(0, 1)[None] for x in parts]
-            outputs.append(attention_by_hand(*parts, mask)[0])
-        return torch.cat(outputs)
-
-    module = ModuleType("flash_attn")
-    module.flash_attn_varlen_func = flash_attn_varlen_func
-    monkeypatch.setitem(sys.modules, "flash_attn", module)
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options
+):
+    """In place of the package flash-attn: what its documentation says of this
+    function is what torch's operator computes."""
+    assert options == {"softmax_scale": None, "causal": True}
+    return torch.ops.aten._flash_attention_forward(
+        *(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k),
+        *(0.0, True, False),
+    )[0]
 
 
-@pytest.mark.parametrize("flash", [False, True])
+@pytest.mark.parametrize("kernel", ["sdpa", "torch_flash", "flash_attention_2"])
 @settings(max_examples=40)
 @given(groups=groups_of_lengths, heads=st.sampled_from([(4, 4), (4, 2), (2, 1)]))
-def test_attention_equals_a_dense_mask(flash, groups, heads):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        fake_flash_attention(monkeypatch)
+def test_attention_equals_a_dense_mask(kernel, groups, heads):
+    with pytest.MonkeyPatch.context() as monkeypatch, flash_on_cpu(ANY_FLOAT) as calls:
+        module = ModuleType("flash_attn")
+        module.flash_attn_varlen_func = flash_attn_varlen_func
+        monkeypatch.setitem(sys.modules, "flash_attn", module)
         mask = dense_mask(groups)
         generator = torch.Generator().manual_seed(1)
         tensors = [
             torch.randn(1, n, len(mask), 8, generator=generator).requires_grad_()
             for n in (heads[0], heads[1], heads[1])
         ]
-        packing = packing_of(groups, flash)
+        packing = packing_of(groups, kernel)
         output, weights = packed_attention(None, *tensors, None, packing=packing)
         assert weights is None
         expected = attention_by_hand(*tensors, mask)
@@ -212,6 +208,52 @@ def test_attention_equals_a_dense_mask(flash, groups, heads):
         )
         for x, y in zip(mine, theirs, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    assert calls == ([] if kernel == "sdpa" else ["forward", "backward"])
+
+
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), causal=st.booleans()
+)
+def test_attention_of_a_vision_tower(lengths, causal):
+    """Images, or windows of them, each by itself; heads of size 80, as in the 3B."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = [
+        torch.randn(1, 2, sum(lengths), 80, generator=generator) for _ in range(3)
+    ]
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    of_token = torch.repeat_interleave(torch.tensor(lengths))
+    mask = of_token[:, None] == of_token[None, :]
+    if causal:
+        mask = mask.tril()
+    layer = SimpleNamespace(is_causal=True)
+    how = {} if causal else {"is_causal": False}
+    with flash_on_cpu(ANY_FLOAT):
+        output, _ = torch_flash_attention(
+            layer, *tensors, None, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, **how
+        )
+    torch.testing.assert_close(output, attention_by_hand(*tensors, mask))
+
+
+def test_attention_without_bounds_is_refused():
+    x = torch.zeros(1, 1, 4, 8)
+    with pytest.raises(ValueError, match="expected a packed row with cu_seq_lens_q"):
+        torch_flash_attention(SimpleNamespace(is_causal=True), x, x, x, None)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "torch_flash"])
+@pytest.mark.parametrize("window", [None, 7, 6])
+def test_a_sliding_window_cuts_nothing_or_is_refused(kernel, window):
+    """Of a prompt of 4 and responses of 2 and 3 the longest sequence has 7."""
+    packing = packing_of([(4, [2, 3])], kernel)
+    x = torch.ones(1, 1, 9, 8, dtype=torch.bfloat16)
+    with flash_on_cpu():
+        attend = partial(packed_attention, None, x, x, x, None, packing=packing)
+        if window == 6:
+            with pytest.raises(ValueError, match="at most 6 tokens.*found 7"):
+                attend(sliding_window=window)
+        else:
+            assert torch.equal(attend(sliding_window=window)[0], attend()[0])
 
 
 def as_batch(items) -> tuple[dict, Batch]:
