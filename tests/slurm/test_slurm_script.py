@@ -1,6 +1,8 @@
 """The command's scripts: shellcheck, what they ask for, the ready ones, mistakes.
 
 Whether Slurm takes and runs them is for test_slurm_cluster.py and test_slurm_runs.py.
+What they do in a bash before 4.4 (RHEL 7 has 4.2) is seen in this machine's, which is
+made to end where that one would, and in the one that AREAL_CPPO_OLD_BASH names.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 READY = sorted((ROOT / "examples/cppo/slurm").glob("*.sh"))
 CPU = ["--config", "configs/triangles.yaml"]
 GPU = ["--config", "configs/qwen2_5_vl-7b_virl39k.yaml"]
+EXAMPLES = sorted((ROOT / "examples/cppo").glob("*.sh"))
+PARTS = sorted((ROOT / "areal_cppo/slurm/parts").glob("*.sh"))
 CONTAINERS = {
     "none": [],
     "apptainer": ["--container=apptainer", "--image", "an image.sif"],
@@ -195,3 +199,152 @@ def test_apptainer_is_before_the_controller_and_before_each_step(tmp_path):
     assert controller[controller.index("--bind") + 1].startswith("/a b:/b")
     assert controller[-1] == "an image.sif"
     assert shlex.split(prefix) == controller  # as the scheduler reads it
+
+
+OLD_BASH = "AREAL_CPPO_OLD_BASH"
+# An empty array is an unset variable before 4.4, unless as ${name[@]+"${name[@]}"}.
+AS_BEFORE_4_4 = r"""
+unset BASH_ENV
+set -o functrace
+end_at_an_empty_array() {
+    local rest=$1 array='(^|[^+"])"?\$\{([A-Za-z_]+)\[[@*]\]\}(.*)'
+    while [[ $rest =~ $array ]]; do
+        rest=${BASH_REMATCH[3]}
+        eval "((\${#${BASH_REMATCH[2]}[@]}))" && continue
+        echo "${BASH_REMATCH[2]}[@]: unbound variable" >&2
+        exit 1
+    done
+    [[ $1 != 'train=$!' ]] || /bin/sleep 0.3 # a signal may come before
+}
+trap 'end_at_an_empty_array "$BASH_COMMAND"' DEBUG
+"""
+# What no bash 4.2 knows, or what it takes for something else.
+SINCE_4_3 = re.compile(
+    r"wait -[a-z]*[nfp]|\$\{[^}]*@[A-Za-z]\}|\b(local|declare|typeset) -\w*n|-v \w+\["
+    r"|\b(mapfile|readarray)\b.* -d|\bEPOCH|\bSRANDOM|\binherit_errexit|\w\[-\d+\]"
+)
+# All the commands of a job; areal-cppo does what ENDING says.
+STUB = r"""#!/bin/sh
+case ${0##*/} in
+apptainer | srun)
+    while [ "$1" != areal-cppo ]; do shift; done
+    exec "$@"
+    ;;
+squeue) echo RUNNING ;;
+scontrol) echo "$@" >scontrol ;;
+areal-cppo)
+    printf '%s\n' "$@" >areal-cppo
+    case $ENDING in [0-9]*) exit "$ENDING" ;; esac
+    trap 'exit 143' TERM
+    kill -s "$ENDING" "$PPID"
+    tries=0
+    until [ -e runs/*/STOP ] || [ $((tries += 1)) -gt 200 ]; do /bin/sleep 0.05; done
+    exit 75
+    ;;
+esac
+"""
+
+
+@pytest.fixture(params=("emulated", "old"))
+def old_bash(request, tmp_path):
+    """Runs a script as a bash before 4.4 does, in a folder with the job's commands."""
+    shell = "bash"
+    (tmp_path / "emulation").write_text(AS_BEFORE_4_4)
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    if request.param == "emulated":
+        environment["BASH_ENV"] = str(tmp_path / "emulation")
+    elif not (shell := os.environ.get(OLD_BASH)):
+        pytest.skip(f"{OLD_BASH} names no bash before 4.4")
+    (tmp_path / "bin").mkdir()
+    for name in "apptainer areal-cppo module scontrol sleep squeue srun".split():
+        (tmp_path / "bin" / name).write_text(STUB)
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run(script: str, *arguments: str, **more: str):
+        (tmp_path / "script").write_text(script)
+        return subprocess.run(
+            [shell, tmp_path / "script", *arguments],
+            cwd=tmp_path,
+            env=os.environ | environment | more,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def run_job(old_bash, script: str, folder: Path, ending: str, restarts: int = 0):
+    """Status of a job's script, whether it was queued again, its controller's words."""
+    job = {
+        **{"ENDING": ending, "SLURM_SUBMIT_DIR": str(folder)},
+        **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "a job", "SLURM_CPUS_PER_TASK": "4"},
+        **{"SLURM_JOB_NODELIST": "n[0-1]", "SLURMD_NODENAME": "n0"},
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    done = old_bash(script, **job)
+    assert not done.stderr
+    words = (folder / "areal-cppo").read_text().splitlines()
+    return done.returncode, (folder / "scontrol").exists(), words
+
+
+def test_an_empty_array_ends_an_old_bash(old_bash):
+    begin = "set -u; a=(); f() { %s; }; (f x)"
+    assert "unbound variable" in old_bash(begin % 'echo "${a[@]}"').stderr
+    assert old_bash(begin % 'echo ${a[@]+"${a[@]}"} "$@"').stdout == "x\n"
+
+
+@pytest.mark.parametrize("arguments", list(variants()))
+def test_old_bash_takes_each_script(arguments, capsys, old_bash, tmp_path):
+    script = written(capsys, *arguments)
+    status, again, said = run_job(old_bash, script, tmp_path, "0")
+    assert (status, again) == (0, False)
+    assert said[:2] == ["train", "--config"]
+    asked = [word for word in arguments if "=" in word and word[0] != "-"]
+    assert set(said) >= {"recover.mode=on", *asked}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(
+    "ending, restarts, status, again",
+    (
+        ("2", 0, 2, False),
+        ("75", 0, 75, False),
+        ("USR1", 0, 75, True),
+        ("1", 9, 1, True),
+        ("1", 10, 1, False),
+        ("TERM", 0, 143, False),
+    ),
+)
+def test_each_ending(
+    ending, restarts, status, again, container, capsys, old_bash, tmp_path
+):
+    script = written(capsys, *CPU, "--nodes=1", *CONTAINERS[container])
+    found = run_job(old_bash, script, tmp_path, ending, restarts)
+    assert found[:2] == (status, again)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_old_bash_takes_each_example(path, old_bash):
+    for arguments in ([], ["--dry-run", "a b=c"]):
+        done = old_bash(path.read_text(), *arguments, PYTHON="echo")
+        assert done.stdout.endswith(" ".join([".yaml", *arguments]) + "\n")
+        assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    (
+        *('wait -n "$a"', 'echo "${a[@]@Q}"', "local -n a=b", "mapfile -t -d '' a"),
+        *("declare -gn a=b", "[[ -v a[1] ]]", "echo $EPOCHSECONDS", "a[-1]=b"),
+    ),
+)
+def test_what_is_newer_is_found(line):
+    assert SINCE_4_3.search(line)
+
+
+@pytest.mark.parametrize(
+    "path", [*EXAMPLES, *READY, *PARTS], ids=lambda path: path.stem
+)
+def test_nothing_newer_than_bash_4_2(path):
+    assert not SINCE_4_3.search(path.read_text())

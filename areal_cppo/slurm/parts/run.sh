@@ -11,9 +11,13 @@ trap 'why=TERM; say "TERM"; kill -TERM ${train:+"$train"} 2>/dev/null || true' T
 mkdir -p "$run_dir"
 rm -f "$run_dir/STOP" # of an earlier attempt
 say "nodes $SLURM_JOB_NODELIST, run folder $run_dir"
-"${controller[@]}" areal-cppo train --config "$config" \
-    "run_dir=$run_dir" "${settings[@]}" &
+# Bash before 4.4 takes an array that is still empty for an unset variable.
+controller+=(areal-cppo train --config "$config" "run_dir=$run_dir" "${settings[@]}")
+"${controller[@]}" &
 train=$!
+if [[ $why == TERM ]]; then # it came before there was anything to end
+    kill -TERM "$train" 2>/dev/null || true
+fi
 while kill -0 "$train" 2>/dev/null; do
     wait "$train" || true # a signal ends the wait, not the run
 done

@@ -28,13 +28,13 @@ def make_scheduler(config: CPPOConfig) -> Scheduler:
     ------
     UserError
         Another type is named, or `allocation` outside a Slurm job or in one of the
-        wrong size.
+        wrong size; or CUDA_VISIBLE_DEVICES is no list of different devices.
     """
     kind = config.scheduler.type
     if kind == "local":
-        from areal.infra.scheduler.local import LocalScheduler
+        from areal_cppo.training.schedulers.local import make_local_scheduler
 
-        return LocalScheduler(exp_config=config)
+        return make_local_scheduler(config)
     if kind == "allocation":
         from areal_cppo.training.schedulers.allocation import AllocationScheduler
 
