@@ -58,16 +58,36 @@ def processes_of(out: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for_step(out: Path, demo: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not (out / "metrics.jsonl").is_file():
+def wait_for_step(out: Path, demo: subprocess.Popen, step: int = 1) -> None:
+    deadline, metrics = time.monotonic() + START_SECONDS, out / "metrics.jsonl"
+    while not metrics.is_file() or len(records(metrics)) < step:
         assert demo.poll() is None, demo.stdout.read()
-        assert time.monotonic() < deadline, "no step was finished"
+        assert time.monotonic() < deadline, "too few steps were finished"
         time.sleep(0.5)
+
+
+def kill(out: Path, name: str, most: int = 100) -> None:
+    """Kill up to so many processes of a demo that have `name` in their command."""
+    for process in processes_of(out):
+        try:
+            if most and name in " ".join(process.cmdline()):
+                process.kill()
+                most -= 1
+        except psutil.NoSuchProcess:  # a zombie, too
+            continue
 
 
 def records(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def assert_servers_have_the_trainers_weights(steps: list[dict]) -> None:
+    """The log-probs of fresh samples (SGLang's) are the trainer's, token by token."""
+    fresh = [step["stats"] for step in steps if step["staleness_max"] == 0]
+    assert fresh
+    for stats in fresh:
+        for end in ("min", "max"):
+            assert abs(stats[f"ppo_actor/update/behave_approx_kl/{end}"]) < 1e-3
 
 
 def test_a_few_steps(tmp_path):
@@ -132,13 +152,7 @@ def test_ends(tmp_path, end):
         if end == "Ctrl-C":
             os.kill(demo.pid, signal.SIGINT)
         else:
-            wanted = SERVER if end == "kill the server" else SCHEDULER
-            for process in processes_of(out):
-                try:
-                    if wanted in " ".join(process.cmdline()):
-                        process.kill()
-                except psutil.NoSuchProcess:  # a zombie, too
-                    continue
+            kill(out, SERVER if end == "kill the server" else SCHEDULER)
         output, _ = demo.communicate(timeout=END_SECONDS)
         seconds = time.monotonic() - begin
     finally:
@@ -153,6 +167,43 @@ def test_ends(tmp_path, end):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == len(kept) >= 1
     assert (out / "report.html").is_file()
+
+
+WIRE = ("actor.weight_update_mode=xccl", "heldout.size=0", "--steps")
+SYNCHRONOUS = "rollout.max_head_offpolicyness=0"  # all samples are fresh
+
+
+def test_weights_over_the_wire(tmp_path):
+    """One trainer, one server, over gloo; to the end of several updates."""
+    out = tmp_path / "run"
+    demo = start(out, *WIRE, "4", SYNCHRONOUS)
+    output, _ = demo.communicate(timeout=START_SECONDS + 300)
+    assert demo.returncode == 0, output[-3000:]
+    steps = records(out / "metrics.jsonl")
+    assert [step["version"] for step in steps] == [0, 1, 2, 3]
+    assert_servers_have_the_trainers_weights(steps)
+
+
+def test_a_server_lost_with_weights_over_the_wire(tmp_path):
+    """It can't join again: the run ends with a line, and goes on with new servers."""
+    out = tmp_path / "run"
+    recover = ("recover.mode=on", "recover.freq_steps=1")
+    demo = start(out, *WIRE, "6", SYNCHRONOUS, "rollout.backend=sglang:d2", *recover)
+    try:
+        wait_for_step(out, demo, 2)
+        kill(out, SCHEDULER, most=1)
+        output, _ = demo.communicate(timeout=START_SECONDS + 300)
+    finally:
+        os.killpg(demo.pid, signal.SIGKILL) if demo.poll() is None else None
+    assert demo.returncode == 0, output[-3000:]
+    assert "starting again from the last checkpoint (1 of" in output
+    why = "in a weight update over the wire|with weight_update_mode xccl it can't come"
+    assert re.search(why, output), output
+    steps = records(out / "metrics.jsonl")
+    assert [step["step"] for step in steps] == list(range(1, 7))
+    assert_servers_have_the_trainers_weights(steps[2:])
+    events = [event["event"] for event in records(out / "events.jsonl")]
+    assert events.count("server_up") == 4 and "resumed" in events
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(tmp_path):

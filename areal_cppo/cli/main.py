@@ -164,9 +164,20 @@ def run(args: argparse.Namespace) -> int:
     return doctor(args.config, args.overrides)
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; `key=value` may stand anywhere in it, between options too."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in args or any(word[0] == "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes one run of them only
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `areal-cppo` command."""
-    args = _parser().parse_args(argv)
+    args = parse(argv)
     try:
         status = run(args)
         sys.stdout.flush()

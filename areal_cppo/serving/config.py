@@ -57,7 +57,6 @@ CPU_SETTINGS: dict[str, object] = {
     "disable_cuda_graph": True,
     "disable_overlap_schedule": True,
     "sleep_on_idle": True,
-    "skip_server_warmup": True,
     "max_running_requests": 64,
     "max_total_tokens": 16384,
     "enable_metrics": False,

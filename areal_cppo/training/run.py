@@ -74,8 +74,9 @@ class Run:
         try:
             self._run()
         except Exception as error:
-            cause = self.trainer.rollout.failure if self.trainer else None
-            if cause is not None and not isinstance(error, Stopped):
+            stopped = isinstance(error, Stopped) or self.trainer is None
+            cause = None if stopped else self.trainer.rollout.cause()
+            if cause is not None:
                 raise cause from error  # it knows more than whoever met it first
             raise
 

@@ -77,7 +77,14 @@ class CPPOTrainer(PPOTrainer):
         # AReaL's own recovery is left out: `areal_cppo.training.recover` has it all.
         areal = copy(config)
         areal.recover = replace(config.recover, mode="disabled")
-        super().__init__(areal, train_dataset, valid_dataset)
+        try:
+            super().__init__(areal, train_dataset, valid_dataset)
+        except Exception as error:  # as when the servers join the trainer's group
+            started = self.__dict__.get("rollout")
+            cause = started.cause() if started is not None else None
+            if cause is not None:
+                raise cause from error
+            raise
         self.config = config
 
     def _init_scheduler(self):

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from areal_cppo.cli.demo import demo, quoted
-from areal_cppo.cli.main import main
+from areal_cppo.cli.main import main, parse
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.training.controller import describe
 
@@ -32,6 +32,19 @@ def run(*arguments: str) -> tuple[int, list[str]]:
         timeout=60,  # the promise
     )
     return done.returncode, done.stderr.splitlines()
+
+
+def test_settings_may_stand_anywhere(capsys):
+    line = "demo a=1 --steps 4 b.c=[x] +d=2 --seed 2 ~e"
+    args = parse(line.split())
+    assert (args.steps, args.seed) == (4, 2)
+    assert args.overrides == ["a=1", "b.c=[x]", "+d=2", "~e"]  # the last one counts
+    assert parse(["train", "--config", "f", "x=1"]).overrides == ["x=1"]
+    for wrong in ("demo a=1 --stepss 4", "serve --model m --port 1 a=1"):
+        with pytest.raises(SystemExit) as end:
+            parse(wrong.split())
+        assert end.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Workers are functions here; with real ones: test_servers_sglang.py, the chaos su
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,6 +249,18 @@ def test_a_server_lost_during_an_update_over_the_wire_ends_the_run(
     controller._fail(RunError("lost"))  # by the watch
     time.sleep(0.3)
     assert ended_now == [controller.failure]
+
+
+def test_the_servers_word_is_waited_for(controller, ended_now, monkeypatch):
+    """The trainer may notice first, and only that a connection broke."""
+    assert controller.cause() is None  # nothing is under way
+    receive(controller)
+    lost = RunError("lost")
+    threading.Timer(0.3, controller._fail, [lost]).start()
+    assert controller.cause() is lost
+    controller.failure = None
+    monkeypatch.setattr(fleet_controller, "_WORD_SECONDS", 0.2)
+    assert controller.cause() is None
 
 
 def test_a_server_lost_between_two_updates_leaves_time_for_a_checkpoint(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from areal_cppo.errors import RunError
 from areal_cppo.training.servers.watch import GONE, FleetWatch, Listener
 
 _NOTICE_SECONDS = 20.0  # in which whoever waits in an update may fail by itself
+_WORD_SECONDS = 10.0  # in which the servers say what became of an update
 
 
 class FleetController(RolloutController):
@@ -130,6 +132,19 @@ class FleetController(RolloutController):
         except Exception as error:
             self._fail(RunError(_reason(error)))
             raise
+
+    def cause(self) -> RunError | None:
+        """Why the run can't go on, if that is for its servers.
+
+        In an update over the wire the trainer may have failed first, for a connection
+        that broke: then the servers' word is waited for.
+        """
+        deadline = time.monotonic() + _WORD_SECONDS
+        while self.failure is None and self._on_the_wire:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return self.failure
 
     def _start_watch(self, role: str) -> None:
         servers = list(map(_address, self.server_infos))
