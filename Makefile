@@ -1,14 +1,17 @@
-# make demo | test | chaos | lint | format | setup | clean; `make` alone lists them.
+# make demo | test | chaos | lint | format | setup | gpu-wheels | gpu-check | clean;
+# `make` alone lists them.
 #
-#   PYTHON=...      the interpreter for a new .venv (3.11 or 3.12; found by itself)
-#   DEMO_ARGS=...   passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
-#   TEST_ARGS=...   passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
-#   CHAOS_ARGS=...  passed to the chaos suite, e.g. CHAOS_ARGS="--faults server-kill"
+#   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
+#   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
+#   TEST_ARGS=...       passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
+#   CHAOS_ARGS=...      passed to the chaos suite, as CHAOS_ARGS="--faults server-kill"
+#   GPU_CHECK_ARGS=...  passed to the GPU check
+#   GPU_PYTHON=...      the interpreter for it: the one that has a CUDA torch (python3)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format setup clean
+.PHONY: help demo test chaos lint format setup gpu-wheels gpu-check clean
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
@@ -16,6 +19,8 @@ export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 CPU_LOCK := requirements/cpu.txt
+GPU_LOCK := requirements/gpu-check.txt
+GPU_PYTHON ?= python3
 TORCH := $(shell grep '^torch==' $(CPU_LOCK))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
@@ -27,13 +32,15 @@ PYTHON := $(shell for name in python3.11 python3.12 python3; do \
 endif
 
 help:
-	@echo "make demo     train a tiny model end to end on this machine's CPUs"
-	@echo "make test     run the tests"
-	@echo "make chaos    faults in real runs, and what they cost (an hour or two)"
-	@echo "make lint     check style and formatting"
-	@echo "make format   mend style and formatting"
-	@echo "make setup    make .venv and install into it (the others do so when needed)"
-	@echo "make clean    remove caches and build output; keeps .venv and runs"
+	@echo "make demo        train a tiny model end to end on this machine's CPUs"
+	@echo "make test        run the tests"
+	@echo "make chaos       faults in real runs, and what they cost (an hour or two)"
+	@echo "make gpu-wheels  download what gpu-check needs on a machine without a network"
+	@echo "make gpu-check   run the trainer's side on this machine's GPU"
+	@echo "make lint        check style and formatting"
+	@echo "make format      mend style and formatting"
+	@echo "make setup       make .venv and install into it (the others do so when needed)"
+	@echo "make clean       remove caches and build output; keeps .venv and runs"
 
 demo: setup
 	$(BIN)/areal-cppo demo $(DEMO_ARGS)
@@ -55,7 +62,7 @@ format: setup
 setup: $(READY)
 
 # The stamp is written last: a set-up that failed midway is continued by the next call.
-$(READY): $(wildcard requirements/*.txt) setup.cfg pyproject.toml
+$(READY): $(filter-out $(GPU_LOCK),$(wildcard requirements/*.txt)) setup.cfg pyproject.toml
 	@if $(BIN)/python -c "$(SUITABLE)" 2>/dev/null; then \
 		echo "set-up 1/4: .venv is there ($$($(BIN)/python -V))"; \
 	elif '$(PYTHON)' -c "$(SUITABLE)" 2>/dev/null; then \
@@ -77,6 +84,20 @@ $(READY): $(wildcard requirements/*.txt) setup.cfg pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "set-up done"
+
+# For another machine: CPython 3.12 whatever .venv has. The folder is made anew, because
+# two versions of a package in it would be in each other's way.
+gpu-wheels: setup
+	@rm -rf gpu-wheels
+	@$(PIP) download --no-deps --only-binary=:all: --python-version 3.12 \
+		--implementation cp --abi cp312 --abi abi3 --abi none \
+		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
+		-d gpu-wheels -r $(GPU_LOCK)
+	@echo "gpu-wheels: $$(ls gpu-wheels | wc -l) wheels," \
+		"$$(du -cb gpu-wheels/*.whl | awk 'END {printf "%.1f", $$1 / 1e6}') MB"
+
+gpu-check:
+	$(GPU_PYTHON) -m tests.gpu_check $(GPU_CHECK_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

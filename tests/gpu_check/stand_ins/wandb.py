@@ -1,0 +1,1 @@
+"""Stands in for wandb, which reading a configuration imports; see ray beside it."""
