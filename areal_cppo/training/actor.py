@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.qwen_positions import correct_image_positions
+from areal_cppo.training.attention import SDPA, TORCH_FLASH, use_torch_flash
 from areal_cppo.training.batch_stats import record_batch
 from areal_cppo.training.batches import prepare_batch, row_style
 from areal_cppo.training.config import CPPOActorConfig
@@ -67,6 +68,18 @@ class CPPOActor(FSDPPPOActor):
         tap = ModelTap(self.model)
         self._layout = PatchLayout.from_image_processor(self.processor.image_processor)
         self._passes = ModelPasses(tap, config.temperature, config.speed, self._meter)
+
+    def _create_device_model(self):
+        """AReaL's; with torch's flash-attention, by whose name nothing can be loaded."""
+        kernel = self.config.attn_impl
+        if kernel != TORCH_FLASH:
+            return super()._create_device_model()
+        self.config.attn_impl = SDPA
+        try:
+            super()._create_device_model()
+        finally:
+            self.config.attn_impl = kernel
+        return use_torch_flash(self.model)
 
     def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """AReaL's advantages; `data` has an item per group, of whatever size.

@@ -20,7 +20,8 @@ Registered with transformers' `AttentionInterface` are `PACKED_ATTENTION`, which
 configuration of the vision-language models' text part names and whose caller passes
 `packing`, and `torch_flash`, for the vision towers and for text models: their callers
 pass `cu_seq_lens_q` and the like, as for flash-attn. Its name holds the word by which
-transformers tells such an implementation.
+transformers tells such an implementation, and by which it looks for a package when a
+model is loaded: models are loaded with sdpa, and switched (`use_torch_flash`).
 
 Letters: `T` tokens of a row, `K` keys of all its segments, `H` heads, `E` size of one.
 """
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import repeat_kv
 
 PACKED_ATTENTION = "areal_cppo_packed"
@@ -253,6 +254,14 @@ def torch_flash_attention(
         scaling=scaling,
     )
     return output.unsqueeze(0), None
+
+
+def use_torch_flash(model: nn.Module) -> None:
+    """Have all attention of a model of transformers computed by `torch_flash`."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config._attn_implementation = TORCH_FLASH
 
 
 # All layers of a pass are called with the same bounds: the GPU is waited for once.
