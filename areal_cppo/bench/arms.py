@@ -25,17 +25,22 @@ from areal.api.cli_args import (
     RejectionSamplingConfig,
 )
 from areal.engine.fsdp_engine import FSDPPPOActor
+from areal.utils import stats_tracker
 
 from areal_cppo.bench.stock import ApartActor, PublishedActor
-from areal_cppo.bench.workload import Workload
+from areal_cppo.bench.workload import SPREAD, Workload
 from areal_cppo.errors import UserError
+from areal_cppo.training import memory
 from areal_cppo.training.actor import CPPOActor
+from areal_cppo.training.attention import SDPA, TORCH_FLASH, use_torch_flash
 from areal_cppo.training.config import CPPOActorConfig
+from areal_cppo.training.model_size import ModelShape
 from areal_cppo.training.speed import SpeedConfig
 
 _BRANCHES = ("anchor", "positive", "negative")
 # A step of this size leaves fp32 weights as they are, so that repeats are alike.
 _LEARNING_RATE = 1e-9
+_BF16, _FP32 = 2, 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,85 @@ def select_arms(letters: str | None) -> list[Arm]:
     return [arm for arm in arms if arm.letter in wanted]
 
 
+def arm_memory(
+    arm: Arm, workload: Workload, shape: ModelShape, parameters: int, views: bool
+) -> dict[str, int]:
+    """What a GPU has to hold for an arm at worst, bytes by part.
+
+    With the settings that `Actors` has on a GPU: fp32 weights, gradients and Adam's
+    moments of one actor (the other one waits in the host's memory), bf16 to compute in.
+
+    Parameters
+    ----------
+    arm, workload
+        What is to be run.
+    shape, parameters
+        Of the model.
+    views
+        Whether the batch is there a second time, with the views of the published CPPO.
+    """
+    published, stock = arm.stock is PublishedActor, arm.stock is not None
+    passes = 3 if published else 1
+    if not stock and arm.objective == "cppo":
+        passes = len({"anchor", *arm.grad})
+    tokens = min(workload.max_tokens, _all_tokens(workload))
+    patches = _images_at_once(arm, workload) * workload.image_tokens * shape.merge**2
+    if stock:
+        logits = memory.stock_logits(shape, tokens, _BF16, published)
+    elif "response_logits" in arm.off:
+        logits = memory.whole_logits(shape, tokens, _BF16)
+    else:
+        logits = memory.chunked_logits(shape, tokens, _BF16)
+    return {
+        "weights, gradients, Adam": 4 * _FP32 * parameters,
+        "pixels": _pixels(arm, workload, shape, views),
+        "text activations": memory.text_activations(shape, tokens, passes, _BF16),
+        "vision activations": memory.vision_activations(shape, patches, passes, _BF16),
+        "gathered weights": memory.gathered_weights(shape, _BF16),
+        "gradients on their way": memory.reduced_gradients(shape, 1, _BF16, _FP32),
+        "logits or a layer": max(
+            logits,
+            memory.text_layer(shape, tokens, _BF16),
+            memory.vision_layer(shape, patches, _BF16),
+        ),
+        "CUDA and gaps": memory.CUDA,
+    }
+
+
+def _all_tokens(workload: Workload) -> int:
+    responses = workload.response_lengths()
+    return workload.samples * workload.prompt_tokens + sum(responses)
+
+
+def _images_at_once(arm: Arm, workload: Workload) -> int:
+    """Images that the tower gets in a micro-batch, at most."""
+    shortest = workload.prompt_tokens + int(workload.response * (1 - SPREAD))
+    sequences = min(workload.samples, max(1, workload.max_tokens // shortest))
+    if arm.stock is not None or "share_images" in arm.off:
+        return sequences
+    return min(workload.groups, sequences)
+
+
+def _pixels(arm: Arm, workload: Workload, shape: ModelShape, views: bool) -> int:
+    """Of the batch, with its views where they are there, and of what a step copies.
+
+    AReaL's `compute_advantages` returns each group with a copy of the whole batch's
+    images, and each micro-batch has another.
+    """
+    image, samples = shape.image_bytes(workload.image_tokens), workload.samples
+    beside = image * samples * 3 * views
+    if arm.stock is not None:
+        branches = 3 if arm.stock is PublishedActor else 1
+        return beside + image * samples * (1 + branches * (workload.groups + 1))
+    kinds = 2 if arm.objective == "cppo" else 0
+    places = workload.groups
+    if "share_prompts" in arm.off:
+        rows = -(-_all_tokens(workload) // workload.max_tokens)
+        shared = "share_images" not in arm.off
+        places = min(samples, places * rows) if shared else samples
+    return beside + memory.step_pixels(image, samples, workload.groups, kinds, places)
+
+
 class Actors:
     """Builds AReaL's actor and ours when first asked for, and switches them to an arm.
 
@@ -125,9 +209,7 @@ class Actors:
         """The arm's actor, switched to it."""
         stock = arm.stock is not None
         if self.cuda:
-            for kind, actor in self._actors.items():
-                _move(actor, actor.device if kind == stock else torch.device("cpu"))
-            torch.cuda.empty_cache()
+            self._make_room(stock)
         if stock not in self._actors:
             self._actors[stock] = _initialize(
                 FSDPPPOActor(self.settings(PPOActorConfig))
@@ -146,6 +228,29 @@ class Actors:
             setattr(actor.config.speed, field.name, field.name not in arm.off)
         return actor
 
+    def _make_room(self, stock: bool) -> None:
+        """One out, then the other in: the GPU has no room for both."""
+        for kind, actor in self._actors.items():
+            if kind != stock:
+                _move(actor, torch.device("cpu"))
+        torch.cuda.empty_cache()
+        if stock in self._actors:
+            _move(self._actors[stock], self._actors[stock].device)
+
+    def drop(self, arm: Arm) -> None:
+        """Let go of an arm's actor, which an error has left in the middle of a step; it
+        is made anew when it is next asked for."""
+        actor = self._actors.pop(arm.stock is not None, None)
+        if actor is None:
+            return
+        for other in self._actors.values():  # the process group goes with its owner
+            other.own_global_group |= actor.own_global_group
+            actor.own_global_group = False
+        actor.destroy()
+        for tracker in stats_tracker.TRACKERS.values():  # of half a step
+            for kept in (tracker.stats, tracker.denominators, tracker.reduce_types):
+                kept.clear()
+
     def settings(self, config: type[PPOActorConfig], **more: Any) -> PPOActorConfig:
         """The settings of both actors: those of the recipes for real models."""
         return config(
@@ -155,7 +260,7 @@ class Actors:
             path=str(self.folder),
             dtype="bfloat16" if self.cuda else "float32",
             optimizer_dtype="float32",
-            attn_impl=attention(),
+            attn_impl=SDPA if config is PPOActorConfig else attention(),
             disable_dropout=True,
             gradient_checkpointing=True,
             mb_spec=MicroBatchSpec(max_tokens_per_mb=self.workload.max_tokens),
@@ -189,12 +294,8 @@ class Actors:
 
 
 def attention() -> str:
-    """flash-attention where it is, else sdpa."""
-    if not torch.cuda.is_available():
-        return "sdpa"
-    from transformers.utils import is_flash_attn_2_available
-
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    """torch's flash-attention on a GPU, else sdpa; for all arms."""
+    return TORCH_FLASH if torch.cuda.is_available() else SDPA
 
 
 def _initialize(actor: FSDPPPOActor) -> FSDPPPOActor:
@@ -212,6 +313,8 @@ def _initialize(actor: FSDPPPOActor) -> FSDPPPOActor:
     actor.initialize(
         None, FinetuneSpec(total_train_epochs=1, dataset_size=8, train_batch_size=8)
     )
+    if attention() == TORCH_FLASH:
+        use_torch_flash(actor.model)  # AReaL's own settings don't know it
     # Adam's moments exist before anything is measured; a gradient of 0 moves nothing.
     for parameter in actor.model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from areal_cppo import __version__
 from areal_cppo.bench.arms import attention
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
@@ -43,6 +44,8 @@ _COUNTS = ("flops", "tokens", "patches", "peak_bytes")
 def ratio(one: Measured, other: Measured, quantity: str) -> float | None:
     """Of two arms; `quantity` is `seconds` or one that was counted."""
     if quantity != "seconds":
+        if one.counts is None or other.counts is None:
+            return None
         divisor = getattr(other.counts, quantity)
         return getattr(one.counts, quantity) / divisor if divisor else None
     pairs = zip(one.seconds, other.seconds)
@@ -53,7 +56,10 @@ def ratio(one: Measured, other: Measured, quantity: str) -> float | None:
 def describe_arms(
     results: Sequence[Measured], peak_tflops: float | None = None
 ) -> list[dict[str, Any]]:
-    """A dict an arm: its numbers, and their ratios to the stock actor's."""
+    """A dict an arm: its numbers, and their ratios to the stock actor's.
+
+    One that failed has `failure`, in words, and what was measured before.
+    """
     by_letter = {result.arm.letter: result for result in results}
     base = by_letter.get(_BASE)
     arms = []
@@ -68,12 +74,16 @@ def describe_arms(
                 "max": max(seconds, default=None),
                 "all": seconds,
             },
-            "peak_memory_bytes": counts.peak_bytes,
-            "tokens": counts.tokens,
-            "patches": counts.patches,
-            "flops": counts.flops,
+            **{
+                name.replace("peak_bytes", "peak_memory_bytes"): getattr(
+                    counts, name, None
+                )
+                for name in ("peak_bytes", "tokens", "patches", "flops")
+            },
         }
-        if base is not None:
+        if result.failure is not None:
+            arm["failure"] = result.failure
+        if base is not None and base.counts is not None:
             arm["ratios"] = {
                 quantity.replace("peak_bytes", "peak_memory_bytes"): ratio(
                     result, base, quantity
@@ -145,9 +155,10 @@ def describe_run() -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
+            "areal-cppo": __version__,
             **{
                 name: metadata.version(name)
-                for name in ("areal-cppo", "areal", "torch", "transformers")
+                for name in ("areal", "torch", "transformers")
             },
         },
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -165,7 +176,8 @@ _HEADINGS = ("", "arm", "seconds (min-max)", "memory", "tokens", "patches", "TFL
 
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
-    """Aligned columns, each number with its ratio to the stock actor's."""
+    """Aligned columns, each number with its ratio to the stock actor's; below, why an
+    arm was left out."""
     rows = [_HEADINGS]
     for arm in arms:
         seconds, ratios = arm["seconds"], arm.get("ratios", {})
@@ -178,10 +190,14 @@ def table(arms: Sequence[dict[str, Any]]) -> str:
             value = of.get(quantity)
             return text if value is None else f"{text} {f'x{value:.2f}':>6}"
 
+        name = arm["name"] + _share(arm)
+        if arm["flops"] is None:
+            rows.append((arm["letter"], name, *"-" * 5))
+            continue
         rows.append(
             (
                 arm["letter"],
-                arm["name"] + _share(arm),
+                name,
                 cell(timed, "seconds"),
                 cell(
                     f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB", "peak_memory_bytes"
@@ -199,6 +215,8 @@ def table(arms: Sequence[dict[str, Any]]) -> str:
             for i, (text, width) in enumerate(zip(row, widths))
         ]
         lines.append("  ".join(cells).rstrip())
+    failed = [arm for arm in arms if "failure" in arm]
+    lines += [f"{arm['letter']}: {arm['failure']}" for arm in failed]
     return "\n".join(lines)
 
 

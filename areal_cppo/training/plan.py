@@ -17,11 +17,14 @@ from areal.api.alloc_mode import ModelAllocation
 from areal_cppo.serving.launch import guarded
 from areal_cppo.training.config import CPPOActorConfig, CPPOConfig
 from areal_cppo.training.listen import own_worker
-from areal_cppo.training.model_size import (
-    cache_bytes_per_token,
-    checkpoint_bytes,
-    trainer_bytes,
+from areal_cppo.training.memory import (
+    CUDA,
+    gpu_bytes,
+    in_words,
+    trainer_memory,
+    worst_case,
 )
+from areal_cppo.training.model_size import checkpoint_bytes, server_memory
 from areal_cppo.training.resources import (
     gpus,
     longest_prompt,
@@ -29,8 +32,7 @@ from areal_cppo.training.resources import (
     uses_reference,
 )
 
-_GIB, _MIB, _KIB = 2**30, 2**20, 2**10
-_BF16 = 2
+_GIB, _MIB = 2**30, 2**20
 
 
 def server_command(config: CPPOConfig) -> list[str]:
@@ -125,16 +127,36 @@ def _describe_memory(
 ) -> list[str]:
     if config.cluster.n_gpus_per_node == 0:
         return []
-    parallel = ModelAllocation.from_str(config.rollout.backend, name="rollout").parallel
-    weights = parameters * _BF16 // (parallel.tp_size * parallel.pp_size)
-    each = cache_bytes_per_token(model_config)
-    held = "the frozen weights" if config.actor.use_lora else "weights, gradients, Adam"
-    return [
-        f"memory of a trainer's GPU: {_size(trainer_bytes(config, parameters))} of "
-        f"{held}; activations and logits besides",
-        f"memory of a server's GPU: {_size(weights)} of weights; "
-        f"{each // (parallel.tp_size * _KIB)} KiB a token of keys and values",
+    trainer = trainer_memory(config, model_config, parameters)
+    server = server_memory(config, model_config, parameters)
+    lines = [
+        f"memory of a trainer's GPU: {in_words(trainer)}",
+        f"at worst, that is: {worst_case(config, model_config)}",
+        f"memory of a server's GPU: {in_words(server)}; SGLang takes "
+        f"{config.sglang.mem_fraction_static} of what is free when it starts for both "
+        "(sglang.mem_fraction_static)",
     ]
+    card = gpu_bytes()
+    if card is not None:
+        lines.append(_describe_fit(config, card, trainer, server))
+    return lines
+
+
+def _describe_fit(
+    config: CPPOConfig, card: int, trainer: Mapping[str, int], server: Mapping[str, int]
+) -> str:
+    """Whether that fits the GPUs of this machine, the smallest of which has `card`."""
+    who, needed = "a trainer", sum(trainer.values())
+    if shares_one_gpu(config):
+        who, needed = "trainer and server", needed + sum(server.values()) + CUDA
+    found = f"GPUs of this machine: {_size(card)} each; {who} "
+    if needed <= card:
+        return f"{found}fit" if who != "a trainer" else f"{found}fits"
+    return (
+        f"{found}may need {_size(needed - card)} more: lower "
+        "actor.mb_spec.max_tokens_per_mb, data.max_pixels or train_dataset.batch_size, "
+        "or give the trainer more ranks"
+    )
 
 
 def _describe_step(config: CPPOConfig) -> str:

@@ -81,13 +81,20 @@ def test_an_objective_says_what_it_weighs(said, overrides, words):
 
 
 def test_memory_is_that_of_the_arithmetic(said):
-    """16 bytes a parameter over four trainers; of LoRA the bf16 weights."""
+    """16 bytes a parameter over four trainers; of LoRA the bf16 weights.
+
+    The other parts are those of test_memory.py.
+    """
     gib = 2**30
-    assert f"{3_754_622_976 * 16 / 4 / gib:.1f} GiB of weights" in said(FULL)
+    full = said(FULL)
+    weights = f"GiB = {3_754_622_976 * 16 / 4 / gib:.1f} weights, gradients, Adam + "
+    assert f"memory of a trainer's GPU: about 39 {weights}" in full
+    assert "at worst, that is: micro-batches of 8,192 tokens, in it 6 image(s)" in full
+    assert "SGLang takes 0.8 of what is free" in full
     lora = said("qwen2_5_vl-7b_geometry3k_lora_80gb.yaml")
-    weights = f"{8_292_166_656 * 2 / gib:.1f} GiB of "
-    assert weights + "the frozen weights" in lora and weights + "weights;" in lora
-    assert "56 KiB a token" in lora
+    weights = f"GiB = {8_292_166_656 * 2 / gib:.1f} "
+    assert weights + "frozen weights + " in lora and weights + "weights + " in lora
+    assert "56 KiB each" in lora
 
 
 @pytest.mark.parametrize(
