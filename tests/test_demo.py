@@ -173,19 +173,11 @@ WIRE = ("actor.weight_update_mode=xccl", "heldout.size=0", "--steps")
 SYNCHRONOUS = "rollout.max_head_offpolicyness=0"  # all samples are fresh
 
 
-def test_weights_over_the_wire(tmp_path):
-    """One trainer, one server, over gloo; to the end of several updates."""
-    out = tmp_path / "run"
-    demo = start(out, *WIRE, "4", SYNCHRONOUS)
-    output, _ = demo.communicate(timeout=START_SECONDS + 300)
-    assert demo.returncode == 0, output[-3000:]
-    steps = records(out / "metrics.jsonl")
-    assert [step["version"] for step in steps] == [0, 1, 2, 3]
-    assert_servers_have_the_trainers_weights(steps)
-
-
 def test_a_server_lost_with_weights_over_the_wire(tmp_path):
-    """It can't join again: the run ends with a line, and goes on with new servers."""
+    """It can't join again: the run ends with a line, and goes on with new servers.
+
+    Weights over the wire in other layouts: test_recipe.py.
+    """
     out = tmp_path / "run"
     recover = ("recover.mode=on", "recover.freq_steps=1")
     demo = start(out, *WIRE, "6", SYNCHRONOUS, "rollout.backend=sglang:d2", *recover)

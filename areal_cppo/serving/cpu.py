@@ -9,6 +9,7 @@ import os
 import sys
 import types
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
 
 SHIM_FOLDER = Path(__file__).resolve().parent / "shim"
@@ -77,6 +78,31 @@ def enable_in_this_process() -> None:
         torch.set_num_threads(1)  # torch read the variable when it was imported
     os.environ.update(added)
     sys.modules.setdefault(_TORCHVISION_MODULE, types.ModuleType(_TORCHVISION_MODULE))
+
+
+def forget_pinned_memory() -> None:
+    """Let torch make the tensors that SGLang's LoRA wants in pinned memory, unpinned.
+
+    Pinned memory is for copies to a GPU; without one torch refuses to make any. Does
+    nothing where a GPU is.
+    """
+    if not needs_shim():
+        return
+    import torch
+
+    for name in ("tensor", "empty", "zeros"):
+        make = getattr(torch, name)
+        if not hasattr(make, "__wrapped__"):
+            setattr(torch, name, _unpinned(make))
+    torch.Tensor.pin_memory = lambda tensor, *_: tensor
+
+
+def _unpinned(make):
+    @wraps(make)
+    def unpinned(*args, pin_memory=False, **kwargs):
+        return make(*args, **kwargs)
+
+    return unpinned
 
 
 def _with_first(entry: str, path: str) -> str:

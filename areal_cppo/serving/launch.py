@@ -9,13 +9,20 @@ that of the function its scheduler processes run and that which registers endpoi
 module `requests` that SGLang sends its warm-up with is wrapped, so that the gate knows
 it; were it sent otherwise, the gate would refuse it and the server would not start.
 
+With metrics on, SGLang asks the route of each request for its path. A router that was
+included has none in newer versions of FastAPI (0.165): its requests, the heartbeat's
+/v1/loads among them, would be answered with 500.
+
 The server and its scheduler (which imports the main module again) listen only where
 the run may, and log nothing private.
 """
 
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 
+from areal_cppo.serving.cpu import forget_pinned_memory
 from areal_cppo.serving.guard import Gate, Secret, add_endpoints
 from areal_cppo.serving.listen import narrow_this_process
 from areal_cppo.serving.redaction import redact_logs
@@ -30,6 +37,19 @@ def guarded(command: list[str]) -> list[str]:
     return [MODULE if word == _AREAL_MODULE else word for word in command]
 
 
+def _with_included_routers(path_of: Callable) -> Callable:
+    """SGLang's `_get_fastapi_request_path`, of requests to included routers as well."""
+
+    @wraps(path_of)
+    def path_of_any(request) -> tuple[str, bool]:
+        try:
+            return path_of(request)
+        except AttributeError:
+            return request.url.path, True
+
+    return path_of_any
+
+
 def main(arguments: list[str]) -> None:
     """Serve until killed."""
     token = os.environ.pop(TOKEN_VARIABLE, "")  # SGLang's processes inherit the rest
@@ -40,7 +60,7 @@ def main(arguments: list[str]) -> None:
     )
     from sglang.srt.entrypoints import http_server
     from sglang.srt.server_args import prepare_server_args
-    from sglang.srt.utils import kill_process_tree
+    from sglang.srt.utils import common, kill_process_tree
     from sglang.srt.utils.common import suppress_noisy_warnings
 
     from areal_cppo.serving.held_weights import run_scheduler
@@ -57,6 +77,9 @@ def main(arguments: list[str]) -> None:
         add_endpoints(app, gate, rpc)
 
     awex.register_awex_endpoints = register_all
+    common._get_fastapi_request_path = _with_included_routers(
+        common._get_fastapi_request_path
+    )
     http_server.requests = gate.warm_up_client(http_server.requests)
     scheduler.areal_run_scheduler_process = run_scheduler
     try:
@@ -68,5 +91,6 @@ def main(arguments: list[str]) -> None:
 if __name__ in ("__main__", "__mp_main__"):
     narrow_this_process()
     redact_logs()
+    forget_pinned_memory()
 if __name__ == "__main__":
     main(sys.argv[1:])
