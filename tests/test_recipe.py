@@ -172,6 +172,7 @@ def test_start_stop_resume_end(tmp_path, geometry3k):
     assert f"going on after step {stopped}" in output
     assert_finished(run, steps, fresh=2)  # the first of each start
     assert (run / "checkpoints" / f"step-{steps:05}" / "model.safetensors").is_file()
+    assert list(run.glob("areal/checkpoints/**/epoch0*/model.safetensors"))
 
 
 def test_the_published_recipe_on_text_and_images(tmp_path, mixed):
