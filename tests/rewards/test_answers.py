@@ -255,6 +255,7 @@ def test_the_tables_are_long_enough():
     assert len(cases(RIGHT)) >= 60 and len(cases(WRONG)) >= 60
 
 
+@pytest.mark.slow  # some seconds each, and a limit in seconds: not beside others
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_answers_are_wrong_and_done_with_in_time(answer):
     start = time.monotonic()
