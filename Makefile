@@ -1,5 +1,5 @@
-# make demo | test | chaos | lint | format | setup | gpu-wheels | gpu-check | clean;
-# `make` alone lists them.
+# make demo | test | chaos | lint | format | setup | setup-gpu | gpu-wheels | gpu-check
+# | clean; `make` alone lists them.
 #
 #   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
@@ -11,17 +11,19 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format setup gpu-wheels gpu-check clean
+.PHONY: help demo test chaos lint format setup setup-gpu gpu-wheels gpu-check clean
+.PRECIOUS: .venv/.ready .venv/.ready-gpu
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
 
 BIN := .venv/bin
 READY := .venv/.ready
+GPU_READY := .venv/.ready-gpu
 CPU_LOCK := requirements/cpu.txt
-GPU_LOCK := requirements/gpu-check.txt
+GPU_LOCK := requirements/gpu.txt
+GPU_CHECK_LOCK := requirements/gpu-check.txt
 GPU_PYTHON ?= python3
-TORCH := $(shell grep '^torch==' $(CPU_LOCK))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
@@ -40,13 +42,23 @@ help:
 	@echo "make lint        check style and formatting"
 	@echo "make format      mend style and formatting"
 	@echo "make setup       make .venv and install into it (the others do so when needed)"
+	@echo "make setup-gpu   make .venv for training on GPUs (CUDA) and install into it"
 	@echo "make clean       remove caches and build output; keeps .venv and runs"
 
 demo: setup
 	$(BIN)/areal-cppo demo $(DEMO_ARGS)
 
+# Quick tests side by side, then one after the other those that start servers and ranks.
 test: setup
+ifdef TEST_ARGS
 	$(BIN)/python -m pytest tests $(TEST_ARGS)
+else
+	@status=0; \
+	$(BIN)/python -m pytest tests -m "not slow" -n logical --maxprocesses=4 \
+		--dist loadfile || status=1; \
+	$(BIN)/python -m pytest tests -m slow || status=1; \
+	exit $$status
+endif
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
@@ -61,8 +73,32 @@ format: setup
 
 setup: $(READY)
 
-# The stamp is written last: a set-up that failed midway is continued by the next call.
-$(READY): $(filter-out $(GPU_LOCK),$(wildcard requirements/*.txt)) setup.cfg pyproject.toml
+setup-gpu: $(GPU_READY)
+
+# A .venv holds one lock. The lock for GPUs has all that its torch needs; what the CPU
+# lock's needs depends on where it comes from, so that pip gets it beforehand.
+$(READY): LOCK := $(CPU_LOCK)
+$(READY): DEV := -r requirements/dev.txt
+$(READY): TORCH := $(shell grep '^torch==' $(CPU_LOCK))
+$(READY): SIZE := 3 GB, some minutes
+$(READY): OTHER := $(GPU_READY)
+$(READY): OTHER_LOCK := $(GPU_LOCK)
+$(READY): $(CPU_LOCK) requirements/dev.txt
+
+$(GPU_READY): LOCK := $(GPU_LOCK)
+$(GPU_READY): SIZE := 12 GB, some minutes
+$(GPU_READY): OTHER := $(READY)
+$(GPU_READY): OTHER_LOCK := $(CPU_LOCK)
+$(GPU_READY): $(GPU_LOCK)
+
+# The stamp is there from the first package on, dated 1970 till the last: a set-up that
+# failed midway is continued by the next call, with the same lock only.
+$(READY) $(GPU_READY): requirements/build.txt setup.cfg pyproject.toml
+	@if test -e $(OTHER); then \
+		echo "error: expected a .venv for $(LOCK), found one with $(OTHER_LOCK);" \
+			"remove it (rm -r .venv), or set up in another clone" >&2; \
+		exit 2; \
+	fi
 	@if $(BIN)/python -c "$(SUITABLE)" 2>/dev/null; then \
 		echo "set-up 1/4: .venv is there ($$($(BIN)/python -V))"; \
 	elif '$(PYTHON)' -c "$(SUITABLE)" 2>/dev/null; then \
@@ -71,15 +107,16 @@ $(READY): $(filter-out $(GPU_LOCK),$(wildcard requirements/*.txt)) setup.cfg pyp
 	else \
 		echo "error: expected Python 3.11 or 3.12 with venv, found '$(PYTHON)'" \
 			"($$('$(PYTHON)' -V 2>&1 | head -n 1)); install one and run" \
-			"make setup PYTHON=/path/to/python3.11" >&2; \
+			"make $(@:.venv/.ready%=setup%) PYTHON=/path/to/python3.11" >&2; \
 		exit 2; \
 	fi
+	@touch -d @0 $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	@echo "set-up 2/4: build tools and $(TORCH)"
+	@echo "set-up 2/4: build tools$(if $(TORCH), and $(TORCH))"
 	@$(PIP) install --no-deps -r requirements/build.txt
-	@$(PIP) install $(TORCH)
-	@echo "set-up 3/4: $$(grep -c '==' $(CPU_LOCK)) pinned packages (3 GB, some minutes)"
-	@$(PIP) install --no-deps -r $(CPU_LOCK) -r requirements/dev.txt
+	@$(if $(TORCH),$(PIP) install $(TORCH))
+	@echo "set-up 3/4: $$(grep -c '^[^#].*==' $(LOCK)) pinned packages ($(SIZE))"
+	@$(PIP) install --no-deps -r $(LOCK) $(DEV)
 	@echo "set-up 4/4: areal-cppo itself"
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
@@ -92,7 +129,7 @@ gpu-wheels: setup
 	@$(PIP) download --no-deps --only-binary=:all: --python-version 3.12 \
 		--implementation cp --abi cp312 --abi abi3 --abi none \
 		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
-		-d gpu-wheels -r $(GPU_LOCK)
+		-d gpu-wheels -r $(GPU_CHECK_LOCK)
 	@echo "gpu-wheels: $$(ls gpu-wheels | wc -l) wheels," \
 		"$$(du -cb gpu-wheels/*.whl | awk 'END {printf "%.1f", $$1 / 1e6}') MB"
 

@@ -33,6 +33,7 @@ def machine_checks() -> list[Check]:
     return [
         *check_gpus(),
         check_torch_flash(),
+        check_compilers(),
         check_cores(),
         check_memory(),
         check_disk("disk here", Path.cwd(), _DEMO_DISK),
@@ -109,6 +110,22 @@ def check_torch_flash() -> Check:
         remedy = f"flash-attention takes {_AMPERE:.1f} (Ampere) or later"
         return Check(_TORCH_FLASH, False, found, remedy, required=False)
     return Check(_TORCH_FLASH, True, f"in torch {torch.__version__}", required=False)
+
+
+def check_compilers() -> Check:
+    """What SGLang compiles some of its CUDA kernels with, when they are first used."""
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc")
+    nvcc = shutil.which("nvcc") or (str(toolkit) if toolkit.is_file() else None)
+    missing = [
+        name for name, path in (("nvcc", nvcc), ("g++", shutil.which("g++"))) if not path
+    ]
+    return Check(
+        "CUDA compiler",
+        not missing,
+        f"no {' and no '.join(missing)}" if missing else str(nvcc),
+        "only for SGLang on GPUs: the CUDA toolkit of torch's version, and g++",
+        required=False,
+    )
 
 
 def check_cores() -> Check:

@@ -7,6 +7,7 @@ of its own, because an installed one often doesn't load.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,8 +19,14 @@ from packaging.utils import canonicalize_name
 
 from areal_cppo.doctor.check import Check
 
+_FLASH_ATTENTION = ">=2.8"
+
+# In a clone; README.md and docs/recipes.md name the same.
 HOW_TO_INSTALL = "make setup"
-HOW_TO_INSTALL_CUDA = "pip install '.[cuda]' in a clone"
+HOW_TO_INSTALL_CUDA = "make setup-gpu"
+HOW_TO_INSTALL_FLASH_ATTN = (
+    f"pip install --no-deps --no-build-isolation 'flash-attn{_FLASH_ATTENTION}'"
+)
 
 # This package mends these at their internals, and needs exactly these.
 _EXACT = {"areal": "==1.0.4", "sglang": "==0.5.10.post1"}
@@ -30,7 +37,6 @@ _NEEDED = {
     "datasets": ">=3",
     "torchvision": ">=0.20",
 }
-_FLASH_ATTENTION = ">=2.8"
 _PINNED_BY_AREAL = ("torch", "transformers", "peft", "math-verify", "mathruler")
 _EXTRAS = ("", "cuda", "sglang")
 _IMPORT_SECONDS = 120  # a cold disk; more means that it hangs
@@ -52,18 +58,25 @@ def check_python() -> Check:
         "Python",
         version[:2] in ((3, 11), (3, 12)),
         ".".join(map(str, version)),
-        "expected 3.11 or 3.12: make setup PYTHON=/path/to/python3.11",
+        f"expected 3.11 or 3.12: {how_to_install()} PYTHON=/path/to/python3.11",
     )
 
 
-def check_package(name: str, wanted: str, remedy: str = HOW_TO_INSTALL) -> Check:
+def how_to_install() -> str:
+    """The command that installs everything for this machine, with a GPU or without."""
+    has_gpu = shutil.which("nvidia-smi") is not None
+    return HOW_TO_INSTALL_CUDA if has_gpu else HOW_TO_INSTALL
+
+
+def check_package(name: str, wanted: str, remedy: str | None = None) -> Check:
     """Whether a distribution is installed in a version that `wanted` allows.
 
     Args:
         name: of the distribution.
         wanted: a version specifier, as `>=2.9`.
-        remedy: how to get it.
+        remedy: how to get it; by default with everything else.
     """
+    remedy = remedy or how_to_install()
     found = _version(name)
     ready = found is not None and SpecifierSet(wanted).contains(found, prereleases=True)
     return Check(name, ready, found or "not installed", f"{remedy} (expected {wanted})")
@@ -77,7 +90,7 @@ def check_pin(name: str, pins: SpecifierSet) -> Check:
         f"{name} as AReaL pins it",
         inside,
         f"{found or 'not installed'} (AReaL: {pins})",
-        f"fine without a GPU, where it is tested; on a GPU {HOW_TO_INSTALL_CUDA}",
+        f"fine without a GPU, where it is tested; for a GPU {HOW_TO_INSTALL_CUDA}",
         required=False,
     )
 
@@ -108,7 +121,10 @@ def check_flash_attn(environment: Mapping[str, str] = os.environ) -> Check:
     Args:
         environment: of the process that tries.
     """
-    remedy = "only for actor.attn_impl=flash_attention_2; torch_flash needs none"
+    remedy = (
+        "only for actor.attn_impl=flash_attention_2, after "
+        f"{HOW_TO_INSTALL_CUDA}: {HOW_TO_INSTALL_FLASH_ATTN}; torch_flash needs none"
+    )
     check = check_package("flash-attn", _FLASH_ATTENTION, remedy)
     if check.ready:
         program = "from flash_attn import flash_attn_varlen_func"
@@ -127,8 +143,9 @@ def check_flash_attn(environment: Mapping[str, str] = os.environ) -> Check:
         if not loads:
             found = f"{check.found}, which can't be imported: {failure}"
             remedy = (
-                "build it against this torch (pip install --no-build-isolation "
-                "flash-attn), or set actor.attn_impl=torch_flash"
+                "build it again, against this torch "
+                f"({HOW_TO_INSTALL_FLASH_ATTN} --force-reinstall --no-cache-dir), or "
+                "set actor.attn_impl=torch_flash"
             )
             return Check("flash-attn", False, found, remedy, required=False)
     return Check("flash-attn", check.ready, check.found, check.remedy, required=False)

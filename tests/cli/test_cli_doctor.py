@@ -72,12 +72,23 @@ def test_versions_are_compared_as_versions(installed, found, wanted, ready):
     assert (check.ready, check.found) == (ready, found)
 
 
-def test_a_missing_package_is_named_with_the_way_to_get_it(installed):
+@pytest.mark.parametrize(
+    ("program", "way"), [("other", "make setup"), ("nvidia_smi", "make setup-gpu")]
+)
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    installed, tools, program, way
+):
     installed()
+    tools(**{program: ""})
     check = packages.check_package("kornia", ">=0.8")
-    assert check.state == "MISSING"
-    assert "make setup" in check.remedy and "0.8" in check.remedy
-    assert packages.check_flash_attn().state == "absent"
+    assert (check.state, check.remedy) == ("MISSING", f"{way} (expected >=0.8)")
+    assert f" {way} PYTHON=" in packages.check_python().remedy
+    flash_attn = packages.check_flash_attn()
+    assert flash_attn.state == "absent"
+    assert (
+        "after make setup-gpu: pip install --no-deps --no-build-isolation "
+        "'flash-attn>=2.8'; torch_flash needs none"
+    ) in flash_attn.remedy
 
 
 def test_what_areal_pins_is_read_from_its_metadata(installed):
@@ -130,6 +141,7 @@ def test_flash_attention_has_to_load(installed, tmp_path, module, state, words):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     check = packages.check_flash_attn(environment)
     assert check.state == state and words in check.found
+    assert check.ready or "--force-reinstall" in check.remedy
 
 
 def test_torchs_own_flash_attention(tools, monkeypatch):
@@ -144,6 +156,16 @@ def test_torchs_own_flash_attention(tools, monkeypatch):
     assert check.state == "absent" and check.found.endswith("capability 7.5")
     tools(nvidia_smi="echo 8.0\necho 12.0")
     assert machine.check_torch_flash().ready
+
+
+def test_compilers_of_kernels(tools, tmp_path, monkeypatch):
+    """On the path, or where CUDA_HOME says; SGLang needs both on a GPU."""
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    tools(**{"g++": "exit 0"})
+    assert machine.check_compilers().found == "no nvcc"
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    (tmp_path / "bin" / "nvcc").touch()
+    assert machine.check_compilers().found.endswith("bin/nvcc")
 
 
 def test_the_driver_lists_gpus_by_kind(tools):
