@@ -116,9 +116,8 @@ def check_compilers() -> Check:
     """What SGLang compiles some of its CUDA kernels with, when they are first used."""
     toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "nvcc")
     nvcc = shutil.which("nvcc") or (str(toolkit) if toolkit.is_file() else None)
-    missing = [
-        name for name, path in (("nvcc", nvcc), ("g++", shutil.which("g++"))) if not path
-    ]
+    found = {"nvcc": nvcc, "g++": shutil.which("g++")}
+    missing = [name for name, path in found.items() if not path]
     return Check(
         "CUDA compiler",
         not missing,

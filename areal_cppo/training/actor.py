@@ -70,7 +70,7 @@ class CPPOActor(FSDPPPOActor):
         self._passes = ModelPasses(tap, config.temperature, config.speed, self._meter)
 
     def _create_device_model(self):
-        """AReaL's; with torch's flash-attention, by whose name nothing can be loaded."""
+        """AReaL's; torch's flash-attention comes after loading, which can't name it."""
         kernel = self.config.attn_impl
         if kernel != TORCH_FLASH:
             return super()._create_device_model()

@@ -11,7 +11,6 @@ import re
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest

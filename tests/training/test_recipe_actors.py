@@ -1,9 +1,9 @@
 """The trainer of each GPU recipe, with that recipe's own settings, on one CPU rank.
 
 Its `actor` (and `ref`) as the YAML says: bfloat16, flash-attention, gradient
-checkpointing, mini-batches, clipping, normalisation, the reference policy, LoRA with its
-optimiser, loading and offloading; on groups of the recipe's size, one of them without
-an image. Only the model is another, and the rank is alone. torch's flash-attention is
+checkpointing, mini-batches, clipping, normalisation, the reference policy, LoRA with
+its optimiser and way of loading; on groups of the recipe's size, one of them without an
+image. Only the model is another, and the rank is alone. torch's flash-attention is
 stood in for (flash_on_cpu.py) and refuses what the kernel refuses.
 """
 
