@@ -2,8 +2,9 @@
 
 A response that contains a vision token can't be used: whoever reads it looks for one
 more image. If generation is interrupted by a weight update, AReaL sends prompt and
-partial response again; SGLang would answer 500 to such a one, AReaL would retry, print
-the request with its images and lose the whole group. So it is refused before that.
+partial response again; SGLang would answer 500 to such a one, and to one that ends with
+the mark before an image, AReaL would retry, print the request with its images and lose
+the whole group, and the server would count as broken. So it is refused before that.
 
 What becomes of servers that fail: `areal_cppo.training.servers`.
 
@@ -30,6 +31,7 @@ from areal_cppo.training.servers.engine import RESENT, ServersEngine
 REFUSED = "refused/"  # 0 or 1 per response (or group), recorded by the workflow
 
 IMAGE_TOKENS = ("<|image_pad|>", "<|video_pad|>")
+IMAGE_MARK = "<|vision_start|>"
 
 
 class Refused(Exception):
@@ -54,12 +56,13 @@ class CPPOBackend(SGLangBackend):
         """AReaL's request, called just before it is sent.
 
         Raises `VisionTokenSampled` if there are more images in the tokens than there
-        are images.
+        are images, or the mark of one at their end.
         """
         vocabulary = req.tokenizer.get_vocab()
         ids = {vocabulary[token] for token in IMAGE_TOKENS if token in vocabulary}
         runs = sum(is_image for is_image, _ in groupby(i in ids for i in req.input_ids))
-        if runs > len(req.image_data or []):
+        marked = req.input_ids[-1:] == [vocabulary.get(IMAGE_MARK)]
+        if runs > len(req.image_data or []) or marked:
             raise VisionTokenSampled
         return super().build_generation_request(req, with_lora, version)
 

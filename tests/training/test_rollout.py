@@ -55,13 +55,13 @@ def test_a_first_request_is_areals_own(tokenizer):
     assert got.payload["input_ids"] == PROMPT
 
 
-@pytest.mark.parametrize("token", [4, 5])
-def test_a_continued_response_with_an_image_token_is_refused(tokenizer, token):
-    CPPOBackend().build_generation_request(request(tokenizer, [9, 10]), False, 0)
+@pytest.mark.parametrize("wrong", [[9, 4, 10], [9, 5, 10], [9, 2]])
+def test_a_continued_response_with_an_image_token_is_refused(tokenizer, wrong):
+    """Also with the mark of one at its end; with text behind it, it is a mere word."""
+    for good in ([9, 10], [9, 2, 10]):
+        CPPOBackend().build_generation_request(request(tokenizer, good), False, 0)
     with pytest.raises(VisionTokenSampled):
-        CPPOBackend().build_generation_request(
-            request(tokenizer, [9, token, 10]), False, 0
-        )
+        CPPOBackend().build_generation_request(request(tokenizer, wrong), False, 0)
 
 
 def generate(engine: CPPOInfEngine, req: ModelRequest):

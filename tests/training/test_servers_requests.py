@@ -117,6 +117,16 @@ def test_a_status_is_asked_elsewhere(status, is_wrong):
     assert (len(client.answers) == 2) == is_wrong
 
 
+def test_one_request_that_fails_everywhere_breaks_no_server():
+    """It may be the request's fault; `nonsense` unusable answers end a server."""
+    with Scripted(lambda p: (500, "{}")) as one, Scripted(lambda p: (500, "{}")) as two:
+        client = Client([one, two], request_attempts=6)
+        with pytest.raises(RequestFailed, match="failed 6 times"):
+            client.ask()
+    told = [address for address, wrong in client.answers if wrong]
+    assert sorted(told) == sorted([one.address, two.address])
+
+
 def test_attempts_are_limited_and_nothing_of_the_request_is_told(monkeypatch, caplog):
     from areal_cppo.training.servers.generation import logger
 

@@ -190,8 +190,9 @@ class FleetController(RolloutController):
 
 
 def _reason(error: Exception) -> str:
-    """What the worker said, without what AReaL puts before it."""
-    return str(error).partition("' failed: ")[2] or f"{type(error).__name__}: {error}"
+    """What the worker said, in a line, without what AReaL puts before it."""
+    text = f"{type(error).__name__}: {error}"
+    return " ".join((text.partition("' failed: ")[2] or text).split())[:500]
 
 
 def _address(info: LocalInfServerInfo) -> str:

@@ -188,10 +188,11 @@ class Generator:
 
     async def _resend(self, part: _Part, address: str, failure: _AttemptFailed) -> None:
         part.failed += 1
+        # What one request gets again and again may be the request's fault.
+        if failure.wrong and address not in part.tried:
+            self._on_answer(address, str(failure))
         part.tried.add(address)
         self.fleet.avoid(address)
-        if failure.wrong:
-            self._on_answer(address, str(failure))
         most = self._settings.request_attempts
         logger.warning(
             "a request to %s failed: %s (attempt %d of %d)",
