@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.doctor.check import Check, as_table
-from areal_cppo.doctor.machine import check_checkpoint, machine_checks
+from areal_cppo.doctor.machine import (
+    check_checkpoint,
+    machine_checks,
+    torch_sees_gpus,
+)
 from areal_cppo.doctor.packages import (
     check_flash_attn,
     check_python,
@@ -36,6 +40,9 @@ def doctor(config: str | None = None, overrides: list[str] | None = None) -> int
         print(f"\n{what} cannot run here yet: {', '.join(lacking)}")
         return 1
     command = "areal-cppo demo (or make demo)"
+    if config is None and torch_sees_gpus():
+        print("\nfor a recipe: areal-cppo doctor --config configs/FILE.yaml")
+        return 0
     if config is not None:
         command = f"areal-cppo train --config {config} --dry-run"
     print(f"\n{what} can run here: {command}")

@@ -68,7 +68,21 @@ def check_gpus() -> list[Check]:
         return [*rows, Check("torch's CUDA", True, found)]
     build = torch.version.cuda
     found = f"built for CUDA {build}, sees no device" if build else "a CPU build"
+    if build:
+        wanted = (
+            "none needed for the demo; for a GPU a driver as new as that CUDA, a "
+            "container that is given GPUs, and no empty CUDA_VISIBLE_DEVICES"
+        )
     return [*rows, Check("torch's CUDA", False, found, wanted, required=False)]
+
+
+def torch_sees_gpus() -> bool:
+    """Whether this machine is one to train on: what runs there is a recipe."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return False
+    return torch.cuda.device_count() > 0
 
 
 def _query_driver() -> list[str]:

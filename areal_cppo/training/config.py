@@ -32,6 +32,7 @@ from areal_cppo.rewards.config import RewardConfig
 from areal_cppo.serving.config import GenerationServerConfig
 from areal_cppo.synthetic.shifts import SHIFTS
 from areal_cppo.training.attention import FLASH_ATTN, SDPA, TORCH_FLASH
+from areal_cppo.training.choices import check_choices
 from areal_cppo.training.models import check_layout
 from areal_cppo.training.recover.config import CheckpointConfig, WatchdogConfig
 from areal_cppo.training.servers.config import ServersConfig
@@ -113,7 +114,8 @@ class CPPOActorConfig(PPOActorConfig):
         if self.attn_impl not in KERNELS:
             raise ValueError(
                 f"actor.attn_impl: expected one of {', '.join(KERNELS)}, found "
-                f"{self.attn_impl!r}, with which packed sequences see each other"
+                f"{self.attn_impl!r}; set torch_flash on GPUs, or flash_attention_2 "
+                "for the package flash-attn (no other keeps packed sequences apart)"
             )
         attention, self.attn_impl = self.attn_impl, SDPA  # AReaL knows not all of ours
         super().__post_init__()
@@ -237,6 +239,7 @@ class CPPOConfig(PPOConfig):
     def __post_init__(self):
         super().__post_init__()
         self.actor.check_layout()
+        check_choices(self)
         fileroot = self.cluster.fileroot
         if shlex.quote(fileroot) != fileroot:
             raise ValueError(

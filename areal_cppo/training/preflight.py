@@ -125,10 +125,12 @@ def check_gpus(config: CPPOConfig) -> None:
         return
     found = torch.cuda.device_count()
     if found < wanted:
+        mend = "run on a machine with more, or take a configuration for fewer"
+        if not found and torch.version.cuda is None:
+            mend = "this torch is a CPU build: make setup-gpu in a clone without .venv"
         raise UserError(
             f"cluster.n_gpus_per_node: expected at most the {found} GPU(s) that torch "
-            f"sees here, found {wanted}; run on a machine with more, or take a "
-            "configuration for fewer (docs/recipes.md)"
+            f"sees here, found {wanted}; {mend} (docs/recipes.md)"
         )
     kernel = config.actor.attn_impl
     if kernel != SDPA:

@@ -132,6 +132,12 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
     if total == 0:
         yield from _kernels_without_gpus(config)
         return
+    if config.scheduler.type == "local" and cluster.n_nodes > 1:
+        yield (
+            f"cluster.n_nodes: expected 1 with scheduler.type=local, found "
+            f"{cluster.n_nodes}; write a job with areal-cppo slurm --nodes "
+            f"{cluster.n_nodes} (docs/slurm.md), or set scheduler.type=ray"
+        )
     taken = gpus(config)
     used = sum(taken.values())
     parts = " + ".join(f"{name} {number}" for name, number in taken.items() if number)

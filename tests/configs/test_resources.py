@@ -43,6 +43,15 @@ def found(load):
         (FULL, ["rollout.backend=sglang:d2t4"], "generation 8 = 12"),
         (FULL, ["cluster.n_gpus_per_node=4"], "expected 4 GPUs in all"),
         (FULL, ["cluster.n_nodes=2"], "2 node(s) x 8"),
+        (
+            FULL,
+            [
+                "cluster.n_nodes=2",
+                "actor.backend=fsdp:d8",
+                "rollout.backend=sglang:d8",
+            ],
+            "areal-cppo slurm --nodes 2",
+        ),
         (FULL, ["saver.freq_secs=60"], "saver.freq_secs: expected null"),
         (
             FULL,

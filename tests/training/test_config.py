@@ -137,6 +137,31 @@ def test_flash_attention_in_float32_is_refused(load, kernel):
         load("actor.attn_impl=eager")
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "rollout.backend=vllm:d1",
+            "expected sglang:d<number of servers>, found 'v",
+        ),
+        (
+            "rollout.backend=sglang",
+            "expected sglang:d<number of servers>, found 's",
+        ),
+        ("actor.weight_update_mode=nccl", "expected one of disk, xccl, found nccl"),
+        ("scheduler.type=slrm", "expected one of local, allocation, slurm, ray,"),
+        ("sglang.mem_fraction_static=1.5", "expected a share between 0 and 1, found 1"),
+        ("rollout.max_head_offpolicyness=-1", "expected 0 .synchronous. or more"),
+        ("actor.kl_ctl=0.01", "expected 0 without a reference policy, found 0.01"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused(load, override, words):
+    """Or, of the last one, train on a wrong reward without a word."""
+    with pytest.raises(UserError, match=words) as caught:
+        load(override)
+    assert "\n" not in str(caught.value)
+
+
 UNTESTED = sorted(set(VALID_VISION_MODELS) - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 
 
