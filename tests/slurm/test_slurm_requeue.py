@@ -68,7 +68,7 @@ def wait_for_attempt(cluster, folder: Path, number: int) -> None:
 
 def outcome(cluster, job: str, folder: Path) -> tuple[str, str, int, int]:
     """State, exit status, restarts and attempts of a job that has ended."""
-    running = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+    running = ("PENDING", "RUNNING", "SIGNALING", "COMPLETING", "CONFIGURING")
     cluster.wait(
         lambda: cluster.job(job)["JobState"] not in running, END_SECONDS, "the end"
     )
