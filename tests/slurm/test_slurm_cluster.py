@@ -28,7 +28,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def ended(cluster: Cluster, job: str) -> bool:
-    return cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
+    return cluster.job(job)["JobState"] not in (
+        "PENDING",
+        "RUNNING",
+        "SIGNALING",
+        "COMPLETING",
+    )
 
 
 @pytest.mark.parametrize("partition", ("usual", "nothing-like-it"))

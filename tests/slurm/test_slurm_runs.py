@@ -71,7 +71,10 @@ class Submitted:
         )
 
     def wait_for_the_end(self) -> None:
-        running = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+        running = (
+            *("PENDING", "RUNNING", "SIGNALING", "COMPLETING"),
+            *("CONFIGURING", "SUSPENDED"),
+        )
         self.wait(
             lambda: self.state()["JobState"] not in running, START_SECONDS, "the end"
         )
