@@ -251,6 +251,17 @@ def test_a_server_lost_during_an_update_over_the_wire_ends_the_run(
     assert ended_now == [controller.failure]
 
 
+def test_a_server_lost_just_before_an_update_over_the_wire_ends_the_run(
+    controller, ended_now
+):
+    controller._fail(RunError("lost"))
+    time.sleep(0.3)
+    assert ended_now == []  # nobody waits for that server yet
+    receive(controller)
+    time.sleep(0.3)
+    assert ended_now == [controller.failure]
+
+
 def test_the_servers_word_is_waited_for(controller, ended_now, monkeypatch):
     """The trainer may notice first, and only that a connection broke."""
     assert controller.cause() is None  # nothing is under way

@@ -55,6 +55,7 @@ class FleetController(RolloutController):
         self.token = ""
         self.end_now: Callable[[RunError], None] | None = None
         self._on_the_wire = False  # from the first request of an update to its last
+        self._ending: threading.Timer | None = None
         self._watch: FleetWatch | None = None
         self._destroyed = False
         self._newest: Path | None = None
@@ -127,6 +128,7 @@ class FleetController(RolloutController):
 
     async def _wire_call(self, call: Awaitable[None]) -> None:
         self._on_the_wire = True
+        self._end_if_stuck()  # a server may have been lost just before
         try:
             await call
         except Exception as error:
@@ -169,10 +171,16 @@ class FleetController(RolloutController):
         if self.failure is None and not self._destroyed:
             self.failure = error
             self.end_run(error)
-            if self._on_the_wire and self.end_now is not None:
-                timer = threading.Timer(_NOTICE_SECONDS, self.end_now, [error])
-                timer.daemon = True
-                timer.start()
+            self._end_if_stuck()
+
+    def _end_if_stuck(self) -> None:
+        """End the run soon if it failed and an update over the wire is under way."""
+        wait = self.failure is None or not self._on_the_wire or self.end_now is None
+        if wait or self._ending is not None:
+            return
+        self._ending = threading.Timer(_NOTICE_SECONDS, self.end_now, [self.failure])
+        self._ending.daemon = True
+        self._ending.start()
 
     async def _collective_rpc_async(self, method: str, *args, **kwargs) -> list[Any]:
         try:
