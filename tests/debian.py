@@ -17,7 +17,10 @@ def install_packages(packages: tuple[str, ...], missing: type[Exception]) -> Non
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        [
+            *("apt-get", "install", "-y", "-qq", "--no-install-recommends"),
+            *("-o", f"DPkg::Lock::Timeout={_INSTALL_SECONDS // 2}", *packages),
+        ],
     ):
         try:
             done = subprocess.run(
