@@ -1,9 +1,13 @@
-"""What every test needs: a CPU-only torchvision that imports, one thread, no hub."""
+"""What every test needs: a CPU-only torchvision that imports, one thread, no hub.
+
+Processes that tests start find `tests` on their path.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -14,6 +18,11 @@ from hypothesis import settings
 from areal_cppo.serving.cpu import enable_in_this_process
 
 enable_in_this_process()
+
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [ROOT, os.environ.get("PYTHONPATH")])
+)
 
 # A shell that starts tests in the background has them, and what they start, ignore
 # Ctrl-C; some tests are about what Ctrl-C does.

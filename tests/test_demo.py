@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]

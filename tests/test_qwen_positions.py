@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from areal_cppo.qwen_positions import correct_image_positions
-from areal_cppo.synthetic.model import build_model
+from areal_cppo.patches.qwen_positions import correct_image_positions
+from areal_cppo.tasks.model import build_model
 
 START, IMAGE, END, TEXT = 2, 4, 3, 9
 

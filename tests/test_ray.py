@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from areal_cppo.runs.folder import read_lines
+from areal_cppo.folder import read_lines
 from areal_cppo.serving.processes import processes_of_run
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
 
 pytest.importorskip("ray", reason="needs Ray: make setup")
 pytest.importorskip("sglang", reason="needs SGLang: make setup")

@@ -4,7 +4,7 @@ Their own settings but for what `HERE` and each test change, and why. So bfloat1
 float32 master weights, gradient checkpointing, weights over the wire (gloo in NCCL's
 place) or adapters by disk, SGLang's warm-up, the token, the loaders of the data, the
 reference policy, mini-batches and checkpoints are those that GPUs will meet. What a
-trainer computes with each recipe's settings is in training/test_recipe_actors.py.
+trainer computes with each recipe's settings is in step/test_recipe_actors.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 import pytest
-from problem_files import encoded, virl39k, write_images_table
 
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.drawing import draw_triangle
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.drawing import draw_triangle
+from tests.data.problem_files import encoded, virl39k, write_images_table
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(1200)]

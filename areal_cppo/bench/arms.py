@@ -29,13 +29,13 @@ from areal.utils import stats_tracker
 
 from areal_cppo.bench.stock import ApartActor, PublishedActor
 from areal_cppo.bench.workload import SPREAD, Workload
+from areal_cppo.config import memory
+from areal_cppo.config.experiment import CPPOActorConfig
+from areal_cppo.config.model_size import ModelShape
+from areal_cppo.config.speed import SpeedConfig
 from areal_cppo.errors import UserError
-from areal_cppo.training import memory
-from areal_cppo.training.actor import CPPOActor
-from areal_cppo.training.attention import SDPA, TORCH_FLASH, use_torch_flash
-from areal_cppo.training.config import CPPOActorConfig
-from areal_cppo.training.model_size import ModelShape
-from areal_cppo.training.speed import SpeedConfig
+from areal_cppo.step.actor import CPPOActor
+from areal_cppo.step.attention import SDPA, TORCH_FLASH, use_torch_flash
 
 _BRANCHES = ("anchor", "positive", "negative")
 # A step of this size leaves fp32 weights as they are, so that repeats are alike.

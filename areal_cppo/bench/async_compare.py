@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 from areal_cppo.bench.async_figures import figures
 from areal_cppo.bench.async_run import held_out, read_run
 from areal_cppo.errors import UserError
+from areal_cppo.folder import RunFolder, read_lines, replace_file
 from areal_cppo.report import figure_style as fs
 from areal_cppo.report.confidence import wilson_interval
-from areal_cppo.runs.folder import RunFolder, read_lines, replace_file
 
 SETTINGS = "compare.json"
 _DPI = 150

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
+from areal_cppo.folder import CLOCK, RunFolder, read_lines
 from areal_cppo.report.runs import Run, load_run
 from areal_cppo.report.timeline import Interval
-from areal_cppo.runs.finish import Start
-from areal_cppo.runs.folder import CLOCK, RunFolder, read_lines
+from areal_cppo.run.finish import Start
 
 WEIGHTS = "update_weights"  # the phase, by AReaL's name
 ACCEPTED = "accepted"  # the fate of a response that a group could use

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from areal_cppo.errors import UserError
-from areal_cppo.synthetic.tokenizer import build_processor
-from areal_cppo.triangles import task
+from areal_cppo.tasks.tokenizer import build_processor
+from areal_cppo.tasks.triangles import task
 
 # text: width, feed-forward width, layers, heads, of keys, vocabulary;
 # vision: width, feed-forward width, layers, heads; its layers that see all of an image

@@ -2,7 +2,7 @@
 
 A closed loop: `concurrency` clients, each of which sends its next request when the last
 one is answered, until all are. Requests are training's own (AReaL's, by
-`areal_cppo.training.servers.generation`): with log-probs, not streamed, an interrupted
+`areal_cppo.rollout.servers.generation`): with log-probs, not streamed, an interrupted
 one is sent again with what it has. So one fails, waits and goes on as in training.
 
 **Latency** goes from sending a request to its whole answer, pauses included. **Time to
@@ -29,12 +29,12 @@ from areal.api.cli_args import GenerationHyperparameters
 
 from areal_cppo.bench.rollout_points import Answer, Point
 from areal_cppo.bench.rollout_prompts import Prompt, PromptMaker, Shape
+from areal_cppo.config.servers import ServersConfig
 from areal_cppo.errors import RunError
-from areal_cppo.training.rollout import CPPOBackend, Refused
-from areal_cppo.training.servers.config import ServersConfig
-from areal_cppo.training.servers.fleet import Fleet
-from areal_cppo.training.servers.generation import Generator, RequestFailed
-from areal_cppo.training.servers.http import ServerClient, ServerError
+from areal_cppo.rollout.engine import CPPOBackend, Refused
+from areal_cppo.rollout.servers.fleet import Fleet
+from areal_cppo.rollout.servers.generation import Generator, RequestFailed
+from areal_cppo.rollout.servers.http import ServerClient, ServerError
 
 _PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.02

@@ -17,7 +17,7 @@ from areal_cppo.core import (
     perturb_pixel_values,
     select_perception_tokens,
 )
-from areal_cppo.training.attention import Packing, packed_attention
+from areal_cppo.step.attention import Packing, packed_attention
 
 _IMAGES = "multi_modal_input"  # AReaL's key
 _KINDS = ("positive", "negative")

@@ -29,10 +29,10 @@ from areal_cppo.bench.counting import Counts, count_step
 from areal_cppo.bench.models import make_model_folder, model_config
 from areal_cppo.bench.stock import PublishedActor, with_views
 from areal_cppo.bench.workload import SPREAD, Workload, make_batch
+from areal_cppo.config.memory import GIB, gpu_bytes
+from areal_cppo.config.model_size import ModelShape, count_parameters
 from areal_cppo.core import PatchLayout
 from areal_cppo.errors import UserError
-from areal_cppo.training.memory import GIB, gpu_bytes
-from areal_cppo.training.model_size import ModelShape, count_parameters
 
 Note = Callable[[str], None]
 

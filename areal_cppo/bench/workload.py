@@ -17,7 +17,7 @@ import torch
 from areal_cppo.core import PatchLayout, patchify
 from areal_cppo.core.checks import Number, check_fields, setting
 from areal_cppo.errors import UserError
-from areal_cppo.triangles.task import VOCABULARY
+from areal_cppo.tasks.triangles.task import VOCABULARY
 
 SPREAD = 0.25  # a response's length is the mean, up to a quarter more or less
 TOKEN_SIDE = 28  # pixels, the side of the square that becomes one image token

@@ -200,7 +200,7 @@ def _report(
     recorded = read_run(folder)
     parameters = None
     if args.peak_tflops is not None and recorded.unit == "GPU":
-        from areal_cppo.training.model_size import count_parameters
+        from areal_cppo.config.model_size import count_parameters
 
         parameters = count_parameters(recorded.run.config["actor"]["path"])
     found = figures(recorded, args.warmup, args.peak_tflops, parameters)

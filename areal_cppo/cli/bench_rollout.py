@@ -220,7 +220,7 @@ def _servers(
 
 def _settings(args: argparse.Namespace, shape: Any, most: int) -> dict[str, Any]:
     """Of a server that is started: it times requests, and has room for them."""
-    from areal_cppo.serving.config import CPU_SETTINGS
+    from areal_cppo.config.serving import CPU_SETTINGS
     from areal_cppo.serving.cpu import needs_shim
 
     settings: dict[str, Any] = {"enable_metrics": True}
@@ -265,7 +265,7 @@ def _token(args: argparse.Namespace) -> str:
 
 def _served_model(url: str, token: str) -> str:
     """The folder of the model that a server says it serves, if it is here."""
-    from areal_cppo.training.servers.http import authorization
+    from areal_cppo.rollout.servers.http import authorization
 
     try:
         request = urllib.request.Request(

@@ -30,7 +30,7 @@ def demo(
     if steps < 1:
         raise UserError(f"--steps: expected a number >= 1, found {steps}")
     folder = _folder(out, objective, seed)
-    from areal_cppo.triangles import checkpoint_dir
+    from areal_cppo.tasks.triangles import checkpoint_dir
 
     settings = {
         "run_dir": folder,

@@ -81,9 +81,9 @@ def config_checks(path: str, overrides: list[str]) -> list[Check]:
     from areal_cppo.serving.cpu import enable_in_this_process
 
     enable_in_this_process()  # areal imports torchvision
-    from areal_cppo.training import preflight
-    from areal_cppo.training.config import load_config
-    from areal_cppo.training.resources import check_resources
+    from areal_cppo.config.experiment import load_config
+    from areal_cppo.config.resources import check_resources
+    from areal_cppo.run import preflight
 
     config = load_config(path, overrides)
     cluster = config.cluster

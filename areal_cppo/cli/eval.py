@@ -41,11 +41,11 @@ def evaluate(
                 f"{name}: expected a number >= {least}, found {value}; give more"
             )
     enable_in_this_process()
+    from areal_cppo.config.experiment import load_config
     from areal_cppo.evaluation.client import check_server
     from areal_cppo.evaluation.evaluate import Evaluation
     from areal_cppo.evaluation.model import model_folder
     from areal_cppo.evaluation.summary import describe
-    from areal_cppo.training.config import load_config
 
     load_config(config, overrides)  # a mistake in it comes before anything is written
     addresses = [check_server(address) for address in servers]

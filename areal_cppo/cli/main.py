@@ -19,7 +19,7 @@ from areal_cppo.cli.study import add_study
 from areal_cppo.cli.views import add_views
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.report.vocabulary import OBJECTIVES
-from areal_cppo.synthetic.registry import TASK_NAMES
+from areal_cppo.tasks.registry import TASK_NAMES
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,8 +154,8 @@ def run(args: argparse.Namespace) -> int:
         from areal_cppo.serving.cpu import enable_in_this_process
 
         enable_in_this_process()
-        from areal_cppo.synthetic.registry import reading_task
-        from areal_cppo.synthetic.warmup import make_model
+        from areal_cppo.tasks.registry import reading_task
+        from areal_cppo.tasks.warmup import make_model
 
         make_model(reading_task(args.task), args.out, args.seed)
         return 0

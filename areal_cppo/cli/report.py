@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from areal_cppo.errors import UserError
-from areal_cppo.runs.finish import finish_run
+from areal_cppo.run.finish import finish_run
 
 
 def report(folder: str) -> int:

@@ -81,10 +81,10 @@ def slurm(args: argparse.Namespace) -> int:
     """Write the script, or submit it; the exit status."""
     _check(args)
     enable_in_this_process()
-    from areal_cppo.slurm.script import Submission, fixed_settings, write_script
-    from areal_cppo.training.config import load_config
-    from areal_cppo.training.resources import check_resources
-    from areal_cppo.training.schedulers.layout import make_layout
+    from areal_cppo.cluster.layout import make_layout
+    from areal_cppo.cluster.script import Submission, fixed_settings, write_script
+    from areal_cppo.config.experiment import load_config
+    from areal_cppo.config.resources import check_resources
 
     settings = [*fixed_settings(args.nodes), *args.overrides]
     with tempfile.TemporaryDirectory() as scratch:

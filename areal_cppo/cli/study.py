@@ -123,7 +123,7 @@ def _checked(plan) -> Callable[[Any], float]:
 
 def _conclude(plan, folder, runs, target: Path | None) -> None:
     """Put together, write, draw and print what the finished runs say."""
-    from areal_cppo.runs.folder import replace_file
+    from areal_cppo.folder import replace_file
     from areal_cppo.studies.detection_summary import (
         detection_table,
         summarise_detection,

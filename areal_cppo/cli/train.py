@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.report.live import live_display
-from areal_cppo.runs.finish import finish_run
-from areal_cppo.runs.supervisor import Outcome, supervise
+from areal_cppo.run.finish import finish_run
+from areal_cppo.run.supervisor import Outcome, supervise
 
 
 def train(config: str, overrides: list[str], dry_run: bool = False) -> int:

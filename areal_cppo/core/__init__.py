@@ -17,7 +17,7 @@ from areal_cppo.core.head import (
 )
 from areal_cppo.core.loss import aggregate_token_loss, contrastive_perception_loss
 from areal_cppo.core.papo import PAPOConfig, papo_loss, perception_divergence
-from areal_cppo.core.patches import (
+from areal_cppo.core.patchify import (
     PatchLayout,
     denormalize,
     normalize,

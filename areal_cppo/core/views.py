@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from areal_cppo.core.patches import (
+from areal_cppo.core.patchify import (
     PatchLayout,
     denormalize,
     image_grids,

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
+from areal_cppo.config.data import DataConfig
 from areal_cppo.data.check import REASONS, Reader, RowCheck, check_rows
-from areal_cppo.data.config import DataConfig
 from areal_cppo.data.findings import BadRow, describe
 from areal_cppo.data.images import BrokenImage, MissingImage, ResizeRule, load_image
 from areal_cppo.data.prompts import PromptBuilder

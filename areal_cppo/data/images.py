@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from transformers import ProcessorMixin
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from areal_cppo.data.config import RANGE, DataConfig
+from areal_cppo.config.data import RANGE, DataConfig
 from areal_cppo.data.schemas import ImageSource
 from areal_cppo.errors import UserError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.data.config import DataConfig
+from areal_cppo.config.data import DataConfig
 from areal_cppo.errors import UserError
 from areal_cppo.rewards.answers import final_answer
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from transformers import AutoProcessor, ProcessorMixin
 
+from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
 from areal_cppo.data.dataset import Note, ProblemDataset
 from areal_cppo.errors import UserError
-from areal_cppo.runs.folder import RunFolder
-from areal_cppo.training.config import CPPOConfig, workflow_kwargs
+from areal_cppo.folder import RunFolder
 
 VALIDATION_SEED = 0  # the same problems whatever the run's seed
 
 
 class ProblemTask:
-    """What the controller asks of a task (`areal_cppo.training.heldout.Task`).
+    """What the controller asks of a task (`areal_cppo.run.heldout.Task`).
 
     Held-out accuracy is measured by `areal-cppo eval`, on checkpoints: a real model is
     never loaded into the controller.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
-from areal_cppo.runs.folder import RunFolder
+from areal_cppo.folder import RunFolder
 
 Key = tuple[int, str | int]  # index, and `greedy` or the number of the sample
 _SHOWN = 3  # differences named

@@ -15,12 +15,12 @@ from typing import Any
 
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
-from areal_cppo.synthetic.responses import boxed_answer
-from areal_cppo.training.rollout import Refused
+from areal_cppo.rollout.engine import Refused
+from areal_cppo.tasks.responses import boxed_answer
 
 _WEIGHTS = {"answer_weight": 2.0, "format_weight": 1.0}
 
-SYNTHETIC = "areal_cppo.synthetic.reward.reward_fn"
+SYNTHETIC = "areal_cppo.tasks.reward.reward_fn"
 MAX_PROCESSES = 8
 
 

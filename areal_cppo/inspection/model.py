@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from areal_cppo.data.config import DataConfig
+from areal_cppo.config.data import DataConfig
+from areal_cppo.config.models import VISION_MODELS
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.picture_input import PictureInput
-from areal_cppo.qwen_positions import correct_image_positions
-from areal_cppo.training.models import VISION_MODELS
+from areal_cppo.patches.qwen_positions import correct_image_positions
 
 _BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
 _GOES_ON = "\u2026"  # of a character that several tokens spell

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, Qwen2VLImageProcessorFast
 
+from areal_cppo.config.data import DataConfig
 from areal_cppo.core import PatchLayout
-from areal_cppo.data.config import DataConfig
 from areal_cppo.data.images import (
     BrokenImage,
     ExtremeAspectRatio,

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
+from areal_cppo.folder import RunFolder
 from areal_cppo.inspection.judging import Asking, Grade, Roles, inspect_response
 from areal_cppo.inspection.model import VisionModel
 from areal_cppo.inspection.settings import Settings
 from areal_cppo.report.samples import SampleView, read_samples
-from areal_cppo.runs.folder import RunFolder
 
 N_PROBLEMS = 3  # as many as a run's own samples
 
@@ -79,8 +79,8 @@ def checkpoint_samples(
     settings: Settings,
 ) -> list[SampleView]:
     """Responses of a checkpoint to the first held-out problems of the run's task."""
-    from areal_cppo.training.config import load_config
-    from areal_cppo.training.tasks import load_task
+    from areal_cppo.config.experiment import load_config
+    from areal_cppo.tasks.load import load_task
 
     config = load_config(folder.config)
     task = load_task(config)
@@ -121,7 +121,7 @@ def _roles(task: Any) -> Roles | None:
     """Where the task is synthetic, what each token does is known."""
     if not hasattr(task, "heldout_dataset"):
         return None
-    from areal_cppo.synthetic.responses import token_roles
+    from areal_cppo.tasks.responses import token_roles
 
     return token_roles
 

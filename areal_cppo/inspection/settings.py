@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from areal_cppo.config.data import DataConfig
 from areal_cppo.core import CPLConfig
-from areal_cppo.data.config import DataConfig
 from areal_cppo.errors import UserError
-from areal_cppo.synthetic.registry import TASK_NAMES
+from areal_cppo.tasks.registry import TASK_NAMES
 
 DEFAULT_SEED = 1  # of actor.view_seed
 
@@ -58,7 +58,7 @@ def read_settings(
                 f"{overrides[0]} without it; give both"
             )
         return Settings(seed=DEFAULT_SEED if seed is None else seed)
-    from areal_cppo.training.config import load_config
+    from areal_cppo.config.experiment import load_config
 
     read = load_config(config, overrides)
     return Settings(

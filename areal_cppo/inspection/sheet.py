@@ -88,7 +88,7 @@ def make_strips(
     Parameters
     ----------
     pixel_values, grid, layout
-        The picture, patched (`areal_cppo.core.patches`).
+        The picture, patched (`areal_cppo.core.patchify`).
     config
         `actor.cpl.views`.
     draws

@@ -65,7 +65,7 @@ def judge(
 ) -> TokenNumbers:
     """Score and select one response's tokens.
 
-    Selected is as in training (`areal_cppo.training.perception`), but for the gate:
+    Selected is as in training (`areal_cppo.step.perception`), but for the gate:
     there is no advantage here, and every token counts.
 
     Parameters
@@ -126,7 +126,7 @@ def token_views(
     numbers
         As many tokens'.
     roles
-        What each token does, where that is known (`areal_cppo.triangles.task`).
+        What each token does, where that is known (`areal_cppo.tasks.triangles.task`).
     """
     columns = {"gain": numbers.gain, "selected": numbers.selected}
     for name in ("entropy", "probability", "divergence"):

@@ -1,6 +1,6 @@
 """Three versions of some pictures, made by the code that training makes views with.
 
-Letters: `P` patches, `F` features of a patch (see `areal_cppo.core.patches`).
+Letters: `P` patches, `F` features of a patch (see `areal_cppo.core.patchify`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ of a run learns from the environment where it may listen, and is narrowed to tha
 
 | what | how |
 | --- | --- |
-| AReaL's RPC workers | started through `areal_cppo.training.worker` |
+| AReaL's RPC workers | started through `areal_cppo.cluster.worker` |
 | AReaL's callback server, SGLang's HTTP | `gethostip` answers the address |
 | AReaL's choice of ports | drawn by chance: runs of one seed would draw the same |
 | torch's TCPStore | is handed a socket that is bound to the address |

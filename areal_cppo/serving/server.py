@@ -85,7 +85,7 @@ def server_command(
             used where there is no GPU.
     """
     enable_in_this_process()  # areal imports torchvision
-    from areal_cppo.serving.config import CPU_SETTINGS, GenerationServerConfig
+    from areal_cppo.config.serving import CPU_SETTINGS, GenerationServerConfig
 
     fields: dict[str, object] = {
         "model_path": str(model_dir),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import UserError
 from areal_cppo.studies.estimate import samples_per_step
 from areal_cppo.studies.overrides import load_run_config
 from areal_cppo.studies.spec import Study
 from areal_cppo.studies.task import study_task
-from areal_cppo.training.config import CPPOConfig
 
 
 def check_arms(study: Study) -> dict[str, CPPOConfig]:

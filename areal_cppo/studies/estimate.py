@@ -6,9 +6,9 @@ each other carries over to other machines.
 
 from __future__ import annotations
 
+from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.studies.detection_views import VIEWS
 from areal_cppo.studies.spec import Evaluation, Run
-from areal_cppo.training.config import CPPOConfig
 
 _START = 4.0  # a run's
 _PER_SAMPLE = 0.006  # generated and trained on, GRPO

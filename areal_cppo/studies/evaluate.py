@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.studies import detection, failures
 from areal_cppo.studies.contrast import contrast
 from areal_cppo.studies.detection_views import VIEWS
@@ -27,7 +28,6 @@ from areal_cppo.studies.tokens import (
     respond,
     token_logits,
 )
-from areal_cppo.training.config import CPPOConfig
 
 HELDOUT_SEED = 0  # the same problems for all runs, tasks' other seeds notwithstanding
 _SAMPLING_SEED = 0

@@ -15,7 +15,7 @@ from areal_cppo.inspection.page import Inspection, inspection_html
 from areal_cppo.report.samples import SampleView, TokenView, write_samples
 from areal_cppo.studies.task import PERCEPTION, StudyTask
 from areal_cppo.studies.tokens import Measures, Responses
-from areal_cppo.synthetic.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.pixels import N_PATCHES, image_grid
 
 
 def worst(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.errors import UserError
-from areal_cppo.runs.folder import RunFolder, read_lines, replace_file
+from areal_cppo.folder import RunFolder, read_lines, replace_file
 from areal_cppo.studies.spec import Run
 
 LINES = ("evaluations", "detection", "roles")  # of a run

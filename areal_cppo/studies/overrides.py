@@ -89,7 +89,7 @@ def load_run_config(arm: Sequence[str], *, seed: int, steps: int, checkpoint: Pa
         An unknown key, a value out of range, or a setting that needs more than one
         process.
     """
-    from areal_cppo.training.config import load_config
+    from areal_cppo.config.experiment import load_config
 
     decided = {"seed": seed, "total_train_steps": steps, "actor.path": checkpoint}
     own = [as_override(key, value) for key, value in decided.items()]

@@ -1,4 +1,4 @@
-"""The tasks of `areal_cppo.synthetic`, as studies take them."""
+"""The tasks of `areal_cppo.tasks`, as studies take them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from areal_cppo.studies.task import NO_SHIFT
-from areal_cppo.synthetic import responses, sampling, vocabulary
-from areal_cppo.synthetic.shifts import SHIFTS
-from areal_cppo.synthetic.task import Problem, ReadingTask
+from areal_cppo.tasks import responses, sampling, vocabulary
+from areal_cppo.tasks.shifts import SHIFTS
+from areal_cppo.tasks.task import Problem, ReadingTask
 
 
 class ReadingStudy:

@@ -1,6 +1,6 @@
 """Generation within the trainer's process, as fresh or as stale as a study wants it.
 
-A batch has the form in which `areal_cppo.training.workflow` hands groups over, and the
+A batch has the form in which `areal_cppo.rollout.workflow` hands groups over, and the
 same responses are refused: those that hold a vision token.
 
 Letters: `B` responses of a batch, `P` patches of a picture (36).
@@ -18,13 +18,13 @@ import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
 from torch.distributed.tensor import DTensor
 
-from areal_cppo.rewards.config import RewardConfig
+from areal_cppo.config.rewards import RewardConfig
+from areal_cppo.rollout.workflow import VISION_TOKENS
+from areal_cppo.step.packing import IMAGES
 from areal_cppo.studies.task import StudyProblem, StudyTask
-from areal_cppo.synthetic import sampling
-from areal_cppo.synthetic.pixels import N_PATCHES, image_grid
-from areal_cppo.synthetic.vocabulary import IMAGE, VOCABULARY
-from areal_cppo.training.packing import IMAGES
-from areal_cppo.training.workflow import VISION_TOKENS
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.vocabulary import IMAGE, VOCABULARY
 
 _PROMPT = torch.tensor(sampling.PROMPT_IDS)
 _IMAGE_ID = VOCABULARY.index(IMAGE)

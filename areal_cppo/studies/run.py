@@ -11,16 +11,16 @@ from typing import Any
 
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.train_step import train_step
+from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.run.recorder import MetricsRecorder
+from areal_cppo.step.actor import CPPOActor
 from areal_cppo.studies.evaluate import Evaluator
 from areal_cppo.studies.folder import StudyRunFolder
 from areal_cppo.studies.overrides import load_run_config
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.studies.task import StudyTask, study_task
 from areal_cppo.studies.trainer import one_process_actor
-from areal_cppo.synthetic import sampling
-from areal_cppo.training.actor import CPPOActor
-from areal_cppo.training.config import CPPOConfig
-from areal_cppo.training.recorder import MetricsRecorder
+from areal_cppo.tasks import sampling
 
 Tell = Callable[[int], None]
 

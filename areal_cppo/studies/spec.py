@@ -35,7 +35,7 @@ from areal_cppo.studies.arms import read_arms, read_overrides
 from areal_cppo.studies.overrides import check_key
 from areal_cppo.studies.parsing import check_name, made, mapping, names
 from areal_cppo.studies.task import NO_SHIFT, study_task
-from areal_cppo.synthetic.registry import TASK_NAMES
+from areal_cppo.tasks.registry import TASK_NAMES
 
 _USUAL_REFERENCES = ("grpo", "cppo")
 

@@ -1,7 +1,7 @@
 """What a study asks of a task; tasks are reached through nothing else.
 
 All tasks share one vocabulary, prompt, response format and model architecture
-(`areal_cppo.synthetic`); problems, checkpoint and token roles are their own.
+(`areal_cppo.tasks`); problems, checkpoint and token roles are their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
-from areal_cppo.synthetic.registry import reading_task
+from areal_cppo.tasks.registry import reading_task
 
 if TYPE_CHECKING:  # the command line names tasks without torch
     import torch
@@ -83,7 +83,7 @@ class StudyTask(Protocol):
 
 
 def study_task(name: str) -> StudyTask:
-    """The task of a name, one of `areal_cppo.synthetic.registry.TASK_NAMES`.
+    """The task of a name, one of `areal_cppo.tasks.registry.TASK_NAMES`.
 
     Raises
     ------

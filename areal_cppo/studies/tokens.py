@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
 
+from areal_cppo.config.experiment import CPPOActorConfig
 from areal_cppo.core import (
     PatchLayout,
     entropy_gain,
@@ -22,13 +23,12 @@ from areal_cppo.core import (
     perturb_pixel_values,
     score_tokens,
 )
+from areal_cppo.step.packing import PackedRow
+from areal_cppo.step.perception import PerceptionLoss
 from areal_cppo.studies.rollout import spell
 from areal_cppo.studies.task import StudyProblem, StudyScore, StudyTask
-from areal_cppo.synthetic import sampling
-from areal_cppo.synthetic.pixels import N_PATCHES, image_grid
-from areal_cppo.training.config import CPPOActorConfig
-from areal_cppo.training.packing import PackedRow
-from areal_cppo.training.perception import PerceptionLoss
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.pixels import N_PATCHES, image_grid
 
 _CHUNK = 256  # responses generated or scored at a time
 _VIEW_SEED = 0  # of held-out views: the same for all runs

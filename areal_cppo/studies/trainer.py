@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from areal.api import FinetuneSpec
 
-from areal_cppo.training.actor import CPPOActor
-from areal_cppo.training.config import CPPOConfig
+from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.step.actor import CPPOActor
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import run_by_hand as hand
 
 from areal_cppo.bench.async_figures import figures
 from areal_cppo.bench.async_results import table
 from areal_cppo.bench.async_run import Session, read_run
 from areal_cppo.bench.async_trace import FIRST_SERVER, STEPS, UPDATES, rows, trace
 from areal_cppo.cli.main import main
+from tests.bench import run_by_hand as hand
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import run_by_hand as hand
 
 from areal_cppo.bench.async_compare import (
     check_settings,
@@ -19,6 +18,7 @@ from areal_cppo.bench.async_compare import (
 )
 from areal_cppo.cli.main import main
 from areal_cppo.errors import UserError
+from tests.bench import run_by_hand as hand
 
 
 def finish(trial, seconds: float = 10.0, accuracy: float = 0.5) -> int:

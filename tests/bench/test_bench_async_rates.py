@@ -10,7 +10,6 @@ import json
 from random import Random
 
 import pytest
-import run_by_hand as hand
 
 from areal_cppo.bench.async_rates import NO_PREFILL, fit_rates, read_rollout
 from areal_cppo.bench.async_run import RecordedRun, Session, Side
@@ -20,6 +19,7 @@ from areal_cppo.plan.distributions import Empirical, Fixed
 from areal_cppo.plan.rates import read_rates
 from areal_cppo.report.runs import Run
 from areal_cppo.report.timeline import Timeline
+from tests.bench import run_by_hand as hand
 
 A, B, LENGTH, SLOWDOWN = 0.02, 0.001, 25, 1.5
 SLOTS = 16

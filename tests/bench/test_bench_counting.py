@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from flash_on_cpu import flash_on_cpu
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from areal_cppo.bench.counting import Counter, count_step, packed_products
-from areal_cppo.training.attention import torch_flash
+from areal_cppo.step.attention import torch_flash
+from tests.step.flash_on_cpu import flash_on_cpu
 
 KIB = 1024
 

@@ -25,9 +25,9 @@ from areal_cppo.bench.results import describe_arms, describe_ratios, table
 from areal_cppo.bench.train_step import Measured, lacking_memory, measure
 from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
+from areal_cppo.config.memory import CUDA, GIB
+from areal_cppo.config.model_size import ModelShape
 from areal_cppo.errors import UserError
-from areal_cppo.training.memory import CUDA, GIB
-from areal_cppo.training.model_size import ModelShape
 
 H100 = int(79.2 * GIB)
 PARAMETERS = 3_754_622_976

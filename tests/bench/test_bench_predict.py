@@ -15,7 +15,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import run_by_hand as hand
 import yaml
 
 from areal_cppo.bench.async_rates import fit_rates
@@ -24,6 +23,7 @@ from areal_cppo.bench.predict import Measurement, table
 from areal_cppo.cli.main import main
 from areal_cppo.plan.distributions import Fixed
 from areal_cppo.plan.rates import write_rates
+from tests.bench import run_by_hand as hand
 
 STEPS = 8
 

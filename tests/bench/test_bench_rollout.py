@@ -11,14 +11,14 @@ import subprocess
 import sys
 
 import pytest
-from rollout_server import TOKEN, PausableServer
 
 from areal_cppo.bench import rollout
 from areal_cppo.bench.rollout_points import Answer, Point
 from areal_cppo.bench.rollout_prompts import PromptMaker, Shape
 from areal_cppo.bench.rollout_results import table
 from areal_cppo.cli.main import main
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
+from tests.bench.rollout_server import TOKEN, PausableServer
 
 MODEL = str(checkpoint_dir())
 SHAPE = ("--prompt-tokens", "6", "--response-tokens", "8")

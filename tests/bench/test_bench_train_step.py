@@ -22,7 +22,7 @@ from areal_cppo.bench.results import describe_arms, describe_ratios, table
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
-from areal_cppo.training.speed import SpeedConfig
+from areal_cppo.config.speed import SpeedConfig
 
 LETTERS = ["a", "a*", "b", "c", "d", "e"]
 CONTRACT = (

@@ -15,7 +15,8 @@ REWARD = "tests.chaos.broken_rewards.reward_fn"
 
 def main() -> None:
     enable_in_this_process()  # as the controller does, before it imports areal
-    from areal_cppo.training import controller, run
+    from areal_cppo.run import controller
+    from areal_cppo.run import experiment as run
 
     load_task = run.load_task
 

@@ -9,7 +9,7 @@ import json
 import random
 from pathlib import Path
 
-from areal_cppo.triangles.task import QUESTION, make_problem
+from areal_cppo.tasks.triangles.task import QUESTION, make_problem
 
 TABLE = "problems.jsonl"
 

@@ -16,7 +16,7 @@ from tests.chaos.measure import Progress, Record, close
 from tests.chaos.problems import write_problems
 from tests.chaos.session import QUICK, Say, Session
 from tests.chaos.stack import PROBLEMS, ROOT, START_SECONDS, Stack
-from tests.slurm.cluster import URGENT, Cluster, SlurmMissing, install
+from tests.cluster.cluster import URGENT, Cluster, SlurmMissing, install
 
 SLURM_FAULTS = ("slurm-requeue", "slurm-preempt", "slurm-node-lost")
 TITLES = {

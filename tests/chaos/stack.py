@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from areal_cppo.serving.processes import RUN_ID_VARIABLE, processes_of_run
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "areal_cppo" / "configs" / "triangles.yaml"
@@ -34,8 +34,8 @@ END_SECONDS = 240.0
 # What a process of a role has in its command line, all of it.
 ROLES = {
     "controller": (".controller",),
-    "trainer": ("-m areal_cppo.training.worker", "--role actor"),
-    "rollout worker": ("-m areal_cppo.training.worker", "--role rollout"),
+    "trainer": ("-m areal_cppo.cluster.worker", "--role actor"),
+    "rollout worker": ("-m areal_cppo.cluster.worker", "--role rollout"),
     "server": ("-m areal_cppo.serving.launch",),
     "scheduler": ("sglang::scheduler",),
     "detokenizer": ("sglang::detokenizer",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from areal_cppo.cli.main import main
-from areal_cppo.runs import supervisor
+from areal_cppo.run import supervisor
 
 if __name__ == "__main__":
     supervisor.CONTROLLER = "tests.chaos.controller"

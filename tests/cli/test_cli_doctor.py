@@ -1,6 +1,6 @@
 """The doctor's checks against packages, folders and tools that are made up.
 
-What it says of a configuration is in tests/configs/test_preflight.py. Not covered: a
+What it says of a configuration is in tests/config/test_preflight.py. Not covered: a
 machine with a GPU or Slurm.
 """
 

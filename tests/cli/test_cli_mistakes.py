@@ -18,7 +18,7 @@ import pytest
 from areal_cppo.cli.demo import demo, quoted
 from areal_cppo.cli.main import main, parse
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.training.controller import describe
+from areal_cppo.run.controller import describe
 
 CONFIG = Path(__file__).parents[2] / "configs" / "triangles.yaml"
 
@@ -65,7 +65,7 @@ def test_a_wrong_setting(tmp_path, override, words):
         (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     status, lines = run(
         *("train", "--config", str(CONFIG), f"run_dir={tmp_path}/run"),
-        *("actor.path=areal_cppo/triangles/checkpoint", override),
+        *("actor.path=areal_cppo/tasks/triangles/checkpoint", override),
     )
     assert status == 2
     assert len(lines) == 1 and words in lines[0]
@@ -77,7 +77,7 @@ def test_a_dry_run_says_what_would_be_started(tmp_path):
         [
             *(sys.executable, "-m", "areal_cppo", "train", "--dry-run"),
             *("--config", str(CONFIG), f"run_dir={tmp_path}/run"),
-            "actor.path=areal_cppo/triangles/checkpoint",
+            "actor.path=areal_cppo/tasks/triangles/checkpoint",
         ],
         capture_output=True,
         text=True,

@@ -3,8 +3,8 @@
 import pytest
 
 from areal_cppo.cli.main import _parser
+from areal_cppo.config.experiment import OBJECTIVES as CONFIGURABLE
 from areal_cppo.report.vocabulary import OBJECTIVES
-from areal_cppo.training.config import OBJECTIVES as CONFIGURABLE
 
 
 def test_every_objective_has_words():

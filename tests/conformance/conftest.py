@@ -22,10 +22,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from protocol import Server
 
 from areal_cppo.serving.processes import end_run, processes_of_run, run_environment
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
+from tests.conformance.protocol import Server
 
 ADDRESS, MODEL = "AREAL_CPPO_SERVER", "AREAL_CPPO_SERVER_MODEL"
 

@@ -25,8 +25,8 @@ from areal.utils.image import image2base64
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from areal_cppo.qwen_positions import correct_image_positions
-from areal_cppo.triangles.task import QUESTION, make_problem
+from areal_cppo.patches.qwen_positions import correct_image_positions
+from areal_cppo.tasks.triangles.task import QUESTION, make_problem
 
 BACKEND = SGLangBackend()
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>")

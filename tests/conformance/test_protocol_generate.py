@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from protocol import Prompt
 
-from areal_cppo.triangles.task import make_problem
+from areal_cppo.tasks.triangles.task import make_problem
+from tests.conformance.protocol import Prompt
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow]
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from protocol import BACKEND, Reply, Server
+
+from tests.conformance.protocol import BACKEND, Reply, Server
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow]
 

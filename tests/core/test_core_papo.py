@@ -1,7 +1,7 @@
 """PAPO: its settings, its divergence and its loss, and what the docs claim of them.
 
 Covers closed forms, a naive loop, expectations worked out over a whole vocabulary,
-gradient routing and refusals. Through the model it is in tests/training/test_papo.py.
+gradient routing and refusals. Through the model it is in tests/step/test_papo.py.
 """
 
 import dataclasses

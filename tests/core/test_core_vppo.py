@@ -1,7 +1,7 @@
 """VPPO: its settings, what responses' advantages are multiplied by, which tokens stay.
 
 Covers closed forms, naive loops under hypothesis, invariance and refusals. Through the
-model it is in tests/training/test_vppo.py.
+model it is in tests/step/test_vppo.py.
 """
 
 import dataclasses

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datasets
 import pytest
-from problem_files import build_processor
 from transformers import Qwen2_5_VLProcessor
 
-from areal_cppo.data.config import DataConfig
+from areal_cppo.config.data import DataConfig
 from areal_cppo.data.dataset import ProblemDataset
+from tests.data.problem_files import build_processor
 
 
 @pytest.fixture(scope="session")

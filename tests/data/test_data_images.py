@@ -14,13 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from problem_files import build_processor, encoded, picture
 from transformers import AutoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl_fast import (
     Qwen2VLImageProcessorFast,
 )
 
-from areal_cppo.data.config import DataConfig
+from areal_cppo.config.data import DataConfig
 from areal_cppo.data.images import (
     BrokenImage,
     ExtremeAspectRatio,
@@ -29,6 +28,7 @@ from areal_cppo.data.images import (
     load_image,
 )
 from areal_cppo.errors import UserError
+from tests.data.problem_files import build_processor, encoded, picture
 
 SIZES = [(1, 1), (28, 28), (29, 57), (84, 84), (300, 41), (641, 480), (3000, 2000)]
 SIZES += [(5000, 30), (30, 5000), (1400, 7), (2000, 10), (27, 1)]
@@ -119,7 +119,7 @@ def test_patches_of_16_pixels():
 
 
 def test_the_demo_models_processor():
-    processor = AutoProcessor.from_pretrained("areal_cppo/triangles/checkpoint")
+    processor = AutoProcessor.from_pretrained("areal_cppo/tasks/triangles/checkpoint")
     rule = ResizeRule.of(processor, DataConfig())
     assert rule.size(84, 84) == (84, 84)
     with pytest.raises(ExtremeAspectRatio, match="5000 x 30"):

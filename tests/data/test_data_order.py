@@ -14,15 +14,15 @@ import torch
 from areal.api.cli_args import TrainDatasetConfig
 from areal.utils.data import cycle_dataloader
 from areal.utils.dataloader import create_dataloader
-from problem_files import (
+
+from areal_cppo.data import check
+from tests.data.problem_files import (
     build_processor,
     encoded,
     geometry3k,
     picture,
     virl39k,
 )
-
-from areal_cppo.data import check
 
 
 def ids(dataset) -> list[str]:

@@ -10,7 +10,11 @@ import datasets
 import pytest
 from areal.utils.image import image2base64
 from PIL import Image
-from problem_files import (
+
+from areal_cppo.config.data import DataConfig
+from areal_cppo.data.check import REASONS
+from areal_cppo.errors import RunError, UserError
+from tests.data.problem_files import (
     VISION,
     build_processor,
     encoded,
@@ -21,10 +25,6 @@ from problem_files import (
     virl39k,
     write_images_table,
 )
-
-from areal_cppo.data.check import REASONS
-from areal_cppo.data.config import DataConfig
-from areal_cppo.errors import RunError, UserError
 
 
 def test_clevr_count_70k(tmp_path, load):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from problem_files import HEAD, TAIL, VISION, prompt
 
-from areal_cppo.data.config import INSTRUCTION
+from areal_cppo.config.data import INSTRUCTION
 from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.data.schemas import PUBLIC, bare_answer, read_problem
+from tests.data.problem_files import HEAD, TAIL, VISION, prompt
 
 
 @pytest.mark.parametrize(

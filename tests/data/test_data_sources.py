@@ -11,7 +11,10 @@ import zipfile
 import datasets
 import huggingface_hub.constants
 import pytest
-from problem_files import (
+
+from areal_cppo.config.data import ColumnsConfig
+from areal_cppo.errors import UserError
+from tests.data.problem_files import (
     encoded,
     geometry3k,
     jsonl,
@@ -19,9 +22,6 @@ from problem_files import (
     virl39k,
     write_images_table,
 )
-
-from areal_cppo.data.config import ColumnsConfig
-from areal_cppo.errors import UserError
 
 
 def answers(dataset) -> list[str]:

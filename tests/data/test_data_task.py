@@ -5,19 +5,19 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from problem_files import build_processor, geometry3k, virl39k
 from torch.utils.data import DataLoader
 
+from areal_cppo.config.experiment import load_config
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.errors import UserError
-from areal_cppo.synthetic.experiment import ReadingExperiment
-from areal_cppo.training.config import load_config
-from areal_cppo.training.controller import dry_run
-from areal_cppo.training.tasks import load_task
-from areal_cppo.training.workflow import CPPOWorkflow
+from areal_cppo.rollout.workflow import CPPOWorkflow
+from areal_cppo.run.controller import dry_run
+from areal_cppo.tasks.experiment import ReadingExperiment
+from areal_cppo.tasks.load import load_task
+from tests.data.problem_files import build_processor, geometry3k, virl39k
 
 CONFIG = "configs/triangles.yaml"  # AReaL's side of an experiment
-CHECKPOINT = "areal_cppo/triangles/checkpoint"
+CHECKPOINT = "areal_cppo/tasks/triangles/checkpoint"
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import subprocess
 import sys
 
 import pytest
-from problem_files import encoded, virl39k, write_images_table
 
-from areal_cppo.triangles import checkpoint_dir, task
+from areal_cppo.tasks.triangles import checkpoint_dir, task
+from tests.data.problem_files import encoded, virl39k, write_images_table
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]

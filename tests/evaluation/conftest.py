@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from areal.utils.image import image2base64
-from scripted_server import FakeServer
 
 from areal_cppo.cli.demo import config_file, quoted
+from areal_cppo.config.experiment import load_config
 from areal_cppo.evaluation.evaluate import Evaluation
-from areal_cppo.training.config import load_config
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.task import make_problem
-
-# The processes that compute rewards are given this process's path.
-sys.path.append(str(Path(__file__).parent))
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.task import make_problem
+from tests.evaluation.scripted_server import FakeServer
 
 
 class Known(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from areal_cppo.synthetic.tokenizer import build_tokenizer
+from areal_cppo.tasks.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 Answer = Callable[[dict[str, Any]], "tuple[int, Any] | str"]

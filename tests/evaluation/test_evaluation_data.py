@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datasets
 import pytest
-from scripted_server import FakeServer
 
 from areal_cppo.errors import UserError
-from areal_cppo.triangles.task import EOS, make_problem
+from areal_cppo.tasks.triangles.task import EOS, make_problem
+from tests.evaluation.scripted_server import FakeServer
 
 N_ROWS = 6
 

@@ -14,9 +14,9 @@ from areal_cppo.cli.demo import config_file
 from areal_cppo.cli.main import main
 from areal_cppo.errors import UserError
 from areal_cppo.evaluation.model import MERGED, fingerprint, model_folder
-from areal_cppo.synthetic.sampling import PROMPT_IDS, problem_pixels
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.task import make_problem
+from areal_cppo.tasks.sampling import PROMPT_IDS, problem_pixels
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.task import make_problem
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
-from scripted_server import FakeServer, in_sglangs_format
 
 from areal_cppo.cli.demo import config_file
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.synthetic.sampling import PROMPT_IDS
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.task import EOS, make_problem
+from areal_cppo.tasks.sampling import PROMPT_IDS
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.task import EOS, make_problem
+from tests.evaluation.scripted_server import FakeServer, in_sglangs_format
 
 
 def right(answer: int) -> str:

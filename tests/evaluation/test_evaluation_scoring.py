@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from areal_cppo.evaluation.scoring import SYNTHETIC, Scorer
-from areal_cppo.training.rollout import Refused
+from areal_cppo.rollout.engine import Refused
 
 PROBLEMS = "areal_cppo.rewards.reward.reward_fn"
 
@@ -41,13 +41,13 @@ def test_mathematics_is_judged_as_mathematics():
 
 
 def test_an_answer_that_takes_too_long_is_refused_and_the_next_one_judged():
-    with Scorer("slow_rewards.hangs", 0.5) as scorer:
+    with Scorer("tests.evaluation.slow_rewards.hangs", 0.5) as scorer:
         with pytest.raises(Refused, match="reward_timeout"):
             judge(scorer, "", "hang")
         assert judge(scorer, "", "1").correct
 
 
 def test_a_reward_that_raises_is_refused():
-    with Scorer("slow_rewards.raises", 10) as scorer:
+    with Scorer("tests.evaluation.slow_rewards.raises", 10) as scorer:
         with pytest.raises(Refused, match="reward_error"):
             judge(scorer, "", "1")

@@ -17,9 +17,9 @@ import torch
 
 from areal_cppo.cli.demo import config_file
 from areal_cppo.serving.processes import processes_of_run, run_environment
-from areal_cppo.synthetic import sampling
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.task import make_problem
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.task import make_problem
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(600)]

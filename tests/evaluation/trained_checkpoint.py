@@ -12,13 +12,11 @@ from pathlib import Path
 from areal_cppo.serving.cpu import enable_in_this_process
 
 enable_in_this_process()
-sys.path.append(str(Path(__file__).parents[1] / "training"))
 
-import families  # noqa: E402
-import harness  # noqa: E402
 from areal.api.cli_args import OptimizerConfig  # noqa: E402
 
-from areal_cppo.triangles import checkpoint_dir  # noqa: E402
+from areal_cppo.tasks.triangles import checkpoint_dir  # noqa: E402
+from tests.step import families, harness  # noqa: E402
 
 LEARNING_RATE = 1e-5  # the batch is noise: a larger step would unlearn the task
 

@@ -116,7 +116,7 @@ def compare_devices(
 
 def _kernels(setting: Setting, findings: Findings) -> float:
     """(b) and (c); the largest difference of (b)."""
-    import families
+    from tests.step import families
 
     actors = []
     worst = 0.0
@@ -138,8 +138,9 @@ def _kernels(setting: Setting, findings: Findings) -> float:
 
 def smaller_model(family: str, folder: Path) -> Path:
     """A family's tiny model with smaller matrices than the tests have."""
-    import families
     from safetensors.torch import load_file, save_file
+
+    from tests.step import families
 
     file = families.make_folder(family, folder) / "model.safetensors"
     weights = {
@@ -151,7 +152,7 @@ def smaller_model(family: str, folder: Path) -> Path:
 
 
 def _bf16_actor(folder: Path):
-    import harness
+    from tests.step import harness
 
     return harness.make_actor(
         harness.actor_config(folder, dtype="bfloat16", optimizer_dtype="float32")
@@ -165,7 +166,7 @@ def _attend_by(actor, kernel: str) -> None:
 
 
 def _gradient(actor, batch: list[dict[str, Any]]) -> Tensor:
-    import harness
+    from tests.step import harness
 
     return harness.update_gradient(actor, batch)[0]
 

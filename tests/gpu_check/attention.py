@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from areal_cppo.training.attention import (
+from areal_cppo.step.attention import (
     SDPA,
     TORCH_FLASH,
     packed_attention,

@@ -22,7 +22,7 @@ from tests.gpu_check.setting import GIB, Setting
 
 NEEDED = (
     "areal_cppo.core",
-    "areal_cppo.training.actor",
+    "areal_cppo.step.actor",
     "areal_cppo.bench.train_step",
     "harness",
     "families",

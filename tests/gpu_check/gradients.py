@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from tests.gpu_check.packages import find_helpers
+from tests.gpu_check.packages import find_stand_ins
 from tests.gpu_check.setting import exact_fp32
 
 OBJECTIVES = ("grpo", "cppo", "cpl", "papo", "vppo")
@@ -121,8 +121,8 @@ class Selections:
 @contextmanager
 def _selections(wrap: Callable[[Callable], Callable]) -> Iterator[None]:
     """Within, CPL's and VPPO's choice of tokens goes through `wrap`."""
-    from areal_cppo.training import perception
-    from areal_cppo.training.objectives import vppo
+    from areal_cppo.step import perception
+    from areal_cppo.step.objectives import vppo
 
     with ExitStack() as stack:
         for module, name in (
@@ -136,7 +136,7 @@ def _selections(wrap: Callable[[Callable], Callable]) -> Iterator[None]:
 
 def items(batch: str, family: str) -> list[dict[str, Any]]:
     """A batch by name, as rollout makes it."""
-    import families
+    from tests.step import families
 
     if batch == "rows":
         return families.mixed_batch(family)
@@ -153,7 +153,7 @@ def fp32_gradients(folder: Path, cases: tuple[Case, ...]) -> dict[str, dict[str,
 
     On the GPU if torch sees one. `folder` is for the model.
     """
-    import families
+    from tests.step import families
 
     actors: dict[tuple[bool, bool], Any] = {}
     found = {}
@@ -184,17 +184,18 @@ def destroy(actors: Iterable[Any]) -> None:
 def on_device(actor: Any, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A batch where AReaL hands it to an actor, with proximal log-probs and
     advantages."""
-    import harness
     from areal.utils.data import tensor_container_to
+
+    from tests.step import harness
 
     return harness.prepared(actor, tensor_container_to(batch, actor.device))
 
 
 def _actor(folder: Path, lora: bool, offload: bool):
-    import families
-    import harness
     from areal.api.cli_args import FSDPEngineConfig
     from torch.distributed.tensor import distribute_tensor
+
+    from tests.step import families, harness
 
     # FSDP2 offloads to the CPU what is on a GPU.
     fsdp = FSDPEngineConfig(offload_params=offload and torch.cuda.is_available())
@@ -212,8 +213,9 @@ def _actor(folder: Path, lora: bool, offload: bool):
 
 def _update(actor, case: Case) -> dict[str, Any]:
     """A case's gradient, and then a step, which is taken back."""
-    import harness
     from areal.api.cli_args import MicroBatchSpec
+
+    from tests.step import harness
 
     actor.config.objective = case.objective
     rows = 6 if case.batch == "rows" else 1
@@ -242,7 +244,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
-    find_helpers()
+    find_stand_ins()
     from areal_cppo.serving.cpu import enable_in_this_process
 
     enable_in_this_process()

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from areal_cppo.training.attention import Packing
+from areal_cppo.step.attention import Packing
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SharedRow:
         self.tokens = at
 
     def packing(self, kernel: str) -> Packing:
-        """As `areal_cppo.training.rows` lays it out."""
+        """As `areal_cppo.step.rows` lays it out."""
         queries, keys, index = [], [], []
         for group in self.groups:
             prompt = torch.arange(group.start, group.start + group.prompt)

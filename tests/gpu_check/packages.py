@@ -89,11 +89,8 @@ def environment(
     )
 
 
-def find_helpers() -> None:
-    """Let this process import the tests' helpers and, last of all, the stand-ins."""
-    helpers = str(ROOT / "tests" / "training")
-    if helpers not in sys.path:
-        sys.path.insert(1, helpers)
+def find_stand_ins() -> None:
+    """Let this process import the stand-ins, last of all."""
     stand_ins = str(Path(__file__).parent / "stand_ins")
     if stand_ins not in sys.path:
         sys.path.append(stand_ins)

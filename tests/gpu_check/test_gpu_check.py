@@ -95,10 +95,10 @@ def test_the_workers_environment(tmp_path):
 
 def test_stand_ins_come_last(monkeypatch):
     monkeypatch.setattr(sys, "path", ["here", "there"])
-    packages.find_helpers()
-    packages.find_helpers()
+    packages.find_stand_ins()
+    packages.find_stand_ins()
     assert [entry.rpartition("/")[2] for entry in sys.path] == [
-        *("here", "training", "there", "stand_ins")
+        *("here", "there", "stand_ins")
     ]
 
 

@@ -11,7 +11,6 @@ import importlib
 import os
 from unittest import mock
 
-import flash_on_cpu
 import pytest
 import torch
 
@@ -35,6 +34,7 @@ from tests.gpu_check.findings import Findings
 from tests.gpu_check.layout import SharedRow, draw
 from tests.gpu_check.setting import Setting
 from tests.gpu_check.steps import STEPS
+from tests.step import flash_on_cpu
 
 CPU = torch.device("cpu")
 
@@ -171,7 +171,7 @@ class TestActor:
         assert "moves nothing" in broken(findings)[0]
 
     def test_a_selection_is_replayed(self, monkeypatch):
-        from areal_cppo.training import perception
+        from areal_cppo.step import perception
 
         masks = iter([torch.tensor([True, False]), torch.tensor([False, False])])
         monkeypatch.setattr(perception, "select_perception_tokens", lambda: next(masks))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from areal_cppo.core import CPLConfig, PatchLayout, patchify
 from areal_cppo.core.perturbations import PERTURBATIONS
-from areal_cppo.training.views import ViewMaker
+from areal_cppo.step.views import ViewMaker
 from tests.gpu_check.findings import Findings
 from tests.gpu_check.setting import Setting, wait
 
@@ -134,7 +134,7 @@ def _times(make: ViewMaker, item: dict, device, repeats: int) -> tuple[float, fl
 def _hashing_timed(clock: dict[str, float], device: torch.device) -> Iterator[None]:
     """Within, add up the seconds of `image_digest`, copies to the CPU included."""
     from areal_cppo.core import views as core_views
-    from areal_cppo.training import views as training_views
+    from areal_cppo.step import views as training_views
 
     digest = core_views.image_digest
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.gpu_check import folder
 from tests.gpu_check.findings import Findings
-from tests.gpu_check.packages import find_helpers
+from tests.gpu_check.packages import find_stand_ins
 from tests.gpu_check.setting import Setting
 from tests.gpu_check.steps import Step, choose
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    find_helpers()
+    find_stand_ins()
     if args.rehearse:
         from areal_cppo.serving.cpu import enable_in_this_process
 
@@ -132,7 +132,7 @@ def _kernels(rehearse: bool) -> Iterator[None]:
     if not rehearse:
         yield
         return
-    from flash_on_cpu import flash_on_cpu
+    from tests.step.flash_on_cpu import flash_on_cpu
 
     with flash_on_cpu():
         yield

@@ -1,13 +1,10 @@
-"""A picture's file; the families of tests/training and the data of tests/data."""
+"""A picture's file."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from drawn import picture
 
-for folder in ("training", "data"):  # families, problem_files
-    sys.path.append(str(Path(__file__).parents[1] / folder))
+from tests.inspection.drawn import picture
 
 
 @pytest.fixture(scope="session")

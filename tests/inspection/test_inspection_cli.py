@@ -12,7 +12,7 @@ from PIL import Image
 
 from areal_cppo.cli.main import main
 from areal_cppo.report.samples import TokenView, write_samples
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles import checkpoint_dir
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "triangles.yaml")
 MODEL = str(checkpoint_dir())

@@ -5,10 +5,8 @@ Not covered: real weights; a GPU.
 
 import json
 
-import families
 import pytest
 import torch
-from drawn import picture
 
 from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.errors import RunError, UserError
@@ -16,9 +14,11 @@ from areal_cppo.inspection.judging import Asking, inspect_response
 from areal_cppo.inspection.model import VisionModel
 from areal_cppo.inspection.settings import Settings
 from areal_cppo.inspection.views import Views
-from areal_cppo.synthetic import sampling
-from areal_cppo.triangles import checkpoint_dir
-from areal_cppo.triangles.task import TRIANGLES
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.triangles.task import TRIANGLES
+from tests.inspection.drawn import picture
+from tests.step import families
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,24 @@ The models are tiny and random: what they answer is noise, how it is judged is n
 import shutil
 from pathlib import Path
 
-import families
 import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
-from problem_files import build_processor, geometry3k
 from transformers import AutoModelForImageTextToText
 
 from areal_cppo.cli.main import main
+from areal_cppo.config.experiment import load_config
+from areal_cppo.folder import RunFolder
 from areal_cppo.inspection.judging import Asking
 from areal_cppo.inspection.model import VisionModel
 from areal_cppo.inspection.run_samples import checkpoint_samples
 from areal_cppo.inspection.settings import read_settings
 from areal_cppo.report.samples import read_samples
-from areal_cppo.runs.folder import RunFolder
-from areal_cppo.training.config import load_config
-from areal_cppo.training.tasks import load_task
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.tasks.load import load_task
+from areal_cppo.tasks.triangles import checkpoint_dir
+from tests.data.problem_files import build_processor, geometry3k
+from tests.step import families
 
 CONFIG = Path(__file__).parents[2] / "configs" / "triangles.yaml"
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from areal_cppo.core import CPLConfig
 from areal_cppo.errors import RunError
 from areal_cppo.inspection.tokens import judge, token_views
-from areal_cppo.training.packing import PackedRow
-from areal_cppo.training.perception import PerceptionLoss
+from areal_cppo.step.packing import PackedRow
+from areal_cppo.step.perception import PerceptionLoss
 
 KINDS = ("anchor", "positive", "negative")
 

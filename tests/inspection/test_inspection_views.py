@@ -8,12 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from drawn import picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
+from areal_cppo.config.data import DataConfig
 from areal_cppo.core import (
     PERTURBATIONS,
     PatchLayout,
@@ -22,7 +22,6 @@ from areal_cppo.core import (
     patchify,
     perturb_pixel_values,
 )
-from areal_cppo.data.config import DataConfig
 from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.errors import UserError
 from areal_cppo.inspection.picture_input import (
@@ -32,8 +31,9 @@ from areal_cppo.inspection.picture_input import (
 )
 from areal_cppo.inspection.sheet import make_strips, strengths
 from areal_cppo.inspection.views import Views, pictures
-from areal_cppo.training.views import ViewMaker
-from areal_cppo.triangles import checkpoint_dir
+from areal_cppo.step.views import ViewMaker
+from areal_cppo.tasks.triangles import checkpoint_dir
+from tests.inspection.drawn import picture
 
 LAYOUT = PatchLayout()
 SEED, VERSION = 5, 3

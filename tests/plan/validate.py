@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from areal_cppo.runs.folder import RunFolder, read_lines
+from areal_cppo.folder import RunFolder, read_lines
 
 CONFIG = "configs/triangles.yaml"
 _ALL = ("heldout.size=0", "actor.optimizer.lr=1e-6")  # lengths stay what they are

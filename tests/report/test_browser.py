@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-import chromium
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
@@ -24,6 +23,7 @@ from areal_cppo.inspection.sheet import Draw, Sheet, Strip
 from areal_cppo.inspection.sheet_html import sheet_html
 from areal_cppo.report.html import write_report
 from areal_cppo.report.samples import TokenView
+from tests.report import chromium
 
 pytestmark = pytest.mark.browser
 

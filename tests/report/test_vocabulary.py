@@ -1,7 +1,7 @@
 """The vocabulary of metrics: complete sentences, and the same table in the docs.
 
 That it names exactly what `metrics.jsonl` holds is tested where that is written, in
-`tests/training/test_recorder.py`.
+`tests/run/test_recorder.py`.
 """
 
 import os

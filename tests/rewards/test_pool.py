@@ -22,6 +22,8 @@ from areal_cppo.rewards.pool import (
     function_name,
 )
 
+HERE = "tests.rewards.reward_functions"
+
 
 @pytest.fixture
 def make_pool():
@@ -58,7 +60,7 @@ def test_the_real_reward(make_pool):
 
 @pytest.mark.parametrize("how", ["sleep", "hold the interpreter"])
 def test_what_hangs_is_ended_in_time_and_replaced(make_pool, children, how):
-    pool = make_pool("reward_functions.behave", timeout_seconds=1.0, processes=1)
+    pool = make_pool(f"{HERE}.behave", timeout_seconds=1.0, processes=1)
     assert pool.submit(completions="").result() == 1.0
     before = children()
     start = time.monotonic()
@@ -70,7 +72,7 @@ def test_what_hangs_is_ended_in_time_and_replaced(make_pool, children, how):
 
 
 def test_one_that_hangs_does_not_hold_up_the_others(make_pool):
-    pool = make_pool("reward_functions.behave", timeout_seconds=5.0, processes=2)
+    pool = make_pool(f"{HERE}.behave", timeout_seconds=5.0, processes=2)
     hangs = pool.submit(completions="sleep")
     others = [pool.submit(completions="") for _ in range(20)]
     assert [future.result() for future in others] == [1.0] * 20
@@ -80,7 +82,7 @@ def test_one_that_hangs_does_not_hold_up_the_others(make_pool):
 
 
 def test_time_in_the_queue_does_not_count(make_pool):
-    pool = make_pool("reward_functions.behave", timeout_seconds=1.0, processes=1)
+    pool = make_pool(f"{HERE}.behave", timeout_seconds=1.0, processes=1)
     futures = [pool.submit(completions=how) for how in ("sleep", "sleep", "")]
     with pytest.raises(RewardTimeout):
         futures[1].result()
@@ -88,7 +90,7 @@ def test_time_in_the_queue_does_not_count(make_pool):
 
 
 def test_an_error_is_named_without_its_payload(make_pool, children):
-    pool = make_pool("reward_functions.behave", processes=1)
+    pool = make_pool(f"{HERE}.behave", processes=1)
     with pytest.raises(RewardError) as error:
         pool.submit(completions="raise").result()
     assert "KeyError in behave, line" in str(error.value)
@@ -100,25 +102,25 @@ def test_an_error_is_named_without_its_payload(make_pool, children):
 
 def test_a_reward_that_is_no_number_is_an_error(make_pool):
     with pytest.raises(RewardError, match="the reward is nan"):
-        make_pool("reward_functions.behave").submit(completions="nan").result()
+        make_pool(f"{HERE}.behave").submit(completions="nan").result()
 
 
 def test_a_process_that_dies_is_replaced(make_pool):
-    pool = make_pool("reward_functions.behave", processes=1)
+    pool = make_pool(f"{HERE}.behave", processes=1)
     with pytest.raises(RewardError, match="exit code 3"):
         pool.submit(completions="die").result()
     assert pool.submit(completions="").result() == 1.0
 
 
 def test_a_process_killed_while_idle_is_replaced(make_pool):
-    pool = make_pool("reward_functions.process_id", processes=1)
+    pool = make_pool(f"{HERE}.process_id", processes=1)
     psutil.Process(int(pool.submit().result())).kill()
     with pytest.raises(RewardError, match="exit code -9"):
         pool.submit().result()
     assert pool.submit().result() > 0
 
 
-@pytest.mark.parametrize("name", ["no_such_module.f", "reward_functions.no_such"])
+@pytest.mark.parametrize("name", ["no_such_module.f", f"{HERE}.no_such"])
 def test_a_function_that_is_not_there(make_pool, name):
     pool = make_pool(name)
     with pytest.raises(RewardError, match="exit code 1"):
@@ -126,12 +128,12 @@ def test_a_function_that_is_not_there(make_pool, name):
 
 
 def test_what_a_function_prints_is_no_reward(make_pool):
-    pool = make_pool("reward_functions.behave")
+    pool = make_pool(f"{HERE}.behave")
     assert pool.submit(completions="print").result() == 1.0
 
 
 def test_the_processes_load_nothing_of_torch(make_pool):
-    assert make_pool("reward_functions.loads_torch").submit().result() == 0
+    assert make_pool(f"{HERE}.loads_torch").submit().result() == 0
     script = """
         import sys
         import areal_cppo.rewards.reward, areal_cppo.rewards.worker
@@ -142,13 +144,13 @@ def test_the_processes_load_nothing_of_torch(make_pool):
 
 
 def test_an_image_can_not_be_sent(make_pool):
-    pool = make_pool("reward_functions.behave")
+    pool = make_pool(f"{HERE}.behave")
     with pytest.raises(TypeError, match="JSON"):
         pool.submit(completions="", images=[Image.new("RGB", (2, 2))])
 
 
 def test_processes_are_few_and_gone_at_the_end(make_pool, children):
-    pool = make_pool("reward_functions.process_id", processes=2)
+    pool = make_pool(f"{HERE}.process_id", processes=2)
     found = {pool.submit() for _ in range(50)}
     used = {int(future.result()) for future in found}
     assert 1 <= len(used) <= 2
@@ -160,14 +162,12 @@ def test_processes_end_with_a_parent_that_is_killed(gone):
     script = """
         import os, signal
         from areal_cppo.rewards.pool import RewardPool
-        pool = RewardPool("reward_functions.process_id", 5.0, 1)
+        pool = RewardPool("tests.rewards.reward_functions.process_id", 5.0, 1)
         print(int(pool.submit().result()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    folder = os.path.dirname(__file__)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([folder, os.getcwd()])},
         capture_output=True,
         text=True,
     )

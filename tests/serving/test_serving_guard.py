@@ -1,6 +1,6 @@
 """The gate, the secret and the launcher's endpoints, without SGLang.
 
-With it: tests/training/test_servers_sglang.py.
+With it: tests/rollout/test_servers_sglang.py.
 """
 
 from __future__ import annotations

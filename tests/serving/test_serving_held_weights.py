@@ -1,6 +1,6 @@
 """What a model holds against what files hold, by loaders as SGLang's models have them.
 
-With SGLang's own loader: tests/training/test_servers_sglang.py.
+With SGLang's own loader: tests/rollout/test_servers_sglang.py.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_extra_settings_reach_the_command_line_and_are_checked():
     if needs_shim():
         server.enable_in_this_process()
-    from areal_cppo.serving.config import GenerationServerConfig
+    from areal_cppo.config.serving import GenerationServerConfig
 
     with pytest.raises(ValueError, match="expected at least 1 or null, got 0"):
         GenerationServerConfig(max_total_tokens=0)
@@ -208,8 +208,8 @@ def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
     does is tested by tests/conformance (new weights of the vision tower)."""
     if needs_shim():
         server.enable_in_this_process()
+    from areal_cppo.rollout.servers.launching import launcher
     from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
-    from areal_cppo.training.servers.launching import launcher
 
     started = []
     monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB", raising=False)

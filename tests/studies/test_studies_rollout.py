@@ -8,13 +8,13 @@ import pytest
 import torch
 from areal.utils.data import concat_padded_tensors
 
-from areal_cppo.rewards.config import RewardConfig
+from areal_cppo.config.rewards import RewardConfig
+from areal_cppo.rollout.workflow import Prompt, _trajectory
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.studies.task import study_task
-from areal_cppo.synthetic import sampling
-from areal_cppo.synthetic.pixels import image_grid
-from areal_cppo.synthetic.vocabulary import EOS, IMAGE, VOCABULARY, split_tokens
-from areal_cppo.training.workflow import Prompt, _trajectory
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.pixels import image_grid
+from areal_cppo.tasks.vocabulary import EOS, IMAGE, VOCABULARY, split_tokens
 
 EOS_ID, IMAGE_ID = VOCABULARY.index(EOS), VOCABULARY.index(IMAGE)
 

@@ -12,7 +12,7 @@ from areal_cppo.studies.overrides import load_run_config
 from areal_cppo.studies.pool import duration
 from areal_cppo.studies.task import study_task
 from areal_cppo.studies.tokens import Views, measure, respond, token_logits
-from areal_cppo.synthetic import sampling
+from areal_cppo.tasks import sampling
 
 N = 6
 

@@ -1,0 +1,1 @@
+"""Settings: all dataclasses, and what is checked of them before anything starts."""

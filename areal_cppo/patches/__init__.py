@@ -1,0 +1,1 @@
+"""What is mended in the packages below: each patch named after its target."""

@@ -1,0 +1,1 @@
+"""Responses: the workflow, the generation servers seen from a run, and its prompts."""

@@ -1,0 +1,282 @@
+"""The rollout workflow: AReaL's vision workflow for whole groups.
+
+What the responses to a problem have in common is made once: the image processor and the
+encoding of the images run per group, not per response. And what can't be trained on is
+refused and counted, 0 or 1 each time, so that means are shares:
+
+| `refused/...` | refused because |
+| --- | --- |
+| `prompt_too_long` | a limit is exceeded by the prompt, or would be by its response |
+| `request_failed` | the server failed, after AReaL's retries |
+| `vision_token` | it holds one, and the model would look for an image behind it |
+| `reward_timeout` | its answer could not be checked in time |
+| `reward_error` | the reward function raised, or its process died |
+| `group_dropped` | (a group, not a response) too few of its responses were left |
+
+With `groups.on_failed_response: keep` a group goes on without the responses it lost,
+and is dropped when fewer than two are left: compared with itself alone, a response has
+no advantage. With `drop` it is dropped when it lost any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from areal import workflow_context
+from areal.api import InferenceEngine, ModelRequest, ModelResponse
+from areal.api.cli_args import GenerationHyperparameters
+from areal.utils import logging, stats_tracker
+from areal.utils.data import concat_padded_tensors
+from areal.utils.hf_utils import load_hf_processor_and_tokenizer
+from areal.utils.image import image2base64
+from areal.utils.perf_tracer import (
+    atrace_session_phase,
+    session_context,
+    trace_session,
+)
+from areal.workflow.vision_rlvr import VisionRLVRWorkflow
+
+from areal_cppo.config.experiment import GroupsConfig
+from areal_cppo.config.rewards import RewardConfig
+from areal_cppo.rewards.pool import (
+    RewardError,
+    RewardTimeout,
+    function_name,
+    shared_pool,
+)
+from areal_cppo.rollout.engine import (
+    REFUSED,
+    GroupWorkflow,
+    Refused,
+    VisionTokenSampled,
+)
+
+logger = logging.getLogger("CPPOWorkflow")
+
+VISION_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+REASONS = (
+    "prompt_too_long",
+    "request_failed",
+    "vision_token",
+    "reward_timeout",
+    "reward_error",
+)
+_IMAGE_TENSORS = ("pixel_values", "image_grid_thw")
+_FEWEST = 2  # responses that can be compared
+
+# What AReaL's client raises when its retries are used up, or the answer is no JSON.
+_REQUEST_ERRORS = (RuntimeError, ValueError, OSError)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What all responses of a group share; `P` tokens, image tokens expanded."""
+
+    input_ids: list[int]  # P
+    mm_token_type_ids: list[int]  # P
+    text: str  # decoded again
+    images: list[str]  # base64 of PNG
+    tensors: dict[str, torch.Tensor]  # of `_IMAGE_TENSORS`; empty without an image
+
+
+class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
+    """AReaL's `VisionRLVRWorkflow` for CPPO; the module's docstring says what it adds.
+
+    Parameters
+    ----------
+    reward_fn
+        Of AReaL's signature, or its import string. It runs in a process of its own and
+        is told, of the dataset's item, nothing but `answer`; besides, `answer_weight`
+        and `format_weight`.
+    gconfig, tokenizer, processor, enable_thinking
+        As AReaL takes them.
+    reward, groups
+        Fields of `RewardConfig` and `GroupsConfig`; their defaults if left out.
+    max_prompt_tokens
+        Longest prompt, tokens; no limit by default.
+    context_length
+        Of the server, tokens: prompt and `gconfig.max_new_tokens` have to fit in it,
+        as they have to in `gconfig.max_tokens`.
+    """
+
+    def __init__(
+        self,
+        reward_fn: Callable[..., float] | str,
+        gconfig: GenerationHyperparameters,
+        tokenizer,
+        processor,
+        enable_thinking: bool = False,
+        reward: dict[str, Any] | None = None,
+        groups: dict[str, Any] | None = None,
+        max_prompt_tokens: int | None = None,
+        context_length: int | None = None,
+    ):
+        if isinstance(processor, str):  # AReaL's loader caches; its workflow's doesn't
+            processor, _ = load_hf_processor_and_tokenizer(processor)
+        name = function_name(reward_fn)  # of a string AReaL makes no process pool
+        super().__init__(name, gconfig, tokenizer, processor, enable_thinking)
+        known = self.tokenizer.get_vocab()
+        self._vision_ids = {known[token] for token in VISION_TOKENS if token in known}
+        settings = RewardConfig(**reward or {})
+        self._rewards = shared_pool(name, settings.timeout_seconds, settings.processes)
+        self._weights = {
+            "answer_weight": settings.answer_weight,
+            "format_weight": settings.format_weight,
+        }
+        self._drop_failed = GroupsConfig(**groups or {}).on_failed_response == "drop"
+        limits = [self.gconfig.max_tokens - self.gconfig.max_new_tokens]
+        if context_length is not None:
+            limits.append(context_length - self.gconfig.max_new_tokens)
+        if max_prompt_tokens is not None:
+            limits.append(max_prompt_tokens)
+        self._longest_prompt = min(limits)
+
+    async def arun_group(
+        self, engine: InferenceEngine, data: dict[str, Any], size: int
+    ) -> dict[str, Any] | None:
+        """`size` responses to the problem `data`, those that can be trained on.
+
+        Returns
+        -------
+        dict or None
+            AReaL's trajectory dict, a row per response that is left; None if the group
+            is dropped.
+        """
+        prompt = await self._prepare(data)
+        if len(prompt.input_ids) > self._longest_prompt:
+            outcomes = ["prompt_too_long"] * size
+        else:
+            outcomes = await asyncio.gather(
+                *[self._respond(engine, prompt, data["answer"]) for _ in range(size)]
+            )
+        stats = stats_tracker.get(workflow_context.stat_scope())
+        for outcome in outcomes:
+            stats.scalar(**{REFUSED + r: float(outcome == r) for r in REASONS})
+        kept = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        needed = size if self._drop_failed else min(size, _FEWEST)
+        dropped = len(kept) < needed
+        if size > 1:
+            stats.scalar(**{f"{REFUSED}group_dropped": float(dropped)})
+        return None if dropped else concat_padded_tensors(kept)
+
+    async def _prepare(self, data: dict[str, Any]) -> Prompt:
+        images = data["images"]
+        processed = self.processor(
+            images=images or None,  # an empty list is an error to it
+            text=data["messages"],
+            padding=False,
+            return_tensors="pt",
+        )
+        input_ids = processed["input_ids"][0].tolist()
+        return Prompt(
+            input_ids=input_ids,
+            mm_token_type_ids=processed["mm_token_type_ids"][0].tolist(),
+            text=self.tokenizer.decode(input_ids),
+            images=await asyncio.to_thread(image2base64, images),
+            tensors={key: processed[key] for key in _IMAGE_TENSORS if key in processed},
+        )
+
+    async def _respond(
+        self, engine: InferenceEngine, prompt: Prompt, answer: str
+    ) -> dict[str, Any] | str:
+        """One response as a trajectory of batch size 1, or why it is refused."""
+        request = ModelRequest(
+            rid=uuid.uuid4().hex,
+            input_ids=prompt.input_ids,
+            image_data=prompt.images,
+            gconfig=self.gconfig.new(n_samples=1),
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+        )
+        try:
+            response, reward = await self._collect_samples(
+                engine, request, prompt.text, {"answer": answer}
+            )
+        except Refused as refused:
+            return refused.reason
+        return _trajectory(prompt, response, reward)
+
+    @session_context()
+    async def _collect_samples(self, engine, req, prompt_str, task_data):
+        """Response and reward; raises `Refused`."""
+        try:
+            async with atrace_session_phase("generate"):
+                response = await engine.agenerate(req)
+        except _REQUEST_ERRORS as error:
+            logger.warning("a request failed: %s", _without_payload(error))
+            raise Refused("request_failed") from None
+        if not self._vision_ids.isdisjoint(response.output_tokens):
+            raise VisionTokenSampled
+        reward = await self._compute_rewards(response, prompt_str, task_data)
+        stats_tracker.get(workflow_context.stat_scope()).scalar(reward=reward)
+        return response, reward
+
+    @trace_session("reward")
+    async def _compute_rewards(self, resp, prompt_str, task_data) -> float:
+        """The reward of a response; raises `Refused`."""
+        future = self._rewards.submit(
+            prompt=prompt_str,
+            completions=self.tokenizer.decode(resp.output_tokens),
+            prompt_ids=resp.input_tokens,
+            completion_ids=resp.output_tokens,
+            **task_data,
+            **self._weights,
+        )
+        try:
+            return await asyncio.wrap_future(future)
+        except RewardTimeout as error:
+            logger.warning("a response has no reward: %s", error)
+            raise Refused("reward_timeout") from None
+        except RewardError as error:
+            logger.warning("a response has no reward: %s", error)
+            raise Refused("reward_error") from None
+
+
+def _trajectory(
+    prompt: Prompt, response: ModelResponse, reward: float
+) -> dict[str, Any]:
+    """AReaL's dict of one response; `P` prompt tokens and `R` of the response.
+
+    `input_ids`, `mm_token_type_ids` int64, `loss_mask`, `versions` int32 (-1 in the
+    prompt), `logprobs` fp32 (nats, 0 in the prompt), `attention_mask` bool: all
+    `[1, P + R]`; `rewards` fp32 `[1]`; `multi_modal_input` a list of one dict, empty
+    without an image.
+    """
+    n_prompt, n_response = response.input_len, response.output_len
+
+    def row(values: list, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([values], dtype=dtype)
+
+    return {
+        "input_ids": row(response.input_tokens + response.output_tokens, torch.long),
+        "mm_token_type_ids": row(
+            prompt.mm_token_type_ids + [0] * n_response, torch.long
+        ),
+        "loss_mask": row([0] * n_prompt + [1] * n_response, torch.int32),
+        "logprobs": row([0.0] * n_prompt + response.output_logprobs, torch.float32),
+        "versions": row([-1] * n_prompt + response.output_versions, torch.int32),
+        "attention_mask": row([True] * (n_prompt + n_response), torch.bool),
+        "multi_modal_input": [dict(prompt.tensors)],
+        "rewards": torch.tensor([reward], dtype=torch.float32),
+    }
+
+
+def _without_payload(error: Exception) -> str:
+    """The types of an error and of its cause.
+
+    AReaL's message quotes the request, images included, and the server's address and
+    status are in the log already, from its own client.
+    """
+    _, found, last = str(error).rpartition("Last error: ")
+    cause = f" ({last.partition('(')[0]})" if found else ""
+    return type(error).__name__ + cause

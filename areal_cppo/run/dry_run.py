@@ -1,0 +1,201 @@
+"""What a configuration would start: said by a dry run, and built for real nowhere else.
+
+The commands are AReaL's, a worker's from its scheduling specification and a server's
+from `SGLangConfig`, with our modules started in place of its. Ports, and what a
+scheduler puts around them, are known only when they are started.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+from areal.api.alloc_mode import ModelAllocation
+
+from areal_cppo.cluster.listen import own_worker
+from areal_cppo.config.experiment import CPPOActorConfig, CPPOConfig
+from areal_cppo.config.memory import (
+    CUDA,
+    gpu_bytes,
+    in_words,
+    trainer_memory,
+    worst_case,
+)
+from areal_cppo.config.model_size import checkpoint_bytes, server_memory
+from areal_cppo.config.resources import (
+    gpus,
+    longest_prompt,
+    shares_one_gpu,
+    uses_reference,
+)
+from areal_cppo.serving.launch import guarded
+
+_GIB, _MIB = 2**30, 2**20
+
+
+def server_command(config: CPPOConfig) -> list[str]:
+    """The command that starts a generation server; AReaL adds host and port."""
+    parallel = ModelAllocation.from_str(config.rollout.backend, name="rollout").parallel
+    sglang = copy(config.sglang)
+    if config.actor.use_lora:
+        # AReaL writes it once the trainer is up, and gives its whole path.
+        sglang.lora_paths = [f"{config.gconfig.lora_name}-v0=initial_lora"]
+    arguments = sglang.build_args(
+        sglang, tp_size=parallel.tp_size, base_gpu_id=0, pp_size=parallel.pp_size
+    )
+    return guarded(sglang.build_cmd_from_args(arguments))
+
+
+def worker_command(config: CPPOConfig, role: str) -> list[str]:
+    """The command that starts a worker of `actor`, `ref` or `rollout`."""
+    engines = {"actor": config.actor, "ref": config.ref, "rollout": config.rollout}
+    return [
+        *shlex.split(own_worker(engines[role].scheduling_spec[0].cmd)),
+        *("--experiment-name", config.experiment_name),
+        *("--trial-name", config.trial_name),
+        *("--role", role),
+    ]
+
+
+def describe(
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
+) -> list[str]:
+    """The plan, a line a thing.
+
+    Parameters
+    ----------
+    config
+        The experiment, checked by `check_resources`.
+    model_config
+        What the model's config.json says.
+    parameters
+        Of the model.
+    """
+    kind = model_config["model_type"]
+    lora = f", LoRA of rank {config.actor.lora_rank}" if config.actor.use_lora else ""
+    lag = config.rollout.max_head_offpolicyness
+    return [
+        f"model: {kind}, {parameters:,} parameters{lora}",
+        f"objective: {_objective(config.actor)}, "
+        + (f"samples at most {lag} versions old" if lag else "synchronous"),
+        _describe_gpus(config),
+        *_describe_memory(config, model_config, parameters),
+        _describe_step(config),
+        _describe_lengths(config),
+        f"disk: {_size(checkpoint_bytes(config, parameters))} of checkpoints, at most",
+        *_describe_commands(config),
+    ]
+
+
+def _objective(actor: CPPOActorConfig) -> str:
+    """The objective and, of those that CPPO is compared with, what they weigh."""
+    if actor.objective == "papo":
+        papo = actor.papo
+        weights = (
+            f"{name} {getattr(papo, name):g}" for name in ("gamma", "eta1", "eta2")
+        )
+        return f"papo ({', '.join(weights)})"
+    if actor.objective == "vppo":
+        vppo = actor.vppo
+        highest = "dynamic" if vppo.beta_max is None else f"{vppo.beta_max:g}"
+        return (
+            f"vppo (top {vppo.top_fraction:g} of the tokens, advantages times "
+            f"{vppo.beta_min:g} to {highest})"
+        )
+    return actor.objective
+
+
+def _describe_gpus(config: CPPOConfig) -> str:
+    trainer, generation = config.actor.backend, config.rollout.backend
+    backends = {"trainer": trainer, "generation": generation}
+    if config.cluster.n_gpus_per_node == 0:
+        return f"GPUs: none; trainer {trainer} and generation {generation} on CPUs"
+    if shares_one_gpu(config):
+        return f"GPUs: 1, shared by trainer ({trainer}) and generation ({generation})"
+    parts = [
+        f"{role} {number} ({backends.get(role, config.actor.backend)})"
+        for role, number in gpus(config).items()
+        if number
+    ]
+    return f"GPUs: {sum(gpus(config).values())} = {' + '.join(parts)}"
+
+
+def _describe_memory(
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
+) -> list[str]:
+    if config.cluster.n_gpus_per_node == 0:
+        return []
+    trainer = trainer_memory(config, model_config, parameters)
+    server = server_memory(config, model_config, parameters)
+    lines = [
+        f"memory of a trainer's GPU: {in_words(trainer)}",
+        f"at worst, that is: {worst_case(config, model_config)}",
+        f"memory of a server's GPU: {in_words(server)}; SGLang takes "
+        f"{config.sglang.mem_fraction_static} of what is free when it starts for both "
+        "(sglang.mem_fraction_static)",
+    ]
+    card = gpu_bytes()
+    if card is not None:
+        lines.append(_describe_fit(config, card, trainer, server))
+    return lines
+
+
+def _describe_fit(
+    config: CPPOConfig, card: int, trainer: Mapping[str, int], server: Mapping[str, int]
+) -> str:
+    """Whether that fits the GPUs of this machine, the smallest of which has `card`."""
+    who, needed = "a trainer", sum(trainer.values())
+    if shares_one_gpu(config):
+        who, needed = "trainer and server", needed + sum(server.values()) + CUDA
+    found = f"GPUs of this machine: {_size(card)} each; {who} "
+    if needed <= card:
+        return f"{found}fit" if who != "a trainer" else f"{found}fits"
+    return (
+        f"{found}may need {_size(needed - card)} more: lower "
+        "actor.mb_spec.max_tokens_per_mb, data.max_pixels or train_dataset.batch_size, "
+        "or give the trainer more ranks"
+    )
+
+
+def _describe_step(config: CPPOConfig) -> str:
+    problems, samples = config.train_dataset.batch_size, config.gconfig.n_samples
+    parallel = ModelAllocation.from_str(config.actor.backend, name="actor").parallel
+    each = problems * samples // parallel.data_parallel_size
+    return (
+        f"step: {problems} problems x {samples} responses = {problems * samples}; "
+        f"{each} a trainer, in {config.actor.ppo_n_minibatches} minibatch(es), "
+        f"micro-batches of at most {config.actor.mb_spec.max_tokens_per_mb} tokens"
+    )
+
+
+def _describe_lengths(config: CPPOConfig) -> str:
+    prompt = longest_prompt(config)
+    limit = f"prompt at most {prompt}" if prompt else "prompt not limited"
+    return (
+        f"tokens: {limit}, response at most {config.gconfig.max_new_tokens}, "
+        f"context {config.sglang.context_length}"
+    )
+
+
+def _describe_commands(config: CPPOConfig) -> list[str]:
+    roles = {"actor": config.actor, "rollout": config.rollout}
+    if uses_reference(config):
+        roles["ref"] = config.ref
+    lines = []
+    for role, engine in roles.items():
+        parallel = ModelAllocation.from_str(engine.backend, name=role).parallel
+        servers = role == "rollout"
+        count = parallel.data_parallel_size if servers else parallel.world_size
+        command = shlex.join(worker_command(config, role))
+        lines.append(f"worker: {count} x {command}")
+        if servers:
+            lines.append(f"server: {count} x {shlex.join(server_command(config))}")
+    return lines
+
+
+def _size(count: int) -> str:
+    if count < _GIB:
+        return f"{count / _MIB:.0f} MiB"
+    return f"{count / _GIB:.1f} GiB"

@@ -1,1 +1,0 @@
-"""Submission scripts for Slurm."""

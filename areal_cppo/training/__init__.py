@@ -1,4 +1,0 @@
-"""AReaL glue: the CPPO actor, trainer, rollout workflow and configuration.
-
-Importing this package imports nothing; importing one of its modules imports `areal`.
-"""

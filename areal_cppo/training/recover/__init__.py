@@ -1,1 +1,0 @@
-"""Stopping, going on and giving up: ledger, checkpoints, stop requests, watchdogs."""

@@ -1,0 +1,86 @@
+"""Models without weights and data in the public schemas, on this machine's disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from areal_cppo.config.experiment import CPPOConfig, load_config
+from tests.config.shipped import CONFIGS, RECIPES, SIZES, published_config
+from tests.data.problem_files import build_processor, geometry3k, virl39k
+
+PROBLEMS = {"geometry3k": 64, "virl39k": 512}  # of the largest batch
+_IMAGES = 6
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """A folder a size: config.json and a processor, no weights."""
+    folders = {}
+    for size in SIZES:
+        folders[size] = tmp_path_factory.mktemp(f"Qwen2.5-VL-{size}")
+        build_processor().save_pretrained(folders[size])
+        (folders[size] / "config.json").write_text(json.dumps(published_config(size)))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> dict[str, Path]:
+    """A folder a dataset, each with enough problems for the largest batch."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in PROBLEMS}
+    geometry3k(folders["geometry3k"], n=PROBLEMS["geometry3k"])
+    rows = [
+        {
+            "question": f"<image>\nHow long is side {i}?",
+            "answer": f"\\boxed{{{i}}}",
+            "PassRate_32BTrained": 0.5,
+            "PassRate_7BBase": 0.5,
+            "category": "(GradeSchool) Geometric",
+            "source": "made up",
+            "qid": f"made-up-{i}",
+            "image": [f"images/Part{i % _IMAGES % 2}/{i % _IMAGES}.jpg"],
+        }
+        for i in range(PROBLEMS["virl39k"])
+    ]
+    virl39k(folders["virl39k"], rows, n=_IMAGES)
+    return folders
+
+
+@pytest.fixture
+def own_caches(tmp_path, monkeypatch) -> None:
+    """What `datasets` and this package keep, for one test only."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def local_paths(models, data, tmp_path):
+    """What a user without the hub adds to a shipped configuration."""
+
+    def local_paths(name: str) -> list[str]:
+        own = [f"run_dir='{tmp_path}/run'"]
+        if name not in RECIPES:
+            task = "charts" if "charts" in name else "triangles"
+            folder = CONFIGS.parent / f"areal_cppo/tasks/{task}/checkpoint"
+            return [*own, f"actor.path='{folder}'"]
+        source = "virl39k" if "virl39k" in name else "geometry3k"
+        size = "7B" if "-7b_" in name else "3B"
+        return [
+            *own,
+            f"actor.path='{models[size]}'",
+            f"train_dataset.path='{data[source]}'",
+        ]
+
+    return local_paths
+
+
+@pytest.fixture
+def load(local_paths):
+    """A shipped configuration with local paths, and further overrides."""
+
+    def load(name: str, *more: str) -> CPPOConfig:
+        return load_config(CONFIGS / name, [*local_paths(name), *more])
+
+    return load

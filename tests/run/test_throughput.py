@@ -1,0 +1,56 @@
+"""Throughput of a step, and what a batch tells of interruptions and lengths."""
+
+from __future__ import annotations
+
+import torch
+from areal.utils import stats_tracker
+
+from areal_cppo.run.throughput import IDLE, SAMPLES, TOKENS, throughput
+from areal_cppo.step.batch_stats import LENGTH_BINS, record_batch
+
+
+def test_rates_and_idle_share():
+    stats = {
+        "cppo/responses": 64.0,
+        "cppo/response_tokens": 1600.0,
+        "timeperf/rollout": 2.0,
+    }
+    found = throughput(stats, 8.0)
+    assert found == {SAMPLES: 8.0, TOKENS: 200.0, IDLE: 0.25}
+    assert throughput({"timeperf/rollout": 8.01}, 8.0) == {IDLE: 1.0}
+    assert throughput({}, 8.0) == {}
+
+
+def row(*versions: int | None) -> list[int]:
+    """Versions of a row; None: not of the response, where AReaL has 0 or -1."""
+    return [0 if version is None else version for version in versions]
+
+
+def test_interrupted_responses_and_lengths_by_hand():
+    """Three rows of 6 tokens: one of version 3 alone; one of 2 and then 3; one whose
+    padding only differs. The loss mask is shifted by one, as AReaL hands it over."""
+    versions = torch.tensor(
+        [
+            row(None, 3, 3, 3, None, None),
+            row(None, None, 2, 2, 3, 3),
+            row(None, 1, 1, None, None, None),
+        ]
+    )
+    mask = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]])
+    batch = {
+        "loss_mask": torch.roll(mask, -1, dims=-1),
+        "versions": versions,
+        "rewards": torch.tensor([1.0, 0.0, 1.0]),
+    }
+    stats_tracker.export_all()  # what other tests have left
+    record_batch([batch], version=4, correct_reward=0.5, longest=LENGTH_BINS)
+    stats = stats_tracker.export_all()
+    assert stats["cppo/responses"] == 3
+    assert stats["cppo/interrupted_responses"] == 1
+    assert stats["cppo/length_bin_tokens"] == 1
+    filled = {
+        k: stats[f"cppo/response_lengths/{k:02d}"]
+        for k in range(LENGTH_BINS)
+        if stats[f"cppo/response_lengths/{k:02d}"]
+    }
+    assert filled == {1: 1, 2: 1, 3: 1}  # of 2, 3 and 4 tokens

@@ -1,0 +1,133 @@
+"""What the actor records of an update, against the naive reference and by hand.
+
+How it becomes a line of metrics.jsonl is in test_recorder.py; that all ranks together
+record the same is in test_actor_distributed.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from areal_cppo.core import StalenessConfig
+from areal_cppo.step.meter import Meter
+from tests.step import harness, naive
+
+CPL = "ppo_actor/update/cpl"
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(float(value) for value in values) / len(values)
+
+
+def assert_quantiles(stats, gains) -> None:
+    ordered = gains.sort().values
+    for q in (10, 50, 90):
+        exact = ordered[math.ceil(q / 100 * len(ordered)) - 1]
+        assert stats[f"cppo/gain_p{q}"] == pytest.approx(float(exact), abs=1e-3)
+
+
+def test_averages_equal_naive(actor, model_folder):
+    """Every average over gated, perception and unselected tokens, token by token."""
+    batch = harness.prepared(actor, harness.uneven_batch())
+    _, stats = harness.update_gradient(actor, batch)
+    model = naive.load(model_folder)
+    gated, selected, rest = [], [], []
+    for item in (batch[i] for i in (0, 2, 4)):
+        n = naive.n_response(item)
+        images = item["multi_modal_input"][0]["pixel_values"]
+        views = [images, naive.view(item, "positive"), naive.view(item, "negative")]
+        with torch.no_grad():
+            anchor, positive, negative = (
+                naive.response_logits(model, item, view).double() for view in views
+            )
+        chosen = naive.select(anchor, negative, 0.5, [True] * n)
+        for t, (h, h_neg) in enumerate(
+            zip(naive.entropy(anchor), naive.entropy(negative))
+        ):
+            near = float(naive.kl(anchor[t], positive[t]))
+            far = float(naive.kl(anchor[t], negative[t]))
+            at = -n - 1 + t
+            ratio = math.exp(item["prox_logp"][0, at] - item["logprobs"][0, at])
+            token = {
+                "anchor_entropy": h,
+                "negative_entropy": h_neg,
+                "entropy_gain": max(0.0, h_neg - h) / (h_neg + 1e-6),
+                "positive_divergence": near,
+                "negative_divergence": far,
+                "margin": far - near,
+                "inverted_margin": max(0.0, near - far),
+                "loss": math.log1p(math.exp((near - far) / 0.1)),
+                "staleness_weight": min(ratio, 5.0),
+                "staleness_weight_squared": min(ratio, 5.0) ** 2,
+            }
+            gated.append(token)
+            (selected if t in chosen else rest).append(token)
+    at_gate = ("anchor_entropy", "negative_entropy", "entropy_gain")
+    expected = {name: mean(token[name] for token in gated) for name in at_gate}
+    expected |= {
+        name: mean(token[name] for token in selected)
+        for name in selected[0]
+        if name not in at_gate
+    }
+    expected |= {
+        f"selected_{name.removeprefix('entropy_')}": mean(t[name] for t in selected)
+        for name in at_gate
+    }
+    far = mean(token["negative_divergence"] for token in rest)
+    expected["unselected_divergence"] = far
+    recorded = {name: stats[f"{CPL}/{name}"] for name in expected}
+    assert recorded == pytest.approx(expected, rel=1e-4)
+    gains = torch.tensor([token["entropy_gain"] for token in gated])
+    assert_quantiles(stats, gains)
+
+
+def test_counts(actor, configure):
+    """Three gated responses of 12, 7 and 31 tokens, one of them half stale."""
+    configure(selection="all", staleness=StalenessConfig(max_staleness=1))
+    actor.set_version(2)
+    batch = [
+        *harness.uneven_batch(),
+        harness.text_only(harness.trajectory(8, 10, 1.0)),
+        harness.trajectory(9, 4, 0.0),  # advantage 0: the gate demands more
+    ]
+    for item in batch:
+        item["versions"][item["loss_mask"].bool()] = 2
+    batch[0]["versions"][0, -5:] = 0
+    batch[2]["versions"][0, -3:] = 1  # as stale as allowed
+    _, stats = harness.update_gradient(actor, harness.prepared(actor, batch))
+    expected = {
+        "gated_responses": 3,
+        "view_sequences": 3,
+        "text_only_responses": 1,
+        "unchanged_responses": 0,
+        "positive_views": 3,
+        "negative_views": 3,
+        "gated_tokens": 12 + 7 + 31,
+        "perception_tokens": 12 + 7 + 31,
+        "unselected_tokens": 0,
+        "stale_tokens": 5,
+        "nonfinite_tokens": 0,
+        "skipped_responses": 0,
+        # Image, its two marks, prompt and response; seen twice.
+        "view_tokens": 2 * ((6 + 3 + 12) + (8 + 3 + 7) + (4 + 5 + 31)),
+        "view_patches": 2 * (4 * 4 + 6 * 4 + 2 * 4),
+    }
+    assert {name: stats[f"{CPL}/{name}"] for name in expected} == expected
+    for name in ("perturb", "negative_view", "positive_view"):
+        assert stats[f"cppo/seconds_{name}"] > 0
+
+
+def test_quantiles_to_a_thousandth(actor):
+    meter = Meter()
+    gains = torch.rand(997, generator=torch.Generator().manual_seed(0)) ** 3
+    for part in gains.split(100):
+        meter.gains(torch.cat([part, torch.tensor([float("nan")])]))
+    meter.flush(actor.dp_group, actor.device)
+    stats = actor.export_stats()
+    assert_quantiles(stats, gains)
+    meter.flush(actor.dp_group, actor.device)  # nothing since: no quantiles
+    assert "cppo/gain_p50" not in actor.export_stats()

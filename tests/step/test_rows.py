@@ -1,0 +1,436 @@
+"""Rows of tokens and attention within them, by themselves.
+
+Covers which responses share a prompt, cutting to a capacity, where a row's tokens are,
+who attends to whom (against a dense mask written by hand, gradients included), the
+arguments that flash-attention gets, and repeated image features. The real actor on such
+rows is in test_speed.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from itertools import accumulate
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from areal.api.cli_args import MicroBatchSpec
+from areal.utils.data import concat_padded_tensors, pack_tensor_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from areal_cppo.step.attention import (
+    Packing,
+    packed_attention,
+    torch_flash_attention,
+)
+from areal_cppo.step.images import ImageOrder, SharedImages
+from areal_cppo.step.micro_batches import (
+    NEEDED,
+    PASSES,
+    Packer,
+    needed_tokens,
+    packed,
+)
+from areal_cppo.step.prompts import PromptGroup, image_sets, prompt_groups
+from areal_cppo.step.rows import Batch, RowStyle, make_row
+from tests.step import harness
+from tests.step.flash_on_cpu import flash_on_cpu
+
+CPU = torch.device("cpu")
+ANY_FLOAT = (torch.float32, torch.bfloat16)  # the kernels take no float32
+STYLE = RowStyle(harness.LAYOUT, harness.IMAGE, True, "sdpa", 1, {"use_cache": False})
+
+# Of a group: the prompt's length, then what each response adds.
+groups_of_lengths = st.lists(
+    st.tuples(st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4)),
+    min_size=1,
+    max_size=4,
+)
+
+
+def grid(*sides: tuple[int, int]) -> torch.Tensor:
+    return torch.tensor([[1, *side] for side in sides])
+
+
+class TestWhoSharesWhat:
+    def test_images(self):
+        one, other = torch.randn(16, 9), torch.randn(16, 9)
+        nearly = one.clone()
+        nearly[7, 5] += 1  # not where a glance looks
+        items = [
+            {"pixel_values": one, "image_grid_thw": grid((4, 4))},
+            {},
+            {"pixel_values": other, "image_grid_thw": grid((4, 4))},
+            {"pixel_values": one.clone(), "image_grid_thw": grid((4, 4))},
+            {"pixel_values": one.clone(), "image_grid_thw": grid((2, 8))},
+            {"pixel_values": nearly, "image_grid_thw": grid((4, 4))},
+            {"pixel_values": other, "image_grid_thw": grid((4, 4))},
+        ]
+        assert image_sets(items) == [0, None, 2, 0, 4, 5, 2]
+
+    def groups(self, ids, needed, sets, image_tokens=None):
+        ids, needed = torch.tensor(ids), torch.tensor(needed).bool()
+        kinds = torch.zeros_like(ids) if image_tokens is None else image_tokens
+        lengths = (ids >= 0).sum(-1).tolist()
+        return prompt_groups(ids, needed, kinds.bool(), lengths, sets)
+
+    def test_prompts(self):
+        ids = [
+            [5, 6, 7, 8, -1],
+            [5, 6, 9, -1, -1],
+            [5, 4, 7, 8, -1],  # another prompt
+            [5, 6, 7, 8, 9],  # another image
+            [5, 6, 7, 8, 3],  # a longer prompt
+            [5, 6, 7, 8, -1],  # no loss
+        ]
+        needed = [
+            [0, 1, 1, 0, 0],
+            [0, 1, 0, 0, 0],
+            [0, 1, 1, 0, 0],
+            [0, 1, 1, 1, 0],
+            [0, 0, 1, 1, 0],
+            [0, 0, 0, 0, 0],
+        ]
+        found = self.groups(ids, needed, [0, 0, 0, 3, 0, 0])
+        alone = [PromptGroup((row,)) for row in (2, 3, 4, 5)]
+        assert found == [PromptGroup((0, 1), 2), *alone]
+
+    def test_an_image_behind_the_prompt_is_left_alone(self):
+        ids = [[5, 6, 4, 8], [5, 6, 4, 8]]
+        needed = [[0, 1, 0, 1]] * 2
+        kinds = torch.tensor([[0, 0, 1, 0]] * 2)
+        found = self.groups(ids, needed, [0, 0], kinds)
+        assert found == [PromptGroup((0,)), PromptGroup((1,))]
+
+    @given(
+        prefix=st.integers(1, 9),
+        own=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+        room=st.integers(0, 40),
+    )
+    def test_cut(self, prefix, own, room):
+        lengths = [prefix + n for n in own]
+        rows = tuple(range(len(own)))
+        group = PromptGroup(rows, prefix if len(own) > 1 else 0)
+        capacity = max(lengths) + room
+        parts = group.cut(lengths, capacity)
+        assert tuple(row for part in parts for row in part.rows) == rows
+        for part in parts:
+            assert part.tokens(lengths) <= capacity
+            assert (part.prefix == 0) == (len(part.rows) == 1)
+            shared = part.prefix * (len(part.rows) - 1)
+            assert part.tokens(lengths) == sum(lengths[r] for r in part.rows) - shared
+
+    def test_only(self):
+        group = PromptGroup((1, 4, 6), 3)
+        assert group.only({4, 6, 9}) == PromptGroup((4, 6), 3)
+        assert group.only([6]) == PromptGroup((6,), 0)
+        assert group.only([]) is None
+
+
+def dense_mask(groups) -> torch.Tensor:
+    """Who sees whom in a row of groups, [T, T], token by token."""
+    owner = []  # per token its group, its response (None: the prompt) and its turn
+    for g, (prompt, own) in enumerate(groups):
+        owner += [(g, None, t) for t in range(prompt)]
+        for i, length in enumerate(own):
+            owner += [(g, i, prompt + t) for t in range(length)]
+    return torch.tensor(
+        [
+            [
+                g == key_g and key_i in (i, None) and key_t <= t
+                for key_g, key_i, key_t in owner
+            ]
+            for g, i, t in owner
+        ]
+    )
+
+
+def packing_of(groups, kernel="sdpa") -> Packing:
+    queries, keys, index, at = [], [], [], 0
+    for prompt, own in groups:
+        start, at = at, at + prompt
+        queries.append(prompt)
+        keys.append(prompt)
+        index += range(start, at)
+        for length in own:
+            queries.append(length)
+            keys.append(prompt + length)
+            index += [*range(start, start + prompt), *range(at, at + length)]
+            at += length
+    return Packing(queries, keys, torch.tensor(index), CPU, kernel)
+
+
+def attention_by_hand(query, key, value, mask):
+    """Softmax of masked products, [1, T, H, E]; keys serve several heads each."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options
+):
+    """In place of the package flash-attn: what its documentation says of this
+    function is what torch's operator computes."""
+    assert options == {"softmax_scale": None, "causal": True}
+    return torch.ops.aten._flash_attention_forward(
+        *(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k),
+        *(0.0, True, False),
+    )[0]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "torch_flash", "flash_attention_2"])
+@settings(max_examples=40)
+@given(groups=groups_of_lengths, heads=st.sampled_from([(4, 4), (4, 2), (2, 1)]))
+def test_attention_equals_a_dense_mask(kernel, groups, heads):
+    with pytest.MonkeyPatch.context() as monkeypatch, flash_on_cpu(ANY_FLOAT) as calls:
+        module = ModuleType("flash_attn")
+        module.flash_attn_varlen_func = flash_attn_varlen_func
+        monkeypatch.setitem(sys.modules, "flash_attn", module)
+        mask = dense_mask(groups)
+        generator = torch.Generator().manual_seed(1)
+        tensors = [
+            torch.randn(1, n, len(mask), 8, generator=generator).requires_grad_()
+            for n in (heads[0], heads[1], heads[1])
+        ]
+        packing = packing_of(groups, kernel)
+        output, weights = packed_attention(None, *tensors, None, packing=packing)
+        assert weights is None
+        expected = attention_by_hand(*tensors, mask)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+        wanted = torch.randn(expected.shape, generator=generator)
+        mine, theirs = (
+            torch.autograd.grad((x * wanted).sum(), tensors) for x in (output, expected)
+        )
+        for x, y in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    assert calls == ([] if kernel == "sdpa" else ["forward", "backward"])
+
+
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), causal=st.booleans()
+)
+def test_attention_of_a_vision_tower(lengths, causal):
+    """Images, or windows of them, each by itself; heads of size 80, as in the 3B."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = [
+        torch.randn(1, 2, sum(lengths), 80, generator=generator) for _ in range(3)
+    ]
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    of_token = torch.repeat_interleave(torch.tensor(lengths))
+    mask = of_token[:, None] == of_token[None, :]
+    if causal:
+        mask = mask.tril()
+    layer = SimpleNamespace(is_causal=True)
+    how = {} if causal else {"is_causal": False}
+    with flash_on_cpu(ANY_FLOAT):
+        output, _ = torch_flash_attention(
+            layer, *tensors, None, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, **how
+        )
+    torch.testing.assert_close(output, attention_by_hand(*tensors, mask))
+
+
+def test_attention_without_bounds_is_refused():
+    x = torch.zeros(1, 1, 4, 8)
+    with pytest.raises(ValueError, match="expected a packed row with cu_seq_lens_q"):
+        torch_flash_attention(SimpleNamespace(is_causal=True), x, x, x, None)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "torch_flash"])
+@pytest.mark.parametrize("window", [None, 7, 6])
+def test_a_sliding_window_cuts_nothing_or_is_refused(kernel, window):
+    """Of a prompt of 4 and responses of 2 and 3 the longest sequence has 7."""
+    packing = packing_of([(4, [2, 3])], kernel)
+    x = torch.ones(1, 1, 9, 8, dtype=torch.bfloat16)
+    with flash_on_cpu():
+        attend = partial(packed_attention, None, x, x, x, None, packing=packing)
+        if window == 6:
+            with pytest.raises(ValueError, match="at most 6 tokens.*found 7"):
+                attend(sliding_window=window)
+        else:
+            assert torch.equal(attend(sliding_window=window)[0], attend()[0])
+
+
+def as_batch(items) -> tuple[dict, Batch]:
+    data = concat_padded_tensors([dict(item) for item in items])
+    images = data.pop("multi_modal_input")
+    data[NEEDED] = needed_tokens(data["loss_mask"], shifted=False)
+    shape = data["input_ids"].shape
+    batch = Batch(
+        data["input_ids"],
+        data["mm_token_type_ids"],
+        torch.arange(3 * shape.numel()).view(3, *shape),  # each its own
+        data["attention_mask"].sum(-1).tolist(),
+        images,
+        image_sets(images),
+    )
+    return data, batch
+
+
+def groups_of(data, batch) -> list[PromptGroup]:
+    kinds = batch.image_tokens.bool()
+    return prompt_groups(
+        batch.input_ids, data[NEEDED], kinds, batch.lengths, batch.sets
+    )
+
+
+class TestRows:
+    def test_places_find_every_token_of_every_response(self):
+        data, batch = as_batch(harness.grouped_batch())
+        groups = groups_of(data, batch)
+        assert [g.rows for g in groups] == [
+            (0, 1, 2, 3),
+            (4, 5, 6),
+            (7, 8),
+            (9,),
+            (10, 11),
+        ]
+        row = make_row(groups, batch, STYLE)
+        assert row.rows == list(range(12))
+        whole = packed(
+            data | {"positions": batch.position_ids[0]}, row.rows, batch.lengths
+        )
+        ids = row.inputs["input_ids"][0]
+        assert torch.equal(ids[row.places], whole["input_ids"])
+        assert len(ids) == sum(g.tokens(batch.lengths) for g in groups)
+        # A prompt's positions are those of the first response that has it.
+        first = [group.rows[0] for group in groups for _ in group.rows]
+        width = batch.input_ids.shape[1]
+        at = row.inputs["position_ids"][0, 0, row.places]
+        starts = torch.repeat_interleave(
+            torch.tensor(row.rows), torch.tensor(batch.lengths)
+        )
+        shared = at // width != starts
+        assert torch.equal(at % width, whole["positions"] % width)
+        prompts = torch.repeat_interleave(
+            torch.tensor(first), torch.tensor(batch.lengths)
+        )
+        assert torch.equal((at // width)[shared], prompts[shared]) and shared.any()
+
+    def test_images_in_the_order_of_their_tokens(self):
+        data, batch = as_batch(harness.grouped_batch())
+        row = make_row(groups_of(data, batch), batch, STYLE)
+        assert row.image_rows == [0, 4, 9]  # the other group has the first's image
+        sizes = [16, 8 + 12, 24]
+        assert len(row.inputs["pixel_values"]) == sum(sizes)
+        grids = row.inputs["image_grid_thw"].tolist()
+        assert grids == [[1, 4, 4], [1, 4, 2], [1, 2, 6], [1, 4, 4], [1, 6, 4]]
+        order = row.image_order.token_index.tolist()
+        first, second, alone = range(4), range(4, 9), range(9, 15)
+        assert order == [*first, *second, *first, *alone]
+        kinds = row.inputs["mm_token_type_ids"][0]
+        assert int(kinds.sum()) == len(order)
+        assert torch.equal(row.inputs["input_ids"][0] == harness.IMAGE, kinds.bool())
+
+    @pytest.mark.parametrize("page", [1, 64])
+    @pytest.mark.parametrize("rows", [[], [10, 11], [0, 1]])
+    def test_every_row_has_an_image_and_fills_its_pages(self, rows, page):
+        data, batch = as_batch(harness.grouped_batch())
+        style = RowStyle(harness.LAYOUT, harness.IMAGE, True, False, page, {})
+        groups = [g for g in groups_of(data, batch) if set(g.rows) & set(rows)]
+        row = make_row(groups, batch, style)
+        ids, packing = row.inputs["input_ids"][0], row.inputs["packing"]
+        assert len(ids) % page == 0 and len(ids) >= 1
+        assert sum(packing.queries) == len(ids)
+        n_images = int(row.inputs["image_grid_thw"].prod(-1).sum()) // 4
+        assert int((ids == harness.IMAGE).sum()) == n_images >= 1
+        assert len(row.inputs["pixel_values"]) == 4 * n_images
+        n_tokens = sum(group.tokens(batch.lengths) for group in groups)
+        assert (row.places < n_tokens).all()
+
+    def test_packed_is_what_areal_packs(self):
+        data, batch = as_batch(harness.grouped_batch())
+        rows = [7, 2, 10]
+        mine = packed(data, rows, batch.lengths)
+        theirs = pack_tensor_dict({k: v[rows] for k, v in data.items()})
+        for key in ("input_ids", "loss_mask", "logprobs", "versions", "cu_seqlens"):
+            assert torch.equal(mine[key], theirs[key]), key
+        assert mine["max_seqlen"] == theirs["max_seqlen"]
+
+
+class TestPacker:
+    @pytest.fixture(autouse=True)
+    def one_rank(self, actor):
+        self.group = actor.dp_group
+
+    def pack(self, items, entering=(), shared=True, **spec):
+        data, batch = as_batch(items)
+        packer = Packer(MicroBatchSpec(**spec), STYLE, shared, self.group)
+        return packer(data, batch, set(entering)), batch
+
+    @pytest.mark.parametrize("shared", [True, False])
+    @pytest.mark.parametrize(
+        "spec", [{"n_mbs": 1}, {"max_tokens_per_mb": 70}, {"n_mbs": 12}, {"n_mbs": 3}]
+    )
+    @pytest.mark.parametrize("entering", [(), (0, 2, 5, 9), range(10)])
+    def test_each_response_once(self, shared, spec, entering):
+        mb_list, batch = self.pack(harness.grouped_batch(), entering, shared, **spec)
+        passes = [mb[PASSES] for mb in mb_list.mbs]
+        order = [row for item in passes for row in item.anchor.rows]
+        assert sorted(order) == list(range(12))
+        assert mb_list.forward_indices == order
+        assert [order[i] for i in mb_list.backward_indices] == list(range(12))
+        seen = [row for item in passes if item.view for row in item.view.rows]
+        assert sorted(seen) == sorted(entering)
+        for item in passes:  # views first, and only where a response enters
+            assert (item.view is not None) == bool(
+                set(item.anchor.rows) & set(entering)
+            )
+            tokens = item.anchor.inputs["input_ids"].numel()
+            assert tokens <= spec.get("max_tokens_per_mb", 1000)
+        views_first = [item.view is None for item in passes]
+        assert views_first == sorted(views_first)
+
+    def test_view_places(self):
+        mb_list, batch = self.pack(harness.grouped_batch(), (0, 2, 5, 9), n_mbs=1)
+        mb = mb_list.mbs[0]
+        item = mb[PASSES]
+        placed = item.view_places >= 0
+        ids = item.view.inputs["input_ids"][0]
+        assert torch.equal(ids[item.view_places[placed]], mb["input_ids"][placed])
+        lengths = torch.tensor([batch.lengths[row] for row in item.anchor.rows])
+        rows = torch.repeat_interleave(torch.tensor(item.anchor.rows), lengths)
+        assert set(rows[placed].tolist()) == {0, 2, 5, 9}
+        assert not set(rows[~placed].tolist()) & {0, 2, 5, 9}
+
+    def test_number_is_a_multiple_of_the_divisor(self):
+        mb_list, _ = self.pack(harness.grouped_batch(), (0,), n_mbs=1, n_mbs_divisor=3)
+        assert len(mb_list.mbs) == 3
+        assert mb_list.mbs[2][PASSES].anchor.rows == []
+
+
+def test_needed_tokens():
+    mask = torch.tensor([[0, 0, 1, 1, 0], [1, 0, 0, 1, 1]])
+    before = needed_tokens(mask, shifted=False)
+    # Nothing predicts a first token.
+    assert before.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
+    assert torch.equal(needed_tokens(mask, shifted=True), mask.bool())
+
+
+def test_image_features_are_repeated():
+    class Tower(torch.nn.Module):
+        def forward(self, pixel_values, grid_thw):
+            assert grid_thw.tolist() == [[1, 2, 2], [1, 2, 4]]
+            return Output(
+                pooler_output=pixel_values * 10, deepstack_features=[pixel_values * 100]
+            )
+
+    class Output(SimpleNamespace):
+        def __contains__(self, name):
+            return name in vars(self)
+
+    tower = Tower()
+    shared = SharedImages(tower)
+    grids = [torch.tensor([[1, 2, 2]]), torch.tensor([[1, 2, 4]])]
+    order = ImageOrder.make(grids, [1, 0, 1, 1], merge_size=2)
+    features = torch.arange(3.0).view(3, 1)  # 1 token of the first, 2 of the second
+    with shared.ordered(order):
+        output = tower(features, grid_thw="the row's", packing="the row's")
+    expected = torch.tensor([1.0, 2, 0, 1, 2, 1, 2]).view(-1, 1)
+    assert torch.equal(output.pooler_output, expected * 10)
+    assert torch.equal(output.deepstack_features[0], expected * 100)
