@@ -21,10 +21,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 GPU_READY := .venv/.ready-gpu
 CPU_LOCK := requirements/cpu.txt
+CPU_PTH := requirements/cpu.pth
 GPU_LOCK := requirements/gpu.txt
 GPU_CHECK_LOCK := requirements/gpu-check.txt
 GPU_PYTHON ?= python3
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 # The first interpreter that runs and is suitable: a name on PATH may be a dead link.
@@ -83,7 +85,8 @@ $(READY): TORCH := $(shell grep '^torch==' $(CPU_LOCK))
 $(READY): SIZE := 3 GB, some minutes
 $(READY): OTHER := $(GPU_READY)
 $(READY): OTHER_LOCK := $(GPU_LOCK)
-$(READY): $(CPU_LOCK) requirements/dev.txt
+$(READY): PTH := $(CPU_PTH)
+$(READY): $(CPU_LOCK) $(CPU_PTH) requirements/dev.txt
 
 $(GPU_READY): LOCK := $(GPU_LOCK)
 $(GPU_READY): SIZE := 12 GB, some minutes
@@ -119,6 +122,10 @@ $(READY) $(GPU_READY): requirements/build.txt setup.cfg pyproject.toml
 	@$(PIP) install --no-deps -r $(LOCK) $(DEV)
 	@echo "set-up 4/4: areal-cppo itself"
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@$(if $(PTH),folder=$$($(BIN)/python -c "$(SITE_PACKAGES)"); \
+		rm -f "$$folder/areal_cppo_cpu.pth"; \
+		$(BIN)/python -c "import torchvision" 2>/dev/null || \
+			cp $(PTH) "$$folder/areal_cppo_cpu.pth")
 	@touch $@
 	@echo "set-up done"
 

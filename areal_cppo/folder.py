@@ -2,6 +2,7 @@
 
     config.yaml        the resolved configuration
     metrics.jsonl      a line a train step
+    metrics.json       what each name in it means
     evaluations.jsonl  a line an evaluation on held-out problems
     ledger.jsonl       a line a train step: the problems it was made with
     events.jsonl       a line whenever something started, stopped or failed
@@ -37,6 +38,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
+        self.meanings = self.path / "metrics.json"
         self.evaluations = self.path / "evaluations.jsonl"
         self.ledger = self.path / "ledger.jsonl"
         self.events = self.path / "events.jsonl"

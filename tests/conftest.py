@@ -1,4 +1,5 @@
-"""What every test needs: a CPU-only torchvision that imports, one thread, no hub.
+"""What every test needs: a CPU-only torchvision that imports, one thread, no hub; and
+an SGLang server that tests share.
 
 Processes that tests start find `tests` on their path.
 """
@@ -7,6 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import uuid
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,3 +51,48 @@ def gone():
             return True
 
     return is_gone
+
+
+@pytest.fixture(scope="session")
+def sglang_server():
+    """A `Server` that `areal-cppo serve` has started on the tiny model, for tests that
+    leave it as it was; at the end it must end without a trace.
+
+    Or that of AREAL_CPPO_SERVER and AREAL_CPPO_SERVER_MODEL (tests/conformance).
+    """
+    from areal_cppo.serving.processes import end_run, processes_of_run, run_environment
+    from areal_cppo.tasks.problems import TRIANGLES
+    from tests.conformance.protocol import Server
+
+    names = ("AREAL_CPPO_SERVER", "AREAL_CPPO_SERVER_MODEL")
+    address, model = map(os.environ.get, names)
+    if bool(address) != bool(model):
+        pytest.fail(f"expected both of {names}, found one; set both or none")
+    if address:
+        yield Server(address, Path(model))
+        return
+    if find_spec("sglang") is None:
+        pytest.skip("needs SGLang: make setup")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run_id = f"test-{uuid.uuid4()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "areal_cppo", "serve", "--port", str(port)]
+        + ["--model", str(TRIANGLES.checkpoint)],
+        env={**os.environ, **run_environment(run_id)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "starting SGLang" in process.stdout.readline()
+        assert f"ready at http://127.0.0.1:{port} " in process.stdout.readline()
+        titles = {" ".join(p.cmdline()) for p in processes_of_run(run_id)}
+        assert any("sglang::scheduler" in title for title in titles), titles
+        yield Server(f"http://127.0.0.1:{port}", TRIANGLES.checkpoint)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert processes_of_run(run_id) == []
+        assert not psutil.pid_exists(process.pid)
+    finally:
+        end_run(run_id, grace_seconds=0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -238,7 +238,7 @@ def test_a_disk_that_fills_up(small_disk):
     run = subprocess.Popen(
         [
             *(sys.executable, "-m", "areal_cppo", "train", "--config", str(config)),
-            *(f"run_dir={out}", f"actor.path={checkpoint_dir()}"),
+            *(f"run_dir={out}", f"actor.path={TRIANGLES.checkpoint}"),
             *("heldout.size=0", "actor.objective=grpo"),
         ],
         stdout=subprocess.PIPE,

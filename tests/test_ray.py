@@ -13,7 +13,7 @@ import pytest
 
 from areal_cppo.folder import read_lines
 from areal_cppo.serving.processes import processes_of_run
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
 pytest.importorskip("ray", reason="needs Ray: make setup")
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
@@ -29,7 +29,7 @@ def test_two_steps(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "areal_cppo", "train", "--config", str(CONFIG)),
-            *(f"run_dir={run}", f"actor.path={checkpoint_dir()}", "heldout.size=0"),
+            *(f"run_dir={run}", f"actor.path={TRIANGLES.checkpoint}", "heldout.size=0"),
             *("total_train_steps=2", "scheduler.type=ray", "recover.mode=on"),
         ],
         env=os.environ,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.drawing import draw_triangle
+from areal_cppo.tasks.drawings import draw_triangle
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.data.problem_files import encoded, virl39k, write_images_table
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
@@ -39,7 +39,7 @@ HERE = {
     "sglang.mem_fraction_static": "0.1",
     "sglang.max_total_tokens": "16384",
     # A model of 29 words and 256 positions.
-    "actor.path": str(checkpoint_dir()),
+    "actor.path": str(TRIANGLES.checkpoint),
     "data.instruction": "''",
     "data.max_prompt_tokens": "64",
     "gconfig.max_new_tokens": "44",

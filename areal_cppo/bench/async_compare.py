@@ -24,17 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from areal_cppo.bench.async_figures import figures
-from areal_cppo.bench.async_run import held_out, read_run
+from areal_cppo.bench.async_run import read_run
 from areal_cppo.errors import UserError
 from areal_cppo.folder import RunFolder, read_lines, replace_file
-from areal_cppo.report import figure_style as fs
 from areal_cppo.report.confidence import wilson_interval
 
 SETTINGS = "compare.json"
-_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -139,64 +135,59 @@ def run_trials(
 
 def describe(trials: Sequence[Trial], warmup: int) -> dict[str, Any]:
     """`trials` with their figures, and the trade-off by bound."""
-    described = []
-    for trial in trials:
-        if not trial.finished:
-            continue
-        accuracies = held_out(trial.folder)
-        described.append(
-            {
-                "round": trial.round,
-                "staleness_bound": trial.staleness,
-                "folder": f"{trial.folder.parent.name}/{trial.folder.name}",
-                "figures": figures(read_run(trial.folder), warmup),
-                "accuracy": {
-                    str(step): {"accuracy": share, "n": n}
-                    for step, (share, n) in sorted(accuracies.items())
-                },
-            }
-        )
+    described = [_describe(trial, warmup) for trial in trials if trial.finished]
     return {"trials": described, "tradeoff": tradeoff(described)}
+
+
+def _describe(trial: Trial, warmup: int) -> dict[str, Any]:
+    recorded = read_run(trial.folder)
+    return {
+        "round": trial.round,
+        "staleness_bound": trial.staleness,
+        "folder": f"{trial.folder.parent.name}/{trial.folder.name}",
+        "figures": figures(recorded, warmup),
+        "accuracy": {
+            str(line["step"]): {"accuracy": line["accuracy"], "n": line["n"]}
+            for line in recorded.run.evaluations
+        },
+    }
 
 
 def tradeoff(described: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """An entry a bound, the smallest first."""
-    bounds = sorted({trial["staleness_bound"] for trial in described})
-    if not bounds:
-        return []
-    base = {
-        trial["round"]: trial["figures"]["samples_per_second"]
-        for trial in described
-        if trial["staleness_bound"] == bounds[0]
+    by_bound: dict[int, list[dict[str, Any]]] = {}
+    for trial in sorted(described, key=lambda trial: trial["staleness_bound"]):
+        by_bound.setdefault(trial["staleness_bound"], []).append(trial)
+    first = next(iter(by_bound.values()), [])
+    base = {trial["round"]: trial["figures"]["samples_per_second"] for trial in first}
+    return [_entry(bound, own, base) for bound, own in by_bound.items()]
+
+
+def _entry(
+    bound: int, own: Sequence[dict[str, Any]], base: dict[int, float]
+) -> dict[str, Any]:
+    """Of the trials of a bound; `base`: samples/s of the first bound by round."""
+    found = [trial["figures"] for trial in own]
+    rates = [each["samples_per_second"] for each in found]
+    ratios = [
+        rate / base[trial["round"]]
+        for trial, rate in zip(own, rates)
+        if trial["round"] in base
+    ]
+    stale = [each["staleness"] for each in found if each["staleness"]]
+    idle = [each["trainer"]["idle_share"] for each in found]
+    means = [each["mean"] for each in stale]
+    return {
+        "staleness_bound": bound,
+        "rounds": len(own),
+        "samples_per_second": statistics.median(rates),
+        "ratio": statistics.median(ratios) if ratios else None,
+        "ratios": ratios,
+        "staleness_mean": statistics.fmean(means) if means else None,
+        "staleness_max": max((each["max"] for each in stale), default=None),
+        "trainer_idle_share": statistics.fmean(idle),
+        "accuracy": _accuracy(own),
     }
-    entries = []
-    for bound in bounds:
-        own = [trial for trial in described if trial["staleness_bound"] == bound]
-        rates = [trial["figures"]["samples_per_second"] for trial in own]
-        ratios = [
-            trial["figures"]["samples_per_second"] / base[trial["round"]]
-            for trial in own
-            if trial["round"] in base
-        ]
-        stale = [t["figures"]["staleness"] for t in own if t["figures"]["staleness"]]
-        entries.append(
-            {
-                "staleness_bound": bound,
-                "rounds": len(own),
-                "samples_per_second": statistics.median(rates),
-                "ratio": statistics.median(ratios) if ratios else None,
-                "ratios": ratios,
-                "staleness_mean": (
-                    statistics.fmean(each["mean"] for each in stale) if stale else None
-                ),
-                "staleness_max": max((each["max"] for each in stale), default=None),
-                "trainer_idle_share": statistics.fmean(
-                    trial["figures"]["trainer"]["idle_share"] for trial in own
-                ),
-                "accuracy": _accuracy(own),
-            }
-        )
-    return entries
 
 
 def _accuracy(own: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -215,78 +206,3 @@ def _accuracy(own: Sequence[dict[str, Any]]) -> dict[str, Any]:
         each = [part["accuracy"] for part in parts]
         found[step] = {"accuracy": mean, "n": n, "low": low, "high": high, "each": each}
     return found
-
-
-_HEADINGS = (
-    "bound",
-    "rounds",
-    "samples/s",
-    "ratio (min-max)",
-    "staleness",
-    "trainer idle",
-    "accuracy",
-)
-
-
-def table(entries: Sequence[dict[str, Any]]) -> str:
-    """Aligned columns, a line a bound; the accuracy is that after the last step."""
-    rows = [_HEADINGS]
-    for entry in entries:
-        ratios, last = entry["ratios"], _last(entry)
-        ratio = "-"
-        if ratios:
-            ratio = f"{entry['ratio']:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        stale = entry["staleness_mean"]
-        accuracy = "-"
-        if last is not None:
-            accuracy = f"{last['accuracy']:.1%} ({last['low']:.1%}-{last['high']:.1%})"
-        rows.append(
-            (
-                f"{entry['staleness_bound']}",
-                f"{entry['rounds']}",
-                f"{entry['samples_per_second']:.2f}",
-                ratio,
-                "-" if stale is None else f"{stale:.2f}",
-                f"{entry['trainer_idle_share']:.1%}",
-                accuracy,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows
-    )
-
-
-def _last(entry: dict[str, Any]) -> dict[str, Any] | None:
-    return next(reversed(entry["accuracy"].values()), None)
-
-
-def draw(entries: Sequence[dict[str, Any]], path: str) -> Path:
-    """Draw throughput and accuracy against the bound; the picture's path."""
-    with fs.style():
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
-        rate, accuracy = figure.subplots(1, 2)
-        known = [entry for entry in entries if entry["ratios"]]
-        places = range(len(entries))
-        for place, entry in zip(places, entries):
-            ratios = entry["ratios"]
-            rate.plot([place] * len(ratios), ratios, "o", color=fs.SKY, markersize=4)
-            last = _last(entry)
-            if last is not None:
-                share = last["accuracy"]
-                around = [[share - last["low"]], [last["high"] - share]]
-                accuracy.errorbar(
-                    place, share, around, color=fs.BLUE, marker="o", capsize=3
-                )
-        middle = [entry["ratio"] for entry in known]
-        rate.plot([entries.index(entry) for entry in known], middle, color=fs.BLUE)
-        rate.axhline(1, color=fs.MUTED, linewidth=0.8)
-        rate.set_ylim(bottom=0)
-        first = entries[0]["staleness_bound"]
-        rate.set_ylabel(f"samples/s, ratio to bound {first}")
-        accuracy.set_ylabel("held-out accuracy at equal samples")
-        for ax in (rate, accuracy):
-            ax.set_xticks(places, [str(entry["staleness_bound"]) for entry in entries])
-            ax.set_xlabel("bound of staleness (versions)")
-        figure.savefig(path, dpi=_DPI)
-    return Path(path)

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from areal_cppo.bench.async_run import ACCEPTED, RecordedRun
+from areal_cppo.bench.async_run import RecordedRun
 from areal_cppo.errors import UserError
-from areal_cppo.report.timeline import union
+from areal_cppo.report.timeline import Interval, union
+from areal_cppo.report.trace import ACCEPTED, Session
 
 SLOWDOWNS = np.arange(1.0, 4.01, 0.05)
 # Of b to a: none of a token's time, to nearly all of it, grows with the requests.
@@ -49,6 +50,57 @@ class Decoding(NamedTuple):
     speeds: dict[int, float]
 
 
+class _Course(NamedTuple):
+    """What a server was busy with, from each moment of change to the next."""
+
+    grid: np.ndarray  # the moments, sorted, seconds of training
+    open: np.ndarray  # requests at it; none during a weight update
+    busy: np.ndarray  # whether the trainer computes
+    inside: list[Session]  # accepted responses of the window
+
+    @classmethod
+    def of(
+        cls,
+        sessions: list[Session],
+        weights: list[Interval],
+        computing: list[Interval],
+        window: Interval,
+    ) -> _Course:
+        """From all of a server's sessions."""
+        ends_of = [span for spans in (weights, computing) for span in spans]
+        grid = np.unique([*ends_of, *(session.span for session in sessions)])
+        starts, ends = np.sort([session.span for session in sessions], axis=0).T
+        count = np.searchsorted(starts, grid, "right").astype(float)
+        count -= np.searchsorted(ends, grid, "right")
+        count[_within(grid, weights)] = 0.0
+        inside = [
+            session
+            for session in sessions
+            if session.status == ACCEPTED
+            and window[0] <= session.start
+            and session.end <= window[1]
+        ]
+        return cls(grid, count, _within(grid, computing), inside)
+
+    def times(self, chosen: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Mean seconds of each batch of `inside` at each number of open requests in
+        `at`, as far as `chosen`."""
+        nearest = np.abs(self.open[:, None] - at).argmin(1)
+        here = (nearest[:, None] == np.arange(len(at))) & (chosen & (self.open > 0))[
+            :, None
+        ]
+        until = np.cumsum(np.diff(self.grid)[:, None] * here[:-1], axis=0)
+        until = np.concatenate([np.zeros((1, len(at))), until])
+        starts, ends = np.array([each.span for each in self.inside]).reshape(-1, 2).T
+        columns = [
+            np.interp(ends, self.grid, sums) - np.interp(starts, self.grid, sums)
+            for sums in until.T
+        ]
+        whole = len(self.inside) // _BATCH * _BATCH
+        batches = np.stack(columns, 1)[:whole].reshape(-1, _BATCH, len(at))
+        return batches.mean(1)
+
+
 class Exposure:
     """How long each batch of responses was under way with how many others.
 
@@ -56,28 +108,20 @@ class Exposure:
     the time in which the trainer computed (`busy`) and the rest (`free`).
     """
 
-    def __init__(self, recorded: RecordedRun, window, slots: int):
+    def __init__(self, recorded: RecordedRun, window: Interval, slots: int):
         self.slots = slots
-        computing = union(
-            span for span in recorded.run.timeline.training if span[2] != "save"
-        )
-        rows_free, rows_busy, numbers = [], [], []
-        workers = sorted({s.worker for s in recorded.sessions})
+        computing = union(recorded.run.timeline.training)
+        weights = union(recorded.weights)
+        workers = sorted({session.worker for session in recorded.sessions})
+        courses = []
         for worker in workers:
-            own = [s for s in recorded.sessions if s.worker == worker]
-            inside = [
-                s
-                for s in own
-                if s.status == ACCEPTED and window[0] <= s.start and s.end <= window[1]
-            ]
-            grid, counts, busy = _segments(own, recorded.weights, computing)
-            numbers.append((grid, counts, busy, inside))
-        self.at = _representatives(numbers)
-        for grid, counts, busy, inside in numbers:
-            for rows, chosen in ((rows_free, ~busy), (rows_busy, busy)):
-                rows.append(_times(grid, counts, chosen, self.at, inside))
-        self.free, self.busy = (np.concatenate(rows) for rows in (rows_free, rows_busy))
-        self.worker = np.repeat(workers, [len(rows) for rows in rows_free])  # of a row
+            own = [each for each in recorded.sessions if each.worker == worker]
+            courses.append(_Course.of(own, weights, computing, window))
+        self.at = _representatives(courses)
+        free = [course.times(~course.busy, self.at) for course in courses]
+        busy = [course.times(course.busy, self.at) for course in courses]
+        self.free, self.busy = np.concatenate(free), np.concatenate(busy)
+        self.worker = np.repeat(workers, [len(rows) for rows in free])  # of a row
         if not len(self.free):
             raise UserError(
                 f"--rates: expected at least {_BATCH} responses that were accepted "
@@ -139,36 +183,16 @@ class Exposure:
             return length * np.bincount(self.worker) / sums
 
 
-def _segments(sessions, weights, computing):
-    """Moments, and from each to the next: open requests, and whether the trainer
-    computes; no request is open during a weight update."""
-    moments = {s.start for s in sessions} | {s.end for s in sessions}
-    moments |= {t for spans in (weights, computing) for span in spans for t in span[:2]}
-    grid = np.array(sorted(moments))
-    starts = np.sort([s.start for s in sessions])
-    ends = np.sort([s.end for s in sessions])
-    counts = np.searchsorted(starts, grid, "right") - np.searchsorted(
-        ends, grid, "right"
-    )
-    counts = counts.astype(float)
-    counts[_within(grid, weights)] = 0.0
-    return grid, counts, _within(grid, computing)
+def _within(grid: np.ndarray, spans: list[Interval]) -> np.ndarray:
+    """Whether each moment lies in one of the spans, which are apart and sorted."""
+    bounds = np.array(spans).reshape(-1)
+    return np.searchsorted(bounds, grid, "right") % 2 == 1
 
 
-def _within(grid: np.ndarray, spans) -> np.ndarray:
-    inside = np.zeros(len(grid), dtype=bool)
-    for start, end in union(spans):
-        inside |= (grid >= start) & (grid < end)
-    return inside
-
-
-def _representatives(numbers) -> np.ndarray:
+def _representatives(courses: list[_Course]) -> np.ndarray:
     """A few numbers of open requests, each for an equal share of the time."""
-    counts, lengths = [], []
-    for grid, running, _, _ in numbers:
-        counts.append(running[:-1])
-        lengths.append(np.diff(grid))
-    count, length = np.concatenate(counts), np.concatenate(lengths)
+    count = np.concatenate([course.open[:-1] for course in courses])
+    length = np.concatenate([np.diff(course.grid) for course in courses])
     order = np.argsort(count[count > 0])
     count, length = count[count > 0][order], length[count > 0][order]
     place = np.cumsum(length) / length.sum()
@@ -178,19 +202,3 @@ def _representatives(numbers) -> np.ndarray:
         if part.any():
             found.append(float(np.average(count[part], weights=length[part])))
     return np.unique(np.round(found, 3))
-
-
-def _times(grid, counts, chosen, at, inside) -> np.ndarray:
-    """Mean seconds of each batch of `inside` at each number in `at`, where `chosen`."""
-    nearest = np.abs(counts[:, None] - at[None, :]).argmin(1)
-    length = np.append(np.diff(grid), 0.0)
-    starts = np.array([s.start for s in inside])
-    ends = np.array([s.end for s in inside])
-    columns = []
-    for k in range(len(at)):
-        here = length * ((nearest == k) & chosen & (counts > 0))
-        sums = np.concatenate([[0.0], np.cumsum(here)[:-1]])
-        columns.append(np.interp(ends, grid, sums) - np.interp(starts, grid, sums))
-    times = np.stack(columns, 1) if len(inside) else np.zeros((0, len(at)))
-    whole = len(times) // _BATCH * _BATCH
-    return times[:whole].reshape(-1, _BATCH, len(at)).mean(1)

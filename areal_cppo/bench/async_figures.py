@@ -29,31 +29,36 @@ moment before servers are paused, and a response may just end, or not have begun
 run's own metric `interrupted_responses` counts those trained on that have tokens of
 more than one policy version.
 
-**CPL's share** and **model FLOP/s utilisation**: `async_costs`.
+**CPL's share** is the time to draw views and of their forward passes. Their backward
+passes are part of the one backward pass and can't be told apart by time; the share of
+tokens says what to expect of them.
+
+**Model FLOP/s utilisation** counts 6 operations a parameter and token of an update
+(those of views included), 2 of a pass for log-probs, and 2 of generation, and divides
+by what the GPUs could have done in the window (arXiv 2204.02311, appendix B, without
+attention's own term).
 """
 
 from __future__ import annotations
 
 import statistics
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from areal_cppo.bench.async_costs import cpl_share, sequence_tokens, utilisation
-from areal_cppo.bench.async_run import ACCEPTED, WEIGHTS, RecordedRun
-from areal_cppo.errors import UserError
-from areal_cppo.report.timeline import busy_seconds, intersect, union
+from areal_cppo.bench.async_run import (
+    Record,
+    RecordedRun,
+    Window,
+    sequence_tokens,
+    window,
+)
+from areal_cppo.report.timeline import Interval, busy_seconds, intersect, union
+from areal_cppo.report.trace import ACCEPTED, COMPUTING, WAIT, WEIGHTS
 
 DEFAULT_WARMUP = 2  # steps
-
-# What the trainer does in a step: AReaL's name of its time, and ours.
-STAGES = {
-    "ref_logp": "reference log-probs",
-    "recompute_logp": "log-probs",
-    "compute_advantage": "advantages",
-    "train_step": "update",
-}
-_WAIT = "rollout"
+_CPL = ("seconds_perturb", "seconds_negative_view", "seconds_positive_view")
 
 
 def figures(
@@ -78,24 +83,24 @@ def figures(
     UserError
         No step is left.
     """
-    before, steps = split(recorded.metrics, warmup)
-    window = (before["seconds"] if before else 0.0, steps[-1]["seconds"])
-    seconds = sum(record["step_seconds"] for record in steps)
-    samples = steps[-1]["samples"] - (before["samples"] if before else 0)
+    inside = window(recorded.metrics, warmup)
+    steps, seconds = inside.steps, inside.seconds
+    before, after = inside.rise("samples")
     tokens = sum(_response_tokens(record) for record in steps)
+    resumed = [moment for moment in recorded.resumed_at if moment >= inside.span[0]]
     return {
         "steps": {
             "first": steps[0]["step"],
             "last": steps[-1]["step"],
             "number": len(steps),
-            "warmup": len(recorded.metrics) - len(steps),
-            "resumed": sum(w >= window[0] for w in recorded.resumed_at),
+            "warmup": warmup,
+            "resumed": len(resumed),
         },
-        "window_seconds": list(window),
+        "window_seconds": list(inside.span),
         "seconds": seconds,
         "step_seconds": _spread([record["step_seconds"] for record in steps]),
-        "samples": samples,
-        "samples_per_second": samples / seconds,
+        "samples": after - before,
+        "samples_per_second": (after - before) / seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "unit": recorded.unit,
@@ -103,30 +108,16 @@ def figures(
             "generation": recorded.generation.units,
             "training": recorded.training.units,
         },
-        "stages": _stages(recorded, steps, window, tokens),
-        "trainer": _trainer(steps, seconds),
-        "generation": _generation(recorded, window),
-        "weight_update_seconds": _spread(_times(steps, WEIGHTS)),
+        "stages": _stages(recorded, inside, tokens),
+        "trainer": _trainer(inside),
+        "generation": _generation(recorded, inside.span),
+        "weight_update_seconds": _spread(inside.times(WEIGHTS)),
         "staleness": _staleness(steps),
-        "interrupted": _interrupted(recorded, steps, window),
-        "discarded": _discarded(before, steps),
-        "cpl": cpl_share(steps, seconds),
-        "mfu": utilisation(recorded, steps, seconds, tokens, peak_tflops, parameters),
+        "interrupted": _interrupted(recorded, inside),
+        "discarded": _discarded(inside),
+        "cpl": _cpl_share(inside),
+        "mfu": _utilisation(recorded, inside, tokens, peak_tflops, parameters),
     }
-
-
-def split(
-    metrics: Sequence[dict[str, Any]], warmup: int
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The last step that is left out, and the steps that count."""
-    if warmup < 0:
-        raise UserError(f"--warmup: expected a number >= 0, found {warmup}")
-    if len(metrics) <= warmup:
-        raise UserError(
-            f"--warmup: expected fewer than the run's {len(metrics)} steps, found "
-            f"{warmup}; lower it, or train longer"
-        )
-    return (metrics[warmup - 1] if warmup else None), list(metrics[warmup:])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -140,31 +131,23 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     }
 
 
-def _times(steps: Iterable[dict[str, Any]], name: str) -> list[float]:
-    """AReaL's time of a phase, seconds, in each step that had it."""
-    key = f"timeperf/{name}"
-    return [r["stats"][key] for r in steps if key in r.get("stats", {})]
-
-
-def _response_tokens(record: dict[str, Any]) -> int:
+def _response_tokens(record: Record) -> int:
     histogram = record.get("staleness_histogram")
     if histogram:
         return sum(histogram.values())
     return round(record["tokens_per_second"] * record["step_seconds"])
 
 
-def _stages(recorded, steps, window, tokens: int) -> dict[str, Any]:
+def _stages(recorded: RecordedRun, inside: Window, tokens: int) -> dict[str, Any]:
     stages: dict[str, Any] = {}
-    busy = _busy(recorded, window)
-    if busy is not None:
+    busy = _busy(recorded, inside.span)
+    if busy:
         seconds = statistics.fmean(busy)
         stages["generation"] = _stage(seconds, tokens, recorded.generation.units)
-    sequences = [sequence_tokens(record) for record in steps]
-    whole = None if None in sequences else sum(sequences)
-    for key, name in STAGES.items():
-        seconds = sum(_times(steps, key))
-        if seconds:
-            stages[name] = _stage(seconds, whole, recorded.training.units)
+    for phase in COMPUTING:
+        if seconds := sum(inside.times(phase)):
+            units = recorded.training.units
+            stages[phase.name] = _stage(seconds, inside.sequence_tokens, units)
     return stages
 
 
@@ -178,108 +161,133 @@ def _stage(seconds: float, tokens: float | None, units: int) -> dict[str, Any]:
     }
 
 
-def _trainer(steps, seconds: float) -> dict[str, float]:
-    computing = sum(sum(_times(steps, key)) for key in STAGES)
-    idle, weights = (sum(_times(steps, key)) for key in (_WAIT, WEIGHTS))
+def _trainer(inside: Window) -> dict[str, float]:
+    idle, weights = (sum(inside.times(phase)) for phase in (WAIT, WEIGHTS))
+    computing = sum(sum(inside.times(phase)) for phase in COMPUTING)
     parts = {"idle": idle, "computing": computing, "weights": weights}
-    parts["other"] = max(0.0, seconds - sum(parts.values()))
-    return {f"{name}_share": part / seconds for name, part in parts.items()}
+    parts["other"] = max(0.0, inside.seconds - sum(parts.values()))
+    return {f"{name}_share": part / inside.seconds for name, part in parts.items()}
 
 
-def _spans(recorded: RecordedRun) -> list[list[tuple[float, float]]]:
-    """Spans of open requests, a list a server; all in one where it isn't known."""
-    if not recorded.sessions:
-        spans = [tuple(span[:2]) for span in recorded.run.timeline.generation]
-        return [spans] if spans else []
-    workers: dict[int, list[tuple[float, float]]] = {}
-    for session in recorded.sessions:
-        workers.setdefault(session.worker, []).append(session.span)
-    return list(workers.values())
-
-
-def _busy(recorded: RecordedRun, window) -> list[float] | None:
-    """Seconds of the window in which each server was busy."""
-    servers = _spans(recorded)
-    if not servers:
-        return None
-    weights = recorded.weights
+def _busy(recorded: RecordedRun, span: Interval) -> list[float]:
+    """Seconds of the window in which each server was busy; empty: not known."""
     busy = []
-    for spans in servers:
-        inside = intersect(spans, [window])
-        paused = busy_seconds(intersect(inside, weights))
+    for spans in recorded.requests.values():
+        inside = intersect(spans, [span])
+        paused = busy_seconds(intersect(inside, recorded.weights))
         busy.append(busy_seconds(inside) - paused)
     # A server that was never asked has no file.
     missing = recorded.generation.servers - len(busy) if recorded.sessions else 0
     return busy + [0.0] * max(0, missing)
 
 
-def _generation(recorded: RecordedRun, window) -> dict[str, Any] | None:
-    busy = _busy(recorded, window)
-    length = window[1] - window[0]
-    if busy is None or length <= 0:
+def _generation(recorded: RecordedRun, span: Interval) -> dict[str, Any] | None:
+    busy, length = _busy(recorded, span), span[1] - span[0]
+    if not busy or length <= 0:
         return None
     shares = [1 - seconds / length for seconds in busy]
-    paused = busy_seconds(intersect(recorded.weights, [window])) / length
-    spans = [span for server in _spans(recorded) for span in server]
-    clipped = (
-        min(end, window[1]) - max(start, window[0])
-        for start, end in spans
-        if end > window[0] and start < window[1]
-    )
     idle = statistics.fmean(shares)
+    paused = busy_seconds(intersect(recorded.weights, [span])) / length
+    open_for = sum(
+        max(0.0, min(end, span[1]) - max(start, span[0]))
+        for spans in recorded.requests.values()
+        for start, end in spans
+    )
     return {
         "idle_share": idle,
         "paused_share": paused,
         "no_request_share": max(0.0, idle - paused),
-        "mean_in_flight": sum(clipped) / length,
+        "mean_in_flight": open_for / length,
         "idle_share_by_server": shares,
         "by_server": bool(recorded.sessions),
     }
 
 
-def _staleness(steps) -> dict[str, Any] | None:
-    histogram: dict[int, int] = {}
+def _staleness(steps: Iterable[Record]) -> dict[str, Any] | None:
+    tokens: Counter[int] = Counter()
     for record in steps:
-        for version, count in record.get("staleness_histogram", {}).items():
-            histogram[int(version)] = histogram.get(int(version), 0) + count
-    total = sum(histogram.values())
-    if not total:
+        histogram = record.get("staleness_histogram", {})
+        tokens.update({int(versions): n for versions, n in histogram.items()})
+    if not tokens.total():
         return None
     return {
-        "mean": sum(k * n for k, n in histogram.items()) / total,
-        "max": max(histogram),
-        "tokens": {str(k): histogram[k] for k in sorted(histogram)},
+        "mean": sum(k * n for k, n in tokens.items()) / tokens.total(),
+        "max": max(tokens),
+        "tokens": {str(versions): n for versions, n in sorted(tokens.items())},
     }
 
 
-def _interrupted(recorded: RecordedRun, steps, window) -> dict[str, Any] | None:
-    known = [r["interrupted_responses"] for r in steps if "interrupted_responses" in r]
-    found: dict[str, Any] = {"trained_on": int(sum(known)) if known else None}
-    if recorded.sessions:
-        begins = [
-            start
-            for start, _ in union(recorded.weights)
-            if window[0] <= start < window[1]
-        ]
-        hit = [
-            session
-            for session in recorded.sessions
-            if bisect_right(begins, session.start) < bisect_left(begins, session.end)
-        ]
-        resumed = sum(session.status == ACCEPTED for session in hit)
-        found |= {"responses": len(hit), "resumed": resumed}
-    elif not known:
+def _interrupted(recorded: RecordedRun, inside: Window) -> dict[str, Any] | None:
+    name = "interrupted_responses"
+    known = [record[name] for record in inside.steps if name in record]
+    if not known and not recorded.sessions:
         return None
-    else:
-        found |= {"responses": None, "resumed": None}
-    return found
+    found: dict[str, Any] = {"trained_on": int(sum(known)) if known else None}
+    if not recorded.sessions:
+        return found | {"responses": None, "resumed": None}
+    start, end = inside.span
+    begins = [begin for begin, _ in union(recorded.weights) if start <= begin < end]
+    hit = [
+        session
+        for session in recorded.sessions
+        if bisect_right(begins, session.start) < bisect_left(begins, session.end)
+    ]
+    resumed = sum(session.status == ACCEPTED for session in hit)
+    return found | {"responses": len(hit), "resumed": resumed}
 
 
-def _discarded(before, steps) -> dict[str, int]:
+def _discarded(inside: Window) -> dict[str, int]:
     """What was refused in the window, by reason; `group_dropped` counts groups."""
-    start = (before or {}).get("refused", {})
-    end = steps[-1].get("refused", {})
+    start, end = inside.rise("refused", {})
     counts = {reason: int(n - start.get(reason, 0)) for reason, n in end.items()}
-    given_up = "problems_given_up"
-    counts[given_up] = int(steps[-1].get(given_up, 0) - (before or {}).get(given_up, 0))
-    return counts
+    start, end = inside.rise("problems_given_up")
+    return counts | {"problems_given_up": int(end - start)}
+
+
+def _cpl_share(inside: Window) -> dict[str, float | None] | None:
+    """None: without CPL."""
+    timed = [r for r in inside.steps if any(name in r for name in _CPL)]
+    if not timed:
+        return None
+    steps = Window(None, timed)
+    cost, update = sum(map(steps.total, _CPL)), steps.total("seconds_update")
+    views, anchor = steps.total("cpl_view_tokens"), steps.sequence_tokens
+    return {
+        "seconds": cost,
+        "share_of_step": cost / inside.seconds,
+        "share_of_update": cost / update if update else None,
+        "share_of_tokens": None if anchor is None else views / (views + anchor),
+    }
+
+
+def _utilisation(
+    recorded: RecordedRun,
+    inside: Window,
+    tokens: int,
+    peak_tflops: float | None,
+    parameters: int | None,
+) -> dict[str, float] | None:
+    """Of trainer, servers and all; None where there is no GPU, or its peak isn't known;
+    `tokens` are those of the responses."""
+    whole = inside.sequence_tokens
+    if None in (peak_tflops, parameters, whole) or recorded.unit != "GPU":
+        return None
+    passes = sum(
+        sequence_tokens(record)
+        for record in inside.steps
+        for phase in COMPUTING[:2]  # log-probs, the reference policy's too
+        if phase.seconds(record) is not None
+    )
+    views = inside.total("cpl_view_tokens")
+    training = parameters * (6 * (whole + views) + 2 * passes)
+    generation = parameters * 2 * whole
+    could = inside.seconds * peak_tflops * 1e12
+    trainers, servers = recorded.training.units, recorded.generation.units
+    return {
+        "training": training / could / trainers,
+        "generation": generation / could / servers,
+        "all": (training + generation) / could / (trainers + servers),
+        "tokens_per_second_per_gpu": tokens / inside.seconds / (trainers + servers),
+        "peak_tflops": peak_tflops,
+        "parameters": parameters,
+    }

@@ -25,16 +25,21 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
-from areal_cppo.bench.async_costs import sequence_tokens
 from areal_cppo.bench.async_decode import SLOWDOWNS, Exposure
-from areal_cppo.bench.async_figures import STAGES, split
-from areal_cppo.bench.async_run import RecordedRun
+from areal_cppo.bench.async_run import (
+    Record,
+    RecordedRun,
+    Window,
+    sequence_tokens,
+    window,
+)
 from areal_cppo.errors import UserError
 from areal_cppo.plan.distributions import Distribution, Empirical, Fixed
 from areal_cppo.plan.rates import (
@@ -44,9 +49,10 @@ from areal_cppo.plan.rates import (
     TrainerRates,
     WeightRates,
 )
-from areal_cppo.report.timeline import busy_seconds, intersect, union
+from areal_cppo.report.timeline import Interval, busy_seconds, intersect, union
+from areal_cppo.report.trace import COMPUTING, WAIT, WEIGHTS
 
-# A worker looks so often whether an update is over (`training.servers`).
+# A worker looks so often whether an update is over (`rollout.servers.generation`).
 _RESUME_SECONDS = 0.05
 NO_PREFILL = 1e9  # tokens/s: prefilling is within the decode curve
 _LEAST_SPREAD = 0.1  # of a step's tokens, for a line through them
@@ -84,26 +90,24 @@ def fit_rates(
     UserError
         The run's folder does not say enough.
     """
-    before, steps = split(recorded.metrics, warmup)
-    window = (before["seconds"] if before else 0.0, steps[-1]["seconds"])
-    tokens = [sequence_tokens(record) for record in steps]
-    if None in tokens or not recorded.sessions:
+    inside = window(recorded.metrics, warmup)
+    steps, tokens = inside.steps, inside.sequence_tokens
+    if tokens is None or not recorded.sessions:
         raise UserError(
             "--rates: expected a run with AReaL's statistics and traces, found "
             f"{recorded.run.folder} without; train with perf_tracer.enabled=true and "
             "perf_tracer.session_tracer.enabled=true"
         )
-    responses = _response_tokens(steps)
+    count = sum(record["stats"]["ppo_actor/n_seqs"] for record in steps)
+    responses = _response_tokens(inside, count)
     shares = recorded.unit == "process"
     slots = _slots(recorded)
-    exposure = Exposure(recorded, window, slots)
+    exposure = Exposure(recorded, inside.span, slots)
     curve = _rollout_curve(rollout, slots) if rollout else None
     decode, slowdown, speeds = exposure.fit(responses.mean, curve, shares)
-    trainer_slowdown = _trainer_slowdown(recorded, steps) if shares else 1.0
+    trainer, trainer_slowdown = _trainer(recorded, inside, shares)
     rewards = [s.reward_seconds for s in recorded.sessions if s.reward_seconds]
-    prompt = sum(tokens) / _responses(steps) - responses.mean
     generation, training = recorded.generation, recorded.training
-    updates = [record.get("seconds_weights", 0.0) for record in steps]
     rates = Rates(
         server=ServerRates(
             gpus=max(1, generation.units // generation.servers),
@@ -112,14 +116,14 @@ def fit_rates(
             prefill_tokens_per_second=NO_PREFILL,
             request_seconds=0.0,
         ),
-        trainer=_trainer(recorded, steps, tokens, trainer_slowdown),
+        trainer=trainer,
         weights=WeightRates(
-            update_seconds=statistics.fmean(updates),
+            update_seconds=inside.total(WEIGHTS.metric) / len(steps),
             resume_seconds=_RESUME_SECONDS,
         ),
         contention=Contention(slowdown, trainer_slowdown),
         reward_seconds=statistics.fmean(rewards) if rewards else 0.0,
-        prompt_tokens=Fixed(max(1, round(prompt))),
+        prompt_tokens=Fixed(max(1, round(tokens / count - responses.mean))),
         response_tokens=responses,
         measured=measured
         | {
@@ -150,27 +154,22 @@ def read_rollout(path: str) -> dict[str, Any]:
 def _slots(recorded: RecordedRun) -> int:
     """Requests that a server runs at a time."""
     slots = (recorded.run.config.get("sglang") or {}).get("max_running_requests")
-    if slots:
-        return int(slots)
-    return max(1, len(recorded.sessions))  # no bound is known
+    return int(slots or max(1, len(recorded.sessions)))  # else no bound is known
 
 
-def _responses(steps: Sequence[dict[str, Any]]) -> float:
-    return sum(record["stats"]["ppo_actor/n_seqs"] for record in steps)
-
-
-def _response_tokens(steps: Sequence[dict[str, Any]]) -> Distribution:
-    """By the recorded histogram (bins' middles), shifted to the exact mean."""
+def _response_tokens(inside: Window, count: float) -> Distribution:
+    """Of `count` responses, by the recorded histogram (bins' middles), shifted to the
+    exact mean."""
     mean = sum(
         record["response_tokens"] * record["stats"]["ppo_actor/n_seqs"]
-        for record in steps
-        if "ppo_actor/n_seqs" in record.get("stats", {})
-    ) / _responses(steps)
-    counts: dict[float, int] = {}
-    for record in steps:
-        for length, count in record.get("response_tokens_histogram", {}).items():
-            counts[float(length)] = counts.get(float(length), 0) + count
-    total = sum(counts.values())
+        for record in inside.steps
+    )
+    mean /= count
+    counts: Counter[float] = Counter()
+    for record in inside.steps:
+        histogram = record.get("response_tokens_histogram", {})
+        counts.update({float(length): n for length, n in histogram.items()})
+    total = counts.total()
     if not total:
         return Fixed(max(1, round(mean)))
     off = mean - sum(length * n for length, n in counts.items()) / total
@@ -183,7 +182,9 @@ def _response_tokens(steps: Sequence[dict[str, Any]]) -> Distribution:
     return Empirical(tuple(values))
 
 
-def _rollout_curve(rollout: dict[str, Any], slots: int):
+def _rollout_curve(
+    rollout: dict[str, Any], slots: int
+) -> tuple[tuple[float, float], ...]:
     points = {
         min(point["concurrency"], slots): point["tokens_per_second"]
         for point in sorted(rollout["points"], key=lambda p: p["concurrency"])
@@ -200,78 +201,59 @@ def _rollout_curve(rollout: dict[str, Any], slots: int):
     )
 
 
-def _nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least squares with no negative coefficient, by coordinate descent."""
-    gram, right = matrix.T @ matrix, matrix.T @ target
-    found = np.zeros(len(gram))
-    for _ in range(2000):
-        for k in range(len(gram)):
-            if gram[k, k] > 0:
-                rest = right[k] - gram[k] @ found + gram[k, k] * found[k]
-                found[k] = max(0.0, rest / gram[k, k])
-    return found
-
-
-def _computing(record: dict[str, Any]) -> float:
-    return sum(record["stats"].get(f"timeperf/{key}", 0.0) for key in STAGES)
-
-
-def _trainer(recorded, steps, tokens, slowdown: float) -> TrainerRates:
-    """Seconds of a step by its tokens, without contention."""
-    ranks = recorded.training.servers
-    generating = _generating(recorded) if slowdown > 1 else []
-    free = []
-    for record in steps:
-        share = _overlap(recorded, record, generating)
-        free.append(_computing(record) * (1 - share + share / slowdown))
+def _trainer(
+    recorded: RecordedRun, inside: Window, shares: bool
+) -> tuple[TrainerRates, float]:
+    """Seconds of a step by its tokens, without contention, and by what generation slows
+    the trainer; `shares`: whether they share processors."""
+    steps, ranks = inside.steps, recorded.training.servers
+    computing = np.array([_computing(record) for record in steps])
+    tokens = np.array([sequence_tokens(record) for record in steps])
+    generating = union(session.span for session in recorded.sessions)
+    overlap = np.array([_overlap(recorded, record, generating) for record in steps])
+    slowdown = _slowdown(computing / tokens, overlap) if shares else 1.0
+    free = computing * (1 - overlap + overlap / slowdown)
+    away = (WAIT.metric, WEIGHTS.metric)
     other = [
-        max(
-            0.0,
-            record["step_seconds"]
-            - _computing(record)
-            - record.get("seconds_rollout", 0.0)
-            - record.get("seconds_weights", 0.0),
-        )
-        for record in steps
+        record["step_seconds"] - busy - sum(record.get(name, 0.0) for name in away)
+        for record, busy in zip(steps, computing)
     ]
-    each = np.array(tokens) / ranks
-    constant, slope = 0.0, float(sum(free) / each.sum())
+    each = tokens / ranks
+    constant, slope = 0.0, free.sum() / each.sum()
     if len(steps) > 2 and each.std() > _LEAST_SPREAD * each.mean():
-        matrix = np.stack([np.ones(len(each)), each], 1)
-        constant, slope = map(float, _nonnegative(matrix, np.array(free)))
-    return TrainerRates(
+        (constant, slope), _ = nnls(np.stack([np.ones(len(each)), each], 1), free)
+    rates = TrainerRates(
         gpus=max(1, recorded.training.units // ranks),
-        step_seconds=constant + statistics.fmean(other),
-        token_seconds=slope,
+        step_seconds=float(constant + np.maximum(other, 0.0).mean()),
+        token_seconds=float(slope),
         sync_seconds=0.0,
     )
+    return rates, slowdown
 
 
-def _overlap(recorded: RecordedRun, record: dict[str, Any], generating) -> float:
+def _computing(record: Record) -> float:
+    return sum(phase.seconds(record) or 0.0 for phase in COMPUTING)
+
+
+def _overlap(
+    recorded: RecordedRun, record: Record, generating: list[Interval]
+) -> float:
     """Share of a step's computing in which anything was generated."""
-    window = record["seconds"] - record["step_seconds"], record["seconds"]
-    computing = intersect(recorded.run.timeline.training, [window])
+    step = record["seconds"] - record["step_seconds"], record["seconds"]
+    computing = intersect(recorded.run.timeline.training, [step])
     if not computing:
         return 0.0
     return busy_seconds(intersect(computing, generating)) / busy_seconds(computing)
 
 
-def _generating(recorded: RecordedRun):
-    """When anything was generated."""
-    return union(session.span for session in recorded.sessions)
-
-
-def _trainer_slowdown(recorded: RecordedRun, steps) -> float:
-    """By what generation slows the trainer: the value that leaves seconds a token the
-    most alike; 1 where too few steps tell, or too little is gained."""
-    if len(steps) < _LEAST_STEPS:
+def _slowdown(rates: np.ndarray, overlap: np.ndarray) -> float:
+    """The value that leaves seconds a token (`rates`) the most alike; 1 where too few
+    steps tell, or too little is gained."""
+    if len(rates) < _LEAST_STEPS:
         return 1.0
-    generating = _generating(recorded)
-    shares = np.array([_overlap(recorded, record, generating) for record in steps])
-    rates = np.array([_computing(r) / sequence_tokens(r) for r in steps])
 
     def error(slowdown: float) -> float:
-        free = rates * (1 - shares + shares / slowdown)
+        free = rates * (1 - overlap + overlap / slowdown)
         return float(free.var() / free.mean() ** 2)
 
     best = min(map(float, SLOWDOWNS), key=error)

@@ -1,16 +1,17 @@
-"""What `bench async` shows: a table, and a picture."""
+"""What `bench async` shows: a run, or several at other bounds, as table and picture."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from areal_cppo.bench.plots import picture
 from areal_cppo.report import figure_style as fs
+from areal_cppo.report.table import table
 
-_DPI = 150
 _TRAINER = {
     "computing": fs.BLUE,
     "weights": fs.ORANGE,
@@ -18,30 +19,40 @@ _TRAINER = {
     "idle": fs.GREY,
 }
 _GENERATION = {"busy": fs.GREEN, "paused": fs.ORANGE, "no request": fs.GREY}
+_TRADEOFF = (
+    "bound",
+    "rounds",
+    "samples/s",
+    "ratio (min-max)",
+    "staleness",
+    "trainer idle",
+    "accuracy",
+)
+Rows = Iterator[tuple[str, str]]
 
 
-def table(figures: dict[str, Any]) -> str:
+def run_table(figures: dict[str, Any]) -> str:
     """Aligned lines of names and values; what the run does not say is left out."""
-    rows = [row for part in _PARTS for row in part(figures)]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+    parts = (_overall, _stage_rows, _shares, _counts, _costs)
+    return table(None, [row for part in parts for row in part(figures)], words=2)
 
 
-def _overall(figures):
+def _overall(figures: dict[str, Any]) -> Rows:
     steps, times = figures["steps"], figures["step_seconds"]
     left_out = f"first {steps['warmup']} left out" if steps["warmup"] else "all of them"
     yield "steps", f"{steps['first']} to {steps['last']} ({left_out})"
     if steps["resumed"]:
         yield "resumed", f"{steps['resumed']} x; the cold steps after it count"
-    yield (
-        "step, seconds",
-        f"{times['mean']:.2f} ({times['min']:.2f}-{times['max']:.2f})",
-    )
+    yield "step, seconds", _spread(times)
     yield "effective samples/s", f"{figures['samples_per_second']:.2f}"
     yield "effective tokens/s", f"{figures['tokens_per_second']:.0f}"
 
 
-def _stage_rows(figures):
+def _spread(seconds: dict[str, float]) -> str:
+    return f"{seconds['mean']:.2f} ({seconds['min']:.2f}-{seconds['max']:.2f})"
+
+
+def _stage_rows(figures: dict[str, Any]) -> Rows:
     for name, stage in figures["stages"].items():
         rate = stage["tokens_per_second_per_unit"]
         if rate is not None:
@@ -49,16 +60,11 @@ def _stage_rows(figures):
             yield label, f"{rate:,.0f} ({stage['seconds']:.1f} s at work)"
 
 
-def _shares(figures):
+def _shares(figures: dict[str, Any]) -> Rows:
     trainer, generation = figures["trainer"], figures["generation"]
     yield "trainer idle", f"{trainer['idle_share']:.1%} (waits for responses)"
-    yield (
-        "trainer computes, weights, other",
-        ", ".join(
-            f"{trainer[f'{name}_share']:.1%}"
-            for name in ("computing", "weights", "other")
-        ),
-    )
+    rest = [trainer[f"{name}_share"] for name in ("computing", "weights", "other")]
+    yield "trainer computes, weights, other", ", ".join(f"{x:.1%}" for x in rest)
     if generation is not None:
         yield (
             "generation idle",
@@ -66,21 +72,16 @@ def _shares(figures):
             f"no request {generation['no_request_share']:.1%})",
         )
         yield "requests in flight, mean", f"{generation['mean_in_flight']:.1f}"
-    weights = figures["weight_update_seconds"]
-    if weights is not None:
-        yield (
-            "weight update, seconds",
-            f"{weights['mean']:.2f} ({weights['min']:.2f}-{weights['max']:.2f})",
-        )
+    if figures["weight_update_seconds"] is not None:
+        yield "weight update, seconds", _spread(figures["weight_update_seconds"])
 
 
-def _counts(figures):
+def _counts(figures: dict[str, Any]) -> Rows:
     stale, hit = figures["staleness"], figures["interrupted"]
     if stale is not None:
-        total = sum(stale["tokens"].values())
-        shares = ", ".join(f"{k}: {n / total:.1%}" for k, n in stale["tokens"].items())
         yield "staleness, mean and largest", f"{stale['mean']:.2f}, {stale['max']}"
-        yield "tokens by staleness", shares
+        shares = _token_shares(stale).items()
+        yield "tokens by staleness", ", ".join(f"{k}: {x:.1%}" for k, x in shares)
     if hit is not None and hit["responses"] is not None:
         yield (
             "interrupted responses",
@@ -92,7 +93,12 @@ def _counts(figures):
     yield "discarded", lost or "none"
 
 
-def _costs(figures):
+def _token_shares(stale: dict[str, Any]) -> dict[int, float]:
+    total = sum(stale["tokens"].values())
+    return {int(versions): n / total for versions, n in stale["tokens"].items()}
+
+
+def _costs(figures: dict[str, Any]) -> Rows:
     cpl, mfu = figures["cpl"], figures["mfu"]
     if cpl is not None:
         tokens = cpl["share_of_tokens"]
@@ -109,11 +115,8 @@ def _costs(figures):
         )
 
 
-_PARTS = (_overall, _stage_rows, _shares, _counts, _costs)
-
-
-def draw(figures: dict[str, Any], steps: list[dict[str, Any]], path: str) -> Path:
-    """Draw rate by step, shares of time, and staleness; the picture's path.
+def draw_run(figures: dict[str, Any], steps: list[dict[str, Any]], path: Path) -> None:
+    """Draw rate by step, shares of time, and staleness.
 
     Parameters
     ----------
@@ -122,17 +125,12 @@ def draw(figures: dict[str, Any], steps: list[dict[str, Any]], path: str) -> Pat
     path
         Of the picture; its ending says which kind.
     """
-    with fs.style():
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        rate, share, stale = figure.subplots(1, 3, width_ratios=(1.2, 1.4, 1))
-        _draw_rate(rate, figures, steps)
-        _draw_shares(share, figures)
-        _draw_staleness(stale, figures)
-        figure.savefig(path, dpi=_DPI)
-    return Path(path)
+    with picture(path, (11, 3.6), 3, width_ratios=(1.2, 1.4, 1)) as axes:
+        for part, ax in zip((_draw_rate, _draw_shares, _draw_staleness), axes):
+            part(ax, figures, steps)
 
 
-def _draw_rate(ax: Axes, figures, steps) -> None:
+def _draw_rate(ax: Axes, figures: dict[str, Any], steps: list[dict[str, Any]]) -> None:
     before = 0
     places, rates = [], []
     for record in steps:
@@ -149,7 +147,7 @@ def _draw_rate(ax: Axes, figures, steps) -> None:
     fs.step_axis(ax)
 
 
-def _draw_shares(ax: Axes, figures) -> None:
+def _draw_shares(ax: Axes, figures: dict[str, Any], _) -> None:
     trainer, generation = figures["trainer"], figures["generation"]
     bars = [("trainer", {k: trainer[f"{k}_share"] for k in _TRAINER}, _TRAINER)]
     if generation is not None:
@@ -175,12 +173,63 @@ def _draw_shares(ax: Axes, figures) -> None:
     ax.grid(visible=False)
 
 
-def _draw_staleness(ax: Axes, figures) -> None:
-    stale = figures["staleness"]
-    if stale is not None:
-        total = sum(stale["tokens"].values())
-        places = [int(k) for k in stale["tokens"]]
-        ax.bar(places, [n / total for n in stale["tokens"].values()], color=fs.SKY)
+def _draw_staleness(ax: Axes, figures: dict[str, Any], _) -> None:
+    if figures["staleness"] is not None:
+        shares = _token_shares(figures["staleness"])
+        ax.bar(list(shares), list(shares.values()), color=fs.SKY)
         ax.xaxis.set_major_locator(fs.ticks(8, integer=True))
     ax.set_xlabel("staleness (versions)")
     ax.set_ylabel("share of tokens")
+
+
+def tradeoff_table(entries: Sequence[dict[str, Any]]) -> str:
+    """A line a bound; the accuracy is that after the last step."""
+    return table(_TRADEOFF, map(_tradeoff_row, entries))
+
+
+def _tradeoff_row(entry: dict[str, Any]) -> tuple[str | None, ...]:
+    ratios, last, stale = entry["ratios"], _last(entry), entry["staleness_mean"]
+    ratio = accuracy = None
+    if ratios:
+        ratio = f"{entry['ratio']:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    if last is not None:
+        accuracy = f"{last['accuracy']:.1%} ({last['low']:.1%}-{last['high']:.1%})"
+    return (
+        f"{entry['staleness_bound']}",
+        f"{entry['rounds']}",
+        f"{entry['samples_per_second']:.2f}",
+        ratio,
+        None if stale is None else f"{stale:.2f}",
+        f"{entry['trainer_idle_share']:.1%}",
+        accuracy,
+    )
+
+
+def _last(entry: dict[str, Any]) -> dict[str, Any] | None:
+    return next(reversed(entry["accuracy"].values()), None)
+
+
+def draw_tradeoff(entries: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw throughput and accuracy against the bound."""
+    with picture(path, (9, 3.8), 2) as (rate, accuracy):
+        for place, entry in enumerate(entries):
+            ratios, last = entry["ratios"], _last(entry)
+            rate.plot([place] * len(ratios), ratios, "o", color=fs.SKY, markersize=4)
+            if last is not None:
+                share = last["accuracy"]
+                around = [[share - last["low"]], [last["high"] - share]]
+                accuracy.errorbar(
+                    place, share, around, color=fs.BLUE, marker="o", capsize=3
+                )
+        known = {
+            i: entry["ratio"] for i, entry in enumerate(entries) if entry["ratios"]
+        }
+        rate.plot(list(known), list(known.values()), color=fs.BLUE)
+        rate.axhline(1, color=fs.MUTED, linewidth=0.8)
+        rate.set_ylim(bottom=0)
+        bounds = [str(entry["staleness_bound"]) for entry in entries]
+        rate.set_ylabel(f"samples/s, ratio to bound {bounds[0]}")
+        accuracy.set_ylabel("held-out accuracy at equal samples")
+        for ax in (rate, accuracy):
+            ax.set_xticks(range(len(bounds)), bounds)
+            ax.set_xlabel("bound of staleness (versions)")

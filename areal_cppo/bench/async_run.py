@@ -8,42 +8,24 @@ Three sources, each of which may be missing but the first:
 | `timeline.json` | spans of generation and of weight updates |
 | AReaL's traces | each response's own span and fate, and the controller's phases |
 
-All times are seconds of training: 0 is when training began, and the time between a stop
-and going on is left out.
+All times are seconds of training, as in `areal_cppo.report.trace`.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from areal_cppo.errors import UserError
-from areal_cppo.folder import CLOCK, RunFolder, read_lines
-from areal_cppo.report.runs import Run, load_run
+from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.timeline import Interval
-from areal_cppo.run.finish import Start
+from areal_cppo.report.trace import WEIGHTS, Phase, Session, Trace, read_trace
 
-WEIGHTS = "update_weights"  # the phase, by AReaL's name
-ACCEPTED = "accepted"  # the fate of a response that a group could use
-
-
-@dataclass(frozen=True)
-class Session:
-    """One response, from its first request to its last token."""
-
-    worker: int  # the rollout worker that asked for it; each has a server of its own
-    group: int  # of which problem; AReaL's task
-    start: float
-    end: float
-    status: str  # AReaL's: accepted, rejected, failed, dropped, pending
-    reward_seconds: float | None = None  # until its reward was known, from its end
-
-    @property
-    def span(self) -> Interval:
-        return self.start, self.end
+Record = dict[str, Any]  # of a step, a line of `metrics.jsonl`
 
 
 @dataclass(frozen=True)
@@ -53,12 +35,23 @@ class Side:
     units: int  # GPUs, or processes where there is no GPU
     servers: int  # processes that answer or train together, each of `units / servers`
 
+    @classmethod
+    def of(cls, config: dict[str, Any], name: str) -> Side:
+        """By the configuration's `backend`, such as `fsdp:d4p1t2`.
+
+        Of `megatron:(attn:...|ffn:...)` the experts are on the GPUs of the rest.
+        """
+        backend = str((config.get(name) or {}).get("backend") or "")
+        dense = backend.partition(":")[2].partition("|")[0]
+        sizes = {kind: int(n) for kind, n in re.findall(r"([dtpc])(\d+)", dense)}
+        return cls(math.prod(sizes.values()), sizes.get("d", 1))
+
 
 @dataclass(frozen=True)
 class RecordedRun:
     """A run's folder, read."""
 
-    run: Run
+    run: RunContents
     sessions: list[Session] = field(default_factory=list)
     phases: list[tuple[float, float, str]] = field(default_factory=list)
     unit: str = "process"  # or GPU
@@ -68,13 +61,24 @@ class RecordedRun:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
+        """A record a step."""
         return self.run.metrics
 
     @property
     def weights(self) -> list[Interval]:
         """Spans of weight updates."""
-        traced = [phase[:2] for phase in self.phases if phase[2] == WEIGHTS]
+        traced = [phase[:2] for phase in self.phases if phase[2] == WEIGHTS.traced]
         return traced or [span[:2] for span in self.run.timeline.weights]
+
+    @property
+    def requests(self) -> dict[int, list[Interval]]:
+        """Spans of open requests by server; where it isn't known whose they are, all in
+        one, and where nothing is known none."""
+        spans: dict[int, list[Interval]] = {}
+        for session in self.sessions:
+            spans.setdefault(session.worker, []).append(session.span)
+        whole = [span[:2] for span in self.run.timeline.generation]
+        return spans or ({0: whole} if whole else {})
 
 
 def read_run(folder: str | Path) -> RecordedRun:
@@ -103,104 +107,80 @@ def read_run(folder: str | Path) -> RecordedRun:
                 f"{folder}/metrics.jsonl, found none at step {record['step']}; give "
                 "the folder of a run made by this version"
             )
-    sessions, phases, resumed = _read_traces(folder, run.config)
+    trace = read_trace(folder, run.config) or Trace([], [], [])
     cluster = run.config.get("cluster") or {}
     return RecordedRun(
         run,
-        sessions,
-        phases,
+        trace.sessions,
+        trace.phases,
         unit="GPU" if cluster.get("n_gpus_per_node") else "process",
-        generation=_side(run.config, "rollout"),
-        training=_side(run.config, "actor"),
-        resumed_at=resumed,
+        generation=Side.of(run.config, "rollout"),
+        training=Side.of(run.config, "actor"),
+        resumed_at=trace.resumed_at,
     )
 
 
-def trace_folder(folder: Path, config: dict[str, Any]) -> Path | None:
-    """Where AReaL's tracers wrote, also if the run's folder was moved; None: nowhere.
+class Window(NamedTuple):
+    """The steps that count.
 
-    A folder whose name in the configuration is of another machine has it within.
+    Attributes
+    ----------
+    before
+        The last step that is left out; None: none is.
+    steps
+        Those that count, at least one.
     """
-    tracer = config.get("perf_tracer")
-    if not isinstance(tracer, dict):
+
+    before: Record | None
+    steps: list[Record]
+
+    @property
+    def span(self) -> Interval:
+        """Start and end, seconds of training."""
+        start = self.before["seconds"] if self.before else 0.0
+        return start, self.steps[-1]["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the steps."""
+        return self.total("step_seconds")
+
+    @property
+    def sequence_tokens(self) -> float | None:
+        """Tokens of the steps' sequences, prompts included; None: not recorded."""
+        counts = [sequence_tokens(record) for record in self.steps]
+        return None if None in counts else sum(counts)
+
+    def total(self, name: str) -> float:
+        """Of a metric that not every step need have."""
+        return sum(record.get(name, 0.0) for record in self.steps)
+
+    def rise(self, name: str, default: Any = 0) -> tuple[Any, Any]:
+        """A metric that counts from the run's start: before the window, at its end."""
+        return (self.before or {}).get(name, default), self.steps[-1].get(name, default)
+
+    def times(self, phase: Phase) -> list[float]:
+        """Seconds of a phase in each step that had it."""
+        times = (phase.seconds(record) for record in self.steps)
+        return [seconds for seconds in times if seconds is not None]
+
+
+def window(metrics: Sequence[Record], warmup: int) -> Window:
+    """A run's steps without the first `warmup`; a UserError if none is left."""
+    if warmup < 0:
+        raise UserError(f"--warmup: expected a number >= 0, found {warmup}")
+    if len(metrics) <= warmup:
+        raise UserError(
+            f"--warmup: expected fewer than the run's {len(metrics)} steps, found "
+            f"{warmup}; lower it, or train longer"
+        )
+    return Window(metrics[warmup - 1] if warmup else None, list(metrics[warmup:]))
+
+
+def sequence_tokens(record: Record) -> float | None:
+    """Tokens of a step's sequences, prompts included; None: not recorded."""
+    stats = record.get("stats", {})
+    names = "ppo_actor/n_seqs", "ppo_actor/seq_len/avg"
+    if not all(name in stats for name in names):
         return None
-    name = f"logs/*/{tracer.get('experiment_name')}/{tracer.get('trial_name')}"
-    places = [Path(str(tracer.get("fileroot"))), folder / "areal", folder]
-    return next((found for place in places for found in place.glob(name)), None)
-
-
-def _read_traces(
-    folder: Path, config: dict[str, Any]
-) -> tuple[list[Session], list[tuple[float, float, str]], list[float]]:
-    """Sessions, phases, and where the run was gone on with."""
-    traces = trace_folder(folder, config)
-    if traces is None:
-        return [], [], []
-    files = sorted(traces.glob("**/master/traces*.jsonl"))
-    events = [event for file in files for event in read_lines(file)]
-    starts = [Start.of(event) for event in events if event.get("name") == CLOCK]
-    if not starts:
-        return [], [], []
-    resumed = [start.offset for start in starts[1:]]
-    return _sessions(traces, starts), _phases(events, starts), resumed
-
-
-def _kept_until(starts: list[Start], life: Start) -> float:
-    """When a life's work ends that counts: where the next one took it up again."""
-    later = (start.offset for start in starts if start.unix > life.unix)
-    return min(later, default=math.inf)
-
-
-def _sessions(traces: Path, starts: list[Start]) -> list[Session]:
-    sessions = []
-    for file in sorted(traces.glob("**/sessions*.jsonl")):
-        number = re.search(r"-r(\d+)", file.stem)
-        worker = int(number[1]) if number else 0
-        for record in read_lines(file):
-            for phase in record.get("phases", {}).get("generate", []):
-                times = phase.get("start_ts"), phase.get("end_ts")
-                if None in times:
-                    continue  # still under way when the run ended
-                life = max((s for s in starts if s.unix <= times[0]), default=starts[0])
-                begin, end = (time - life.unix + life.offset for time in times)
-                end = min(end, _kept_until(starts, life))
-                status = str(record.get("status", ""))
-                group = record.get("task_id", -1)
-                reward = record.get("reward_s")
-                if begin < end:
-                    sessions.append(Session(worker, group, begin, end, status, reward))
-    return sorted(sessions, key=lambda session: session.span)
-
-
-def _phases(
-    events: list[dict[str, Any]], starts: list[Start]
-) -> list[tuple[float, float, str]]:
-    """The controller's phases, as AReaL names them without `train.`."""
-    phases, life = [], starts[0]
-    for event in events:
-        if event.get("name") == CLOCK:
-            life = Start.of(event)
-        name = str(event.get("name", ""))
-        if event.get("ph") == "X" and name.startswith("train."):
-            begin = life.offset + (event["ts"] - life.origin) / 1e6
-            end = begin + event["dur"] / 1e6
-            if end <= _kept_until(starts, life):
-                phases.append((begin, end, name.removeprefix("train.")))
-    return sorted(phases)
-
-
-def _side(config: dict[str, Any], name: str) -> Side:
-    """GPUs (or processes) and groups of them, by the configuration's `backend`."""
-    backend = (config.get(name) or {}).get("backend")
-    if not backend:
-        return Side(1, 1)
-    from areal.api.alloc_mode import ModelAllocation
-
-    parallel = ModelAllocation.from_str(backend, name=name).parallel
-    return Side(parallel.world_size, parallel.data_parallel_size)
-
-
-def held_out(folder: str | Path) -> dict[int, tuple[float, int]]:
-    """Held-out accuracy and the number of problems, by step."""
-    lines = read_lines(RunFolder(folder).evaluations)
-    return {line["step"]: (line["accuracy"], line["n"]) for line in lines}
+    return stats[names[0]] * stats[names[1]]

@@ -10,23 +10,17 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.bench.async_run import WEIGHTS, RecordedRun, Session
+from areal_cppo.bench.async_run import RecordedRun
 from areal_cppo.report.timeline import in_flight
+from areal_cppo.report.trace import PHASES, WAIT, WEIGHTS, Session
 
 STEPS, TRAINER, UPDATES, FIRST_SERVER = 1, 2, 3, 10  # numbers of processes
-# What AReaL calls the controller's phases, and we.
-NAMES = {
-    "rollout": "wait for responses",
-    "recompute_logp": "log-probs",
-    "ref_logp": "reference log-probs",
-    "compute_advantage": "advantages",
-    "ppo_update": "update",
-    "update_weights": "weights",
-}
+_NAMES = {phase.traced: phase.name for phase in PHASES}
+_NAMES[WAIT.traced] = "wait for responses"
 _SHORTEST = 1e-4  # seconds: of a phase that is shown
 _STEP_ARGUMENTS = (
     "samples",
@@ -37,6 +31,7 @@ _STEP_ARGUMENTS = (
     "tokens_per_second",
     "seconds_rollout",
 )
+Events = Iterator[dict[str, Any]]
 
 
 def write_trace(path: str | Path, recorded: RecordedRun) -> int:
@@ -49,16 +44,15 @@ def write_trace(path: str | Path, recorded: RecordedRun) -> int:
 
 def trace(recorded: RecordedRun) -> dict[str, Any]:
     """The JSON object."""
-    events = [*_steps(recorded), *_trainer(recorded), *_updates(recorded)]
-    events += _servers(recorded)
+    parts = (_steps, _trainer, _updates, _servers)
     return {
-        "traceEvents": events,
+        "traceEvents": [event for part in parts for event in part(recorded)],
         "displayTimeUnit": "ms",
         "otherData": {"run": recorded.run.folder.resolve().name},
     }
 
 
-def _steps(recorded: RecordedRun) -> Iterable[dict[str, Any]]:
+def _steps(recorded: RecordedRun) -> Events:
     yield from _named(STEPS, "train steps", "steps")
     for record in recorded.metrics:
         end = record["seconds"]
@@ -67,21 +61,21 @@ def _steps(recorded: RecordedRun) -> Iterable[dict[str, Any]]:
         yield _complete(f"step {record['step']}", STEPS, 0, begin, end, arguments)
 
 
-def _trainer(recorded: RecordedRun) -> Iterable[dict[str, Any]]:
+def _trainer(recorded: RecordedRun) -> Events:
     yield from _named(TRAINER, "trainer", "phases")
     phases = recorded.phases or recorded.run.timeline.training
     for begin, end, name in phases:
-        if name != WEIGHTS and end - begin >= _SHORTEST:
-            yield _complete(NAMES.get(name, name), TRAINER, 0, begin, end)
+        if name != WEIGHTS.traced and end - begin >= _SHORTEST:
+            yield _complete(_NAMES.get(name, name), TRAINER, 0, begin, end, {})
 
 
-def _updates(recorded: RecordedRun) -> Iterable[dict[str, Any]]:
+def _updates(recorded: RecordedRun) -> Events:
     yield from _named(UPDATES, "weight updates", "updates")
     for number, (begin, end) in enumerate(recorded.weights, start=1):
         yield _complete("weights", UPDATES, 0, begin, end, {"update": number})
 
 
-def _servers(recorded: RecordedRun) -> Iterable[dict[str, Any]]:
+def _servers(recorded: RecordedRun) -> Events:
     sessions = recorded.sessions or [
         Session(0, -1, begin, end, "")
         for begin, end in sorted(recorded.run.timeline.generation)
@@ -109,20 +103,17 @@ def rows(sessions: Iterable[Session]) -> list[int]:
     """The row of each session, in order of start: the lowest one that is free."""
     free: list[int] = []
     open_until: list[tuple[float, int]] = []
-    used, placed = 0, []
+    placed = []
     for session in sessions:
         while open_until and open_until[0][0] <= session.start:
             heapq.heappush(free, heapq.heappop(open_until)[1])
-        if free:
-            row = heapq.heappop(free)
-        else:
-            row, used = used, used + 1
+        row = heapq.heappop(free) if free else len(open_until)
         heapq.heappush(open_until, (session.end, row))
         placed.append(row)
     return placed
 
 
-def _named(process: int, name: str, row: str | None) -> Iterable[dict[str, Any]]:
+def _named(process: int, name: str, row: str | None) -> Events:
     """Names of a process and of its first row, and the process's place in the order."""
     meta = {"ph": "M", "pid": process}
     yield meta | {"name": "process_name", "args": {"name": name}}
@@ -132,12 +123,7 @@ def _named(process: int, name: str, row: str | None) -> Iterable[dict[str, Any]]
 
 
 def _complete(
-    name: str,
-    process: int,
-    row: int,
-    begin: float,
-    end: float,
-    arguments: dict[str, Any] | None = None,
+    name: str, process: int, row: int, begin: float, end: float, arguments: dict
 ) -> dict[str, Any]:
     start = _microseconds(begin)
     return {
@@ -147,7 +133,7 @@ def _complete(
         "dur": max(0, _microseconds(end) - start),
         "pid": process,
         "tid": row,
-        "args": arguments or {},
+        "args": arguments,
     }
 
 

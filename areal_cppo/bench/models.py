@@ -1,4 +1,9 @@
-"""Models to measure: Qwen2.5-VL at random weights, in a given shape.
+"""What a train step is measured on: a model and a batch, at random, of a given size.
+
+What costs time is how much there is, not what. The model is a Qwen2.5-VL at random
+weights in a given shape; tokens and pixels are noise. An item of the batch is a group,
+as AReaL's workflow returns it: `n` samples of one prompt and one image, padded to
+`[n, S]`. Each sample has its own copy of the image, as the workflow makes them.
 
 `small` is Qwen2.5-VL-3B scaled down so that the shares of its work carry over: the
 output head is a tenth of the text model's multiply-adds, and an image patch costs a
@@ -11,27 +16,21 @@ times measured here says, roughly, what to expect there; seconds and bytes do no
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from areal.utils.data import concat_padded_tensors
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from areal_cppo.errors import UserError
+from areal_cppo.bench.workload import SHAPES, Workload, check_model
+from areal_cppo.core import PatchLayout, patchify
+from areal_cppo.tasks import responses
 from areal_cppo.tasks.tokenizer import build_processor
-from areal_cppo.tasks.triangles import task
 
-# text: width, feed-forward width, layers, heads, of keys, vocabulary;
-# vision: width, feed-forward width, layers, heads; its layers that see all of an image
-SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], list[int]]] = {
-    "tiny": ((64, 128, 2, 4, 2, 256), (32, 64, 2, 2), [1]),
-    "small": ((384, 2064, 2, 6, 1, 1536), (160, 428, 2, 4), [1]),
-    "qwen2.5-vl-3b": (
-        (2048, 11008, 36, 16, 2, 151936),
-        (1280, 3420, 32, 16),
-        [7, 15, 23, 31],
-    ),
-}
 _LOGIT_STD = 1.5  # so that a token's distribution is neither flat nor settled
 
 
@@ -45,28 +44,19 @@ def model_config(name: str) -> Any:
     UserError
         No such name or file, or not a Qwen2.5-VL.
     """
+    check_model(name)
     if name in SHAPES:
         config = _shaped(*SHAPES[name])
     else:
-        expected = f"--model: expected one of {', '.join(SHAPES)}, or a config.json"
-        if not Path(name).exists():
-            raise UserError(f"{expected}, found {name!r}; give the path of one")
-        try:
-            config = AutoConfig.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{expected}, found {name!r}: {reason}") from error
-        if config.model_type != "qwen2_5_vl":
-            raise UserError(
-                f"{expected} of a qwen2_5_vl, found {config.model_type!r}; give another"
-            )
-    ids = {token: i for i, token in enumerate(task.VOCABULARY)}
-    config.image_token_id = ids[task.IMAGE]
-    config.video_token_id = ids[task.VIDEO]
-    config.vision_start_token_id = ids[task.VISION_START]
-    config.vision_end_token_id = ids[task.VISION_END]
+        config = AutoConfig.from_pretrained(name)
+    ids = {token: i for i, token in enumerate(responses.VOCABULARY)}
+    config.image_token_id = ids[responses.IMAGE]
+    config.video_token_id = ids[responses.VIDEO]
+    config.vision_start_token_id = ids[responses.VISION_START]
+    config.vision_end_token_id = ids[responses.VISION_END]
     text = config.text_config
-    text.bos_token_id, text.eos_token_id, text.pad_token_id = None, ids[task.EOS], 0
+    text.bos_token_id, text.eos_token_id = None, ids[responses.EOS]
+    text.pad_token_id = 0
     std = _LOGIT_STD / text.hidden_size**0.5
     text.initializer_range = config.vision_config.initializer_range = std
     return config
@@ -123,3 +113,75 @@ def make_model_folder(folder: Path, config: Any, dtype: torch.dtype, seed: int) 
     model.save_pretrained(folder)
     build_processor().save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def model_folder(name: str, seed: int) -> Iterator[tuple[Path, Any]]:
+    """A temporary folder with a model of that shape, and its configuration."""
+    config = model_config(name)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    with tempfile.TemporaryDirectory(prefix="areal-cppo-bench-") as folder:
+        yield make_model_folder(Path(folder), config, dtype, seed), config
+
+
+def make_batch(workload: Workload, config: Any, layout: PatchLayout) -> list[dict]:
+    """The batch, an item a group.
+
+    Parameters
+    ----------
+    workload
+        How much of everything.
+    config
+        The model's: its vocabulary and the ids of its special tokens.
+    layout
+        Of its images.
+
+    Returns
+    -------
+    list
+        AReaL's trajectories: `input_ids`, `loss_mask`, `rewards`, ...; `logprobs` are
+        zeros, to be filled with those of the policy itself.
+    """
+    generator = torch.Generator().manual_seed(workload.seed)
+    special, vocabulary = len(responses.VOCABULARY), config.text_config.vocab_size
+
+    def text(n: int) -> torch.Tensor:
+        return torch.randint(special, vocabulary, (n,), generator=generator)
+
+    lengths = iter(workload.response_lengths())
+    items = []
+    for positives in workload.positives():
+        marks = [config.vision_start_token_id, config.vision_end_token_id]
+        image = torch.full((workload.image_tokens,), config.image_token_id)
+        prompt = torch.tensor(marks[:1] + image.tolist() + marks[1:])
+        prompt = torch.cat([prompt, text(workload.prompt)])
+        side = workload.image
+        pixels = patchify([torch.randn(3, side, side, generator=generator)], layout)
+        samples = [
+            _sample(prompt, text(next(lengths)), pixels, float(i < positives), config)
+            for i in range(workload.group)
+        ]
+        items.append(concat_padded_tensors(samples))
+    return items
+
+
+def _sample(prompt, response, pixels, reward: float, config) -> dict[str, Any]:
+    """One response, `[1, S]`."""
+    ids = torch.cat([prompt, response])
+    is_response = torch.arange(len(ids)) >= len(prompt)
+    side = int(len(pixels) ** 0.5)
+    return {
+        "input_ids": ids[None],
+        "mm_token_type_ids": (ids == config.image_token_id).long()[None],
+        "loss_mask": is_response.int()[None],
+        "logprobs": torch.zeros(1, len(ids)),
+        "versions": torch.where(is_response, 0, -1).int()[None],
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.bool),
+        "rewards": torch.tensor([reward]),
+        "multi_modal_input": [
+            {
+                "pixel_values": pixels.clone(),
+                "image_grid_thw": torch.tensor([[1, side, side]]),
+            }
+        ],
+    }

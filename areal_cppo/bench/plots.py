@@ -1,10 +1,14 @@
-"""Pictures of what `bench train-step` wrote: PNG, one a file of numbers."""
+"""Pictures of what `bench train-step` wrote: PNG, one a file of numbers.
+
+And `picture`, with which all of bench draws.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,25 @@ _LABELS = {
 }
 _NAMES = {"a": "AReaL's GRPO", "c": "GRPO", "d": "CPPO"}
 _DPI = 150
+
+
+@contextmanager
+def picture(
+    path: Path, size: tuple[float, float], columns: int, **layout: Any
+) -> Iterator[Sequence[Axes]]:
+    """Panels side by side, to draw on; written to `path` at the end.
+
+    Parameters
+    ----------
+    size
+        Width and height, inches.
+    layout
+        As `Figure.subplots` takes it.
+    """
+    with fs.style():
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure.subplots(1, columns, **layout)
+        figure.savefig(path, dpi=_DPI)
 
 
 def plot_files(files: Sequence[str], out: str) -> list[Path]:

@@ -18,10 +18,10 @@ from areal_cppo.bench.async_figures import figures
 from areal_cppo.bench.async_rates import fit_rates
 from areal_cppo.bench.async_run import RecordedRun
 from areal_cppo.errors import UserError
-from areal_cppo.plan.from_run import run_setting
 from areal_cppo.plan.rates import Rates, parse_rates
-from areal_cppo.plan.setting import Setting
+from areal_cppo.plan.setting import Setting, run_setting
 from areal_cppo.plan.simulation import simulate
+from areal_cppo.report.table import table
 
 SEEDS = (1, 2, 3, 4, 5)  # of the lengths drawn; the mean over them counts
 COMPARED = (
@@ -30,6 +30,17 @@ COMPARED = (
     "trainer_idle",
     "generation_idle",
     "mean_staleness",
+)
+# Of a `Setting`, as stored; beside it the servers' speeds.
+_SETTING = (
+    "servers",
+    "ranks",
+    "batch",
+    "group",
+    "staleness",
+    "concurrent",
+    "steps",
+    "warmup",
 )
 
 
@@ -82,30 +93,26 @@ class Measurement:
                 f"RUN: expected a run with traces of its responses, found {folder} "
                 "without; train with perf_tracer.session_tracer.enabled=true"
             )
-        own, speeds = fit_rates(recorded, warmup, {"run": folder.resolve().name})
+        name = folder.resolve().name
+        own, speeds = fit_rates(recorded, warmup, {"run": name})
         if rates is not None:
-            slots = own.server.slots
             own = replace(
                 rates,
-                server=replace(rates.server, slots=slots),
+                server=replace(rates.server, slots=own.server.slots),
                 prompt_tokens=own.prompt_tokens,
                 response_tokens=own.response_tokens,
             )
         setting = run_setting(recorded.run.config, folder).simulated(
             len(recorded.metrics), warmup, speeds=speeds
         )
-        return cls(
-            folder.resolve().name,
-            setting,
-            own,
-            {
-                "samples_per_second": found["samples_per_second"],
-                "tokens_per_second": found["tokens_per_second"],
-                "trainer_idle": found["trainer"]["idle_share"],
-                "generation_idle": found["generation"]["idle_share"],
-                "mean_staleness": found["staleness"]["mean"],
-            },
-        )
+        measured = {
+            "samples_per_second": found["samples_per_second"],
+            "tokens_per_second": found["tokens_per_second"],
+            "trainer_idle": found["trainer"]["idle_share"],
+            "generation_idle": found["generation"]["idle_share"],
+            "mean_staleness": found["staleness"]["mean"],
+        }
+        return cls(name, setting, own, measured)
 
     def predicted(self) -> dict[str, float]:
         """The same figures of the simulation, the mean over `SEEDS`."""
@@ -119,20 +126,11 @@ class Measurement:
 
     def as_json(self) -> dict[str, Any]:
         """All that is needed to simulate it again, and what that gave."""
-        setting = self.setting
+        setting = {name: getattr(self.setting, name) for name in _SETTING}
+        speeds = {str(server): speed for server, speed in self.setting.speeds.items()}
         return {
             "name": self.name,
-            "setting": {
-                "servers": setting.servers,
-                "ranks": setting.ranks,
-                "batch": setting.batch,
-                "group": setting.group,
-                "staleness": setting.staleness,
-                "concurrent": setting.concurrent,
-                "steps": setting.steps,
-                "warmup": setting.warmup,
-                "speeds": {str(k): v for k, v in setting.speeds.items()},
-            },
+            "setting": setting | {"speeds": speeds},
             "rates": self.rates.as_json(),
             "measured": self.measured,
             "predicted": self.predicted(),
@@ -170,11 +168,9 @@ _HEADINGS = (
 )
 
 
-def table(described: Sequence[dict[str, Any]]) -> str:
+def runs_table(described: Sequence[dict[str, Any]]) -> str:
     """Aligned columns, a line a run of `as_json`: measured, and simulated."""
-    rows = [_HEADINGS, *map(_row, described)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+    return table(_HEADINGS, map(_row, described))
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:
@@ -182,14 +178,11 @@ def _row(run: dict[str, Any]) -> tuple[str, ...]:
     off = predicted["samples_per_second"] / measured["samples_per_second"] - 1
     tokens = measured["tokens_per_second"] / measured["samples_per_second"]
     slow = "".join(f" ({k}: x{v:.2f})" for k, v in setting["speeds"].items())
+    forms = {"trainer_idle": ".0%", "generation_idle": ".0%", "mean_staleness": ".2f"}
     pairs = [
-        f"{figures[name]:{form}}"
-        for name, form in (
-            ("trainer_idle", ".0%"),
-            ("generation_idle", ".0%"),
-            ("mean_staleness", ".2f"),
-        )
-        for figures in (measured, predicted)
+        format(side[name], form)
+        for name, form in forms.items()
+        for side in (measured, predicted)
     ]
     return (
         run["name"],

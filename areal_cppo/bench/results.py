@@ -7,23 +7,14 @@ Ratios of counts and of memory are those of the counting runs.
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
-from importlib import metadata
 from typing import Any
 
-import torch
-
-from areal_cppo import __version__
-from areal_cppo.bench.arms import attention
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
+from areal_cppo.report.table import table
 
 _BASE = "a"
 # By name: the arms of numerator and denominator.
@@ -38,7 +29,13 @@ RATIOS = {
     "cppo_without_shared_prompts_over_stock_grpo": ("d-share_prompts", "a"),
     "published_cppo_over_stock_grpo": ("b", "a"),
 }
-_COUNTS = ("flops", "tokens", "patches", "peak_bytes")
+# What is counted, by its name in `Counts` and in the file.
+_COUNTS = {
+    "peak_bytes": "peak_memory_bytes",
+    "tokens": "tokens",
+    "patches": "patches",
+    "flops": "flops",
+}
 
 
 def ratio(one: Measured, other: Measured, quantity: str) -> float | None:
@@ -48,8 +45,7 @@ def ratio(one: Measured, other: Measured, quantity: str) -> float | None:
             return None
         divisor = getattr(other.counts, quantity)
         return getattr(one.counts, quantity) / divisor if divisor else None
-    pairs = zip(one.seconds, other.seconds)
-    ratios = [x / y for x, y in pairs]
+    ratios = [x / y for x, y in zip(one.seconds, other.seconds)]
     return statistics.median(ratios) if ratios else None
 
 
@@ -60,55 +56,50 @@ def describe_arms(
 
     One that failed has `failure`, in words, and what was measured before.
     """
-    by_letter = {result.arm.letter: result for result in results}
-    base = by_letter.get(_BASE)
-    arms = []
-    for result in results:
-        counts, seconds = result.counts, result.seconds
-        arm = {
-            "letter": result.arm.letter,
-            "name": result.arm.name,
-            "seconds": {
-                "median": result.median,
-                "min": min(seconds, default=None),
-                "max": max(seconds, default=None),
-                "all": seconds,
-            },
-            **{
-                name.replace("peak_bytes", "peak_memory_bytes"): getattr(
-                    counts, name, None
-                )
-                for name in ("peak_bytes", "tokens", "patches", "flops")
-            },
+    base = next((each for each in results if each.arm.letter == _BASE), None)
+    return [_describe_arm(each, base, peak_tflops) for each in results]
+
+
+def _describe_arm(
+    result: Measured, base: Measured | None, peak_tflops: float | None
+) -> dict[str, Any]:
+    counts, seconds = result.counts, result.seconds
+    arm: dict[str, Any] = {
+        "letter": result.arm.letter,
+        "name": result.arm.name,
+        "seconds": {
+            "median": result.median,
+            "min": min(seconds, default=None),
+            "max": max(seconds, default=None),
+            "all": seconds,
+        },
+    }
+    arm |= {name: getattr(counts, count, None) for count, name in _COUNTS.items()}
+    if result.failure is not None:
+        arm["failure"] = result.failure
+    if base is not None and base.counts is not None:
+        quantities = {"seconds": "seconds"} | _COUNTS
+        arm["ratios"] = {
+            name: ratio(result, base, quantity) for quantity, name in quantities.items()
         }
-        if result.failure is not None:
-            arm["failure"] = result.failure
-        if base is not None and base.counts is not None:
-            arm["ratios"] = {
-                quantity.replace("peak_bytes", "peak_memory_bytes"): ratio(
-                    result, base, quantity
-                )
-                for quantity in ("seconds", *_COUNTS)
-            }
-        if peak_tflops is not None and result.median:
-            arm["peak_share"] = counts.flops / result.median / (peak_tflops * 1e12)
-        arms.append(arm)
-    return arms
+    if peak_tflops is not None and result.median:
+        arm["peak_share"] = counts.flops / result.median / (peak_tflops * 1e12)
+    return arm
 
 
 def describe_ratios(results: Sequence[Measured]) -> dict[str, float | None]:
     """The ratios that matter, by name; `None` where an arm was not measured."""
     by_letter = {result.arm.letter: result for result in results}
 
-    def of(letters: tuple[str, str], quantity: str) -> float | None:
-        if not by_letter.keys() >= set(letters):
+    def of(one: str, other: str, quantity: str = "seconds") -> float | None:
+        if not {one, other} <= by_letter.keys():
             return None
-        return ratio(*(by_letter[letter] for letter in letters), quantity)
+        return ratio(by_letter[one], by_letter[other], quantity)
 
-    ratios = {name: of(letters, "seconds") for name, letters in RATIOS.items()}
-    for name, quantity in (("peak_memory", "peak_bytes"), ("flops", "flops")):
-        ratios[f"{name}_cppo_over_stock_grpo"] = of(("d", "a"), quantity)
-    return ratios
+    return {name: of(*letters) for name, letters in RATIOS.items()} | {
+        "peak_memory_cppo_over_stock_grpo": of("d", "a", "peak_bytes"),
+        "flops_cppo_over_stock_grpo": of("d", "a", "flops"),
+    }
 
 
 def describe(
@@ -117,109 +108,53 @@ def describe(
     results: Sequence[Measured],
     peak_tflops: float | None = None,
 ) -> dict[str, Any]:
-    """One workload's `workload`, `arms` and `ratios`."""
+    """One workload's `workload` (the knobs, and what follows from them), `arms` and
+    `ratios`."""
+    follows = {
+        "model": model,
+        "samples": workload.samples,
+        "image_tokens": workload.image_tokens,
+        "prompt_tokens": workload.prompt_tokens,
+        "response_tokens": sum(workload.response_lengths()),
+        "sequence_tokens": workload.sequence_tokens,
+        "positive_responses": sum(workload.positives()),
+    }
     return {
-        "workload": describe_workload(workload, model),
+        "workload": asdict(workload) | follows,
         "arms": describe_arms(results, peak_tflops),
         "ratios": describe_ratios(results),
     }
 
 
-def describe_workload(workload: Workload, model: str) -> dict[str, Any]:
-    """The knobs, and what follows from them."""
-    lengths = workload.response_lengths()
-    return asdict(workload) | {
-        "model": model,
-        "samples": workload.samples,
-        "image_tokens": workload.image_tokens,
-        "prompt_tokens": workload.prompt_tokens,
-        "response_tokens": sum(lengths),
-        "sequence_tokens": workload.samples * workload.prompt_tokens + sum(lengths),
-        "positive_responses": sum(workload.positives()),
-    }
-
-
-def describe_run() -> dict[str, Any]:
-    """Where, when, with what and how: `machine`, `versions`, `date`, `command`."""
-    cuda = torch.cuda.is_available()
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "threads": torch.get_num_threads(),
-            "memory_gib": round(pages / 2**30, 1),
-            "gpu": torch.cuda.get_device_name() if cuda else None,
-            "attention": attention(),
-            "system": platform.platform(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "areal-cppo": __version__,
-            **{
-                name: metadata.version(name)
-                for name in ("areal", "torch", "transformers")
-            },
-        },
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
-    }
-
-
-def _processor() -> str:
-    with open("/proc/cpuinfo") as lines:
-        names = (line.partition(":")[2] for line in lines if "model name" in line)
-        return next(names, platform.machine()).strip()
-
-
 _HEADINGS = ("", "arm", "seconds (min-max)", "memory", "tokens", "patches", "TFLOP")
 
 
-def table(arms: Sequence[dict[str, Any]]) -> str:
+def arms_table(arms: Sequence[dict[str, Any]]) -> str:
     """Aligned columns, each number with its ratio to the stock actor's; below, why an
     arm was left out."""
-    rows = [_HEADINGS]
-    for arm in arms:
-        seconds, ratios = arm["seconds"], arm.get("ratios", {})
-        timed = "-"
-        if seconds["all"]:
-            spread = f"({seconds['min']:.2f}-{seconds['max']:.2f})"
-            timed = f"{seconds['median']:.2f} {spread}"
-
-        def cell(text: str, quantity: str, of: dict = ratios) -> str:
-            value = of.get(quantity)
-            return text if value is None else f"{text} {f'x{value:.2f}':>6}"
-
-        name = arm["name"] + _share(arm)
-        if arm["flops"] is None:
-            rows.append((arm["letter"], name, *"-" * 5))
-            continue
-        rows.append(
-            (
-                arm["letter"],
-                name,
-                cell(timed, "seconds"),
-                cell(
-                    f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB", "peak_memory_bytes"
-                ),
-                cell(f"{arm['tokens']:,}", "tokens"),
-                cell(f"{arm['patches']:,}", "patches"),
-                cell(f"{arm['flops'] / 1e12:.3f}", "flops"),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    failed = [arm for arm in arms if "failure" in arm]
-    lines += [f"{arm['letter']}: {arm['failure']}" for arm in failed]
-    return "\n".join(lines)
+    failed = [f"{arm['letter']}: {arm['failure']}" for arm in arms if "failure" in arm]
+    return "\n".join([table(_HEADINGS, map(_row, arms), words=2), *failed])
 
 
-def _share(arm: dict[str, Any]) -> str:
+def _row(arm: dict[str, Any]) -> tuple[str | None, ...]:
+    seconds, ratios = arm["seconds"], arm.get("ratios", {})
     share = arm.get("peak_share")
-    return "" if share is None else f" ({share:.0%} of peak)"
+    name = arm["name"] + ("" if share is None else f" ({share:.0%} of peak)")
+    if arm["flops"] is None:
+        return arm["letter"], name, *[None] * 5
+    timed = "-"
+    if seconds["all"]:
+        spread = f"({seconds['min']:.2f}-{seconds['max']:.2f})"
+        timed = f"{seconds['median']:.2f} {spread}"
+    cells = {
+        "seconds": timed,
+        "peak_memory_bytes": f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "tokens": f"{arm['tokens']:,}",
+        "patches": f"{arm['patches']:,}",
+        "flops": f"{arm['flops'] / 1e12:.3f}",
+    }
+    for quantity, text in cells.items():
+        ratio = ratios.get(quantity)
+        if ratio is not None:
+            cells[quantity] = f"{text} {f'x{ratio:.2f}':>6}"
+    return arm["letter"], name, *cells.values()

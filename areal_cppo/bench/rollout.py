@@ -26,15 +26,16 @@ from pathlib import Path
 import aiohttp
 from areal.api import ModelRequest, WeightUpdateMeta
 from areal.api.cli_args import GenerationHyperparameters
+from typing_extensions import override
 
-from areal_cppo.bench.rollout_points import Answer, Point
-from areal_cppo.bench.rollout_prompts import Prompt, PromptMaker, Shape
-from areal_cppo.config.servers import ServersConfig
+from areal_cppo.bench.rollout_prompts import Prompt, PromptMaker
+from areal_cppo.bench.rollout_results import Answer, Point
+from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.errors import RunError
-from areal_cppo.rollout.engine import CPPOBackend, Refused
+from areal_cppo.rollout.requests import CPPOBackend, Refused
+from areal_cppo.rollout.servers.client import ServerClient, ServerError
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import Generator, RequestFailed
-from areal_cppo.rollout.servers.http import ServerClient, ServerError
 
 _PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.02
@@ -52,6 +53,7 @@ class _TimedBackend(CPPOBackend):
     def begin(self) -> None:
         self.first_token, self.parts = None, 0
 
+    @override
     def parse_generation_response(self, response):
         result = super().parse_generation_response(response)
         meta = response["meta_info"]
@@ -100,16 +102,12 @@ class RolloutBench:
         self._paused = False
         self._version = 0
         self._generation = GenerationHyperparameters(
-            max_new_tokens=self.shape.response_tokens,
+            max_new_tokens=make_prompt.shape.response_tokens,
             temperature=1.0,
             ignore_eos=True,
             stop_token_ids=[],
             max_tokens=2**30,
         )
-
-    @property
-    def shape(self) -> Shape:
-        return self.make_prompt.shape
 
     def measure(
         self,
@@ -144,7 +142,7 @@ class RolloutBench:
                 asyncio.run(self._run(points[-1]))
 
     async def _run(self, point: Point) -> None:
-        group = self.shape.group
+        group = self.make_prompt.shape.group
         prompts = [self.make_prompt() for _ in range(-(-point.requests // group))]
         queue = iter([prompts[i // group] for i in range(point.requests)])
         fleet = Fleet(self.addresses)
@@ -231,22 +229,24 @@ class RolloutBench:
         backend, client = CPPOBackend(), ServerClient(address, self.token)
         meta = WeightUpdateMeta(type="disk", path=str(self.weights))
         update = backend.build_disk_weight_update_requests(meta).requests
-        steps = [(client.pause, backend.get_pause_request())]
-        steps += [(client.send, request) for request in update]
-        steps += [(client.send, backend.get_resume_request())]
+        steps = [
+            (client.pause, backend.get_pause_request()),
+            *((client.send, request) for request in update),
+            (client.send, backend.get_resume_request()),
+        ]
+        expected = f"expected {address} to load the weights of {self.weights}, found"
         for call, request in steps:
             try:
                 answer = await asyncio.to_thread(call, request, self.timeout_seconds)
             except ServerError as error:
                 raise RunError(
-                    f"expected {address} to load the weights of {self.weights}, found "
-                    f"that {error}; see the server's log"
+                    f"{expected} that {error}; see the server's log"
                 ) from None
             if isinstance(answer, dict) and answer.get("success") is False:
                 said = " ".join(str(answer.get("message", "")).split())[:200]
                 raise RunError(
-                    f"expected {address} to load the weights of {self.weights}, found "
-                    f"that it refuses: {said}; give a checkpoint of the model it serves"
+                    f"{expected} that it refuses: {said}; give a checkpoint of the "
+                    "model it serves"
                 )
 
     async def _progress(self, point: Point, began: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.bench.workload import check_whole
 from areal_cppo.errors import UserError
 
 
@@ -34,20 +35,9 @@ class Shape:
     image_size: int = 0
     group: int = 1
 
-    def __post_init__(self):
-        for name, least in (
-            ("prompt_tokens", 1),
-            ("response_tokens", 1),
-            ("image_size", 0),
-            ("group", 1),
-        ):
-            value = getattr(self, name)
-            if value < least:
-                option = name.replace("_", "-")
-                raise UserError(
-                    f"--{option}: expected an integer >= {least}, found {value}; "
-                    "correct it"
-                )
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            check_whole(name, value, 0 if name == "image_size" else 1)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
-"""What `bench rollout` shows: a table, and a picture."""
+"""What `bench rollout` measured: as JSON, as a table, as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
 
+from areal_cppo.bench.plots import picture
 from areal_cppo.report import figure_style as fs
+from areal_cppo.report.table import table
 
-_DPI = 150
+PERCENTILES = (50, 90, 99)
 _HEADINGS = (
     "concurrency",
     "weights",
@@ -26,20 +29,79 @@ _HEADINGS = (
 )
 
 
-def table(points: Sequence[dict[str, Any]]) -> str:
-    """Aligned columns; times in seconds."""
-    rows = [_HEADINGS, *map(_row, points)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows
-    )
+@dataclass
+class Answer:
+    """One request that was answered."""
+
+    seconds: float
+    tokens: int
+    interrupted: bool
+    first_token: float | None
 
 
-def _row(point: dict[str, Any]) -> tuple[str, ...]:
+@dataclass
+class Point:
+    """What was measured at one concurrency."""
+
+    concurrency: int
+    requests: int
+    weight_update: bool
+    answers: list[Answer] = field(default_factory=list)
+    seconds: float = 0.0
+    resent: int = 0
+    failed: int = 0
+    refused: int = 0
+    update_seconds: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Requests that have come to an end."""
+        return len(self.answers) + self.failed + self.refused
+
+    def describe(self) -> dict[str, Any]:
+        """As the JSON file has it."""
+        tokens = sum(answer.tokens for answer in self.answers)
+        latencies = [answer.seconds for answer in self.answers]
+        firsts = [a.first_token for a in self.answers if a.first_token is not None]
+        rate = 1 / self.seconds if self.seconds else 0.0
+        return {
+            "concurrency": self.concurrency,
+            "weight_update": self.weight_update,
+            "complete": self.done == self.requests,
+            "requests": len(self.answers),
+            "tokens": tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": tokens * rate,
+            "requests_per_second": len(self.answers) * rate,
+            "mean_in_flight": sum(latencies) * rate,
+            "latency_seconds": _summary(latencies),
+            "first_token_seconds": _summary(firsts),
+            "interrupted": sum(answer.interrupted for answer in self.answers),
+            "resent": self.resent,
+            "failed": self.failed,
+            "refused": self.refused,
+            "update_seconds": self.update_seconds,
+        }
+
+
+def _summary(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    found = np.percentile(values, PERCENTILES)
+    named = {f"p{q}": float(v) for q, v in zip(PERCENTILES, found, strict=True)}
+    return {"mean": float(np.mean(values))} | named
+
+
+def points_table(points: Sequence[dict[str, Any]]) -> str:
+    """A line a point of the JSON file; times in seconds."""
+    return table(_HEADINGS, map(_row, points))
+
+
+def _row(point: dict[str, Any]) -> tuple[str | None, ...]:
     latency, first = point["latency_seconds"], point["first_token_seconds"]
 
-    def cell(summary: dict[str, float] | None, name: str) -> str:
-        return "-" if summary is None else f"{summary[name]:.3f}"
+    def cell(summary: dict[str, float] | None, name: str) -> str | None:
+        return None if summary is None else f"{summary[name]:.3f}"
 
     update = point["update_seconds"]
     if not point["weight_update"]:
@@ -58,15 +120,14 @@ def _row(point: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def draw(points: Sequence[dict[str, Any]], path: str) -> Path:
-    """Draw throughput and latency against concurrency; the picture's path."""
-    with fs.style():
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
-        rate, latency = figure.subplots(1, 2)
-        for update, color, label in (
-            (False, fs.BLUE, "weights kept"),
-            (True, fs.ORANGE, "weight update in the middle"),
-        ):
+def draw_points(points: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw throughput and latency against concurrency."""
+    kinds = (
+        (False, fs.BLUE, "weights kept"),
+        (True, fs.ORANGE, "weight update in the middle"),
+    )
+    with picture(path, (9, 3.8), 2) as (rate, latency):
+        for update, color, label in kinds:
             chosen = [
                 point
                 for point in points
@@ -77,9 +138,9 @@ def draw(points: Sequence[dict[str, Any]], path: str) -> Path:
             places = [point["concurrency"] for point in chosen]
             rates = [point["tokens_per_second"] for point in chosen]
             rate.plot(places, rates, color=color, marker="o", label=label)
-            for q, style in ((50, "-"), (90, "--"), (99, ":")):
+            for q, style in zip(PERCENTILES, ("-", "--", ":")):
                 times = [point["latency_seconds"][f"p{q}"] for point in chosen]
-                name = f"p{q}" if not update else f"p{q}, update"
+                name = f"p{q}, update" if update else f"p{q}"
                 latency.plot(places, times, style, color=color, marker="o", label=name)
         rate.set_ylabel("response tokens/s")
         latency.set_ylabel("latency (s)")
@@ -89,5 +150,3 @@ def draw(points: Sequence[dict[str, Any]], path: str) -> Path:
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_ylim(bottom=0)
             fs.legend_above(ax, columns=2 if ax is rate else 3)
-        figure.savefig(path, dpi=_DPI)
-    return Path(path)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
 from transformers import AttentionInterface
+from typing_extensions import override
 
 from areal_cppo.core import (
     CPLConfig,
@@ -67,6 +68,7 @@ class ApartActor(FSDPPPOActor):
     by itself, and this is then the stock actor.
     """
 
+    @override
     def forward_backward_batch(self, *args, **kwargs):
         text = self.model.model.language_model.config
         stock = text._attn_implementation
@@ -92,6 +94,7 @@ class PublishedActor(FSDPPPOActor):
 
     published = CPLConfig(divergence="k3", quota="floor")
 
+    @override
     def _prepare_mb_list(self, input_: dict[str, Any]):
         mb_list = super()._prepare_mb_list(input_)
         if not self.model.training:
@@ -104,6 +107,7 @@ class PublishedActor(FSDPPPOActor):
                 mb[f"{kind}_view"] = torch.cat(views)
         return mb_list
 
+    @override
     def _compute_logprobs_and_loss(
         self,
         logits,

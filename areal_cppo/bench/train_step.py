@@ -12,25 +12,23 @@ from __future__ import annotations
 
 import gc
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
-from areal.utils.data import N_TOKENS_PER_PAGE, tensor_container_to
+from areal.utils.data import tensor_container_to
 
-from areal_cppo.bench.arms import Actors, Arm, arm_memory
+from areal_cppo.bench.actors import Actors
+from areal_cppo.bench.arm_memory import lacking_memory
+from areal_cppo.bench.arms import Arm
 from areal_cppo.bench.counting import Counts, count_step
-from areal_cppo.bench.models import make_model_folder, model_config
-from areal_cppo.bench.stock import PublishedActor, with_views
-from areal_cppo.bench.workload import SPREAD, Workload, make_batch
-from areal_cppo.config.memory import GIB, gpu_bytes
-from areal_cppo.config.model_size import ModelShape, count_parameters
+from areal_cppo.bench.models import make_batch
+from areal_cppo.bench.stock import with_views
+from areal_cppo.bench.workload import Workload
 from areal_cppo.core import PatchLayout
 from areal_cppo.errors import UserError
 
@@ -74,15 +72,6 @@ def train_step(actor: FSDPPPOActor, batch: list[dict[str, Any]]) -> None:
     actor.step_lr_scheduler()
 
 
-@contextmanager
-def model_folder(name: str, seed: int) -> Iterator[tuple[Path, Any]]:
-    """A temporary folder with a model of that shape, and its configuration."""
-    config = model_config(name)
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    with tempfile.TemporaryDirectory(prefix="areal-cppo-bench-") as folder:
-        yield make_model_folder(Path(folder), config, dtype, seed), config
-
-
 def measure(
     arms: Sequence[Arm],
     workload: Workload,
@@ -121,86 +110,47 @@ def measure(
     fitting = [arm for arm in arms if arm.letter not in lacking]
     if not fitting:
         raise UserError(f"--arms: {lacking[arms[-1].letter]}")
+    gc.collect()
+    gc.freeze()  # cycles are looked for among what is new only, or it takes seconds
     actors = Actors(folder, workload)
     try:
-        last = actors.ready(fitting[-1])  # ours, if any is
-        layout = PatchLayout.from_image_processor(last.processor.image_processor)
-        batch = make_batch(workload, config, layout)
-        batches = {False: batch}
-        # On-policy: the behaviour policy is the model itself.
-        for item, logprobs in zip(batch, last.compute_logp(batch), strict=True):
-            own = torch.roll(logprobs.cpu(), 1, dims=-1)
-            item["logprobs"] = own * item["loss_mask"]
-        if any(arm.stock is PublishedActor for arm in fitting):
-            batches[True] = with_views(batch, layout, workload.seed)
-        batches = {
-            key: tensor_container_to(value, last.device)
-            for key, value in batches.items()
-        }
-        del last  # an arm that runs out of memory lets go of its actor
+        batches = _batches(actors, fitting, workload, config)
         for arm in arms:
-            result = Measured(arm, failure=lacking.get(arm.letter))
-            results.append(result)
-            if result.failure is not None:
-                continue
-            note(f"counting {arm.letter}: {arm.name}")
-            _attempt(_count, actors, batches, result, note)
+            results.append(Measured(arm, failure=lacking.get(arm.letter)))
+            if results[-1].failure is None:
+                note(f"counting {arm.letter}: {arm.name}")
+                _attempt(_count, actors, batches, results[-1], note)
         for repeat in range(repeats):
             order = results if repeat % 2 == 0 else results[::-1]
             for result in order:
-                if result.failure is not None:
-                    continue
-                _attempt(_time, actors, batches, result, note)
+                if result.failure is None:
+                    _attempt(_time, actors, batches, result, note)
                 if result.failure is None:
                     took = f"{result.arm.letter}: {result.seconds[-1]:.2f} s"
                     note(f"repeat {repeat + 1}/{repeats} {took}")
     finally:
         actors.close()
+        gc.unfreeze()
 
 
-def lacking_memory(
-    arms: Sequence[Arm], workload: Workload, folder: Path, config: Any
-) -> dict[str, str]:
-    """Arms that the GPU has not the memory for, by letter: what they would take, what
-    there is, and what makes them fit. Empty without a GPU."""
-    card = gpu_bytes()
-    if card is None:
-        return {}
-    shape = ModelShape.from_config(config.to_dict())
-    parameters = count_parameters(str(folder))
-    views = False
-
-    def need(arm: Arm, max_tokens: int) -> int:
-        at = replace(workload, max_tokens=max_tokens)
-        return sum(arm_memory(arm, at, shape, parameters, views).values())
-
-    lacking = {}
-    # First the one whose batch with views lies beside all others'.
-    for arm in sorted(arms, key=lambda arm: arm.stock is not PublishedActor):
-        views = views or arm.stock is PublishedActor
-        needed = need(arm, workload.max_tokens)
-        if needed <= card:
-            continue
-        fewer = (n for n in _fewer_tokens(workload) if need(arm, n) <= card)
-        found = next(fewer, None)
-        remedy = "take a smaller --model, or a larger GPU"
-        if found is not None:
-            remedy = f"set --max-tokens {found}"
-        lacking[arm.letter] = (
-            f"expected at least about {needed / GIB:.0f} GiB of GPU memory, found "
-            f"{card / GIB:.1f}; {remedy}"
-        )
-        views = views and arm.stock is not PublishedActor
-    return lacking
-
-
-def _fewer_tokens(workload: Workload) -> Iterator[int]:
-    """Smaller micro-batches in steps of AReaL's pages, down to the longest sequence."""
-    longest = workload.prompt_tokens + int(workload.response * (1 + SPREAD))
-    last = (workload.max_tokens - 1) // N_TOKENS_PER_PAGE
-    for pages in range(last, 0, -1):
-        if pages * N_TOKENS_PER_PAGE >= longest:
-            yield pages * N_TOKENS_PER_PAGE
+def _batches(
+    actors: Actors, arms: Sequence[Arm], workload: Workload, config: Any
+) -> dict[bool, list[dict[str, Any]]]:
+    """The batch; and by True, if an arm needs it, the same with views."""
+    actor = actors.ready(arms[-1])  # ours, if any is
+    layout = PatchLayout.from_image_processor(actor.processor.image_processor)
+    batch = make_batch(workload, config, layout)
+    # On-policy: the behaviour policy is the model itself.
+    for item, logprobs in zip(batch, actor.compute_logp(batch), strict=True):
+        own = torch.roll(logprobs.cpu(), 1, dims=-1)
+        item["logprobs"] = own * item["loss_mask"]
+    batches = {False: batch}
+    if any(arm.published for arm in arms):
+        batches[True] = with_views(batch, layout, workload.seed)
+    return {
+        views: tensor_container_to(items, actor.device)
+        for views, items in batches.items()
+    }
 
 
 def _attempt(
@@ -213,7 +163,7 @@ def _attempt(
     """Count or time an arm. One that runs out of the GPU's memory ends alone."""
     arm = result.arm
     try:
-        run(actors.ready(arm), batches[arm.stock is PublishedActor], result)
+        run(actors.ready(arm), batches[arm.published], result)
         return
     except torch.OutOfMemoryError:
         result.failure = "out of memory"

@@ -1,31 +1,85 @@
-"""The batch that train steps are measured on: random, of a given size and seed.
+"""How large a measured train step is: its batch, and the shape of its model.
 
-What costs time is how much there is, not what: tokens and pixels are noise. An item is
-a group, as AReaL's workflow returns it: `n` samples of one prompt and one image, padded
-to `[n, S]`. Each sample has its own copy of the image, as the workflow makes them.
+`bench train-step --sweep KNOB` shows how the ratios depend on one knob: three arms,
+AReaL's GRPO (a), ours (c) and CPPO (d), over a few values of it; the rest of the
+workload stays. With another group size the number of groups changes so that the
+responses stay about as many.
+
+Imports neither torch nor AReaL: a mistake is told before they are.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from areal_cppo.core import PatchLayout, patchify
-from areal_cppo.core.checks import Number, check_fields, setting
 from areal_cppo.errors import UserError
-from areal_cppo.tasks.triangles.task import VOCABULARY
 
 SPREAD = 0.25  # a response's length is the mean, up to a quarter more or less
 TOKEN_SIDE = 28  # pixels, the side of the square that becomes one image token
+_LEAST = {
+    "image": TOKEN_SIDE,
+    "prompt": 1,
+    "response": 2,
+    "group": 1,
+    "groups": 1,
+    "max_tokens": 1,
+    "seed": 0,
+}
+
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "positive": (0.0, 0.125, 0.25, 0.5, 0.75),
+    "response": (100, 200, 400, 800),
+    "image": (112, 224, 448, 672),
+    "group": (2, 4, 8, 16),
+}
+SWEEP_ARMS = "a,c,d"
+
+# text: width, feed-forward width, layers, heads, of keys, vocabulary;
+# vision: width, feed-forward width, layers, heads; its layers that see all of an image
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], list[int]]] = {
+    "tiny": ((64, 128, 2, 4, 2, 256), (32, 64, 2, 2), [1]),
+    "small": ((384, 2064, 2, 6, 1, 1536), (160, 428, 2, 4), [1]),
+    "qwen2.5-vl-3b": (
+        (2048, 11008, 36, 16, 2, 151936),
+        (1280, 3420, 32, 16),
+        [7, 15, 23, 31],
+    ),
+}
+
+
+def check_whole(name: str, value: int, least: int, remedy: str = "correct it") -> None:
+    """A UserError if the value of a field, and of the option of its name, is too
+    small."""
+    if value < least:
+        raise UserError(
+            f"--{name.replace('_', '-')}: expected an integer >= {least}, found "
+            f"{value}; {remedy}"
+        )
 
 
 @dataclass(frozen=True)
 class Workload:
     """Size of a batch; the defaults are Geometry3K's.
+
+    Attributes
+    ----------
+    image
+        Side of an image, pixels.
+    prompt, response
+        Text tokens of a prompt; tokens of a response, on average.
+    group, groups
+        Responses a prompt; prompts a step.
+    positive
+        Share of responses with a positive advantage.
+    max_tokens
+        Of a micro-batch, at most.
+    seed
+        Of tokens, pixels and weights.
 
     Raises
     ------
@@ -33,28 +87,27 @@ class Workload:
         A value is out of range, or two of them do not go together.
     """
 
-    image: int = setting(
-        448, Number(low=TOKEN_SIDE, integer=True), "side of an image, pixels"
-    )
-    prompt: int = setting(150, Number(low=1, integer=True), "text tokens of a prompt")
-    response: int = setting(
-        400, Number(low=2, integer=True), "tokens of a response, on average"
-    )
-    group: int = setting(8, Number(low=1, integer=True), "responses a prompt")
-    groups: int = setting(2, Number(low=1, integer=True), "prompts a step")
-    positive: float = setting(
-        0.4, Number(low=0, high=1), "share of responses with a positive advantage"
-    )
-    max_tokens: int = setting(
-        4096, Number(low=1, integer=True), "tokens a micro-batch at most"
-    )
-    seed: int = setting(1, Number(low=0, integer=True), "of tokens, pixels and weights")
+    image: int = 448
+    prompt: int = 150
+    response: int = 400
+    group: int = 8
+    groups: int = 2
+    positive: float = 0.4
+    max_tokens: int = 4096
+    seed: int = 1
 
     def __post_init__(self) -> None:
-        try:
-            check_fields(self, "--")
-        except ValueError as error:
-            raise UserError(str(error).replace("max_tokens", "max-tokens")) from error
+        remedies = {
+            field.name: f"give it such a value, by default {field.default!r}"
+            for field in fields(self)
+        }
+        for name, least in _LEAST.items():
+            check_whole(name, getattr(self, name), least, remedies[name])
+        if not 0 <= self.positive <= 1:
+            raise UserError(
+                f"--positive: expected a number in [0, 1], found {self.positive:g}; "
+                f"{remedies['positive']}"
+            )
         if self.image % TOKEN_SIDE:
             near = self.image // TOKEN_SIDE * TOKEN_SIDE
             raise UserError(
@@ -68,11 +121,10 @@ class Workload:
                 "group of right responses only has no advantage), found "
                 f"{self.positive:g}; set less, or a larger --group"
             )
-        longest = self.prompt_tokens + int(self.response * (1 + SPREAD))
-        if longest > self.max_tokens:
+        if self.longest > self.max_tokens:
             raise UserError(
-                f"--max-tokens: expected at least {longest}, the longest sequence, "
-                f"found {self.max_tokens}; set more"
+                f"--max-tokens: expected at least {self.longest}, the longest "
+                f"sequence, found {self.max_tokens}; set more"
             )
 
     @property
@@ -90,6 +142,21 @@ class Workload:
         """Tokens before a response: the image between its two marks, and the text."""
         return self.image_tokens + 2 + self.prompt
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest sequence that there may be."""
+        return self.prompt_tokens + int(self.response * (1 - SPREAD))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that there may be."""
+        return self.prompt_tokens + int(self.response * (1 + SPREAD))
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of all sequences, each with its prompt."""
+        return self.samples * self.prompt_tokens + sum(self.response_lengths())
+
     def response_lengths(self) -> list[int]:
         """Tokens of each response, in the batch's order."""
         draw = random.Random(self.seed)
@@ -106,66 +173,32 @@ class Workload:
         ]
 
 
-def make_batch(workload: Workload, config: Any, layout: PatchLayout) -> list[dict]:
-    """The batch, an item a group.
-
-    Parameters
-    ----------
-    workload
-        How much of everything.
-    config
-        The model's: its vocabulary and the ids of its special tokens.
-    layout
-        Of its images.
-
-    Returns
-    -------
-    list
-        AReaL's trajectories: `input_ids`, `loss_mask`, `rewards`, ...; `logprobs` are
-        zeros, to be filled with those of the policy itself.
-    """
-    from areal.utils.data import concat_padded_tensors
-
-    generator = torch.Generator().manual_seed(workload.seed)
-    special, vocabulary = len(VOCABULARY), config.text_config.vocab_size
-
-    def text(n: int) -> torch.Tensor:
-        return torch.randint(special, vocabulary, (n,), generator=generator)
-
-    lengths = iter(workload.response_lengths())
-    items = []
-    for positives in workload.positives():
-        marks = [config.vision_start_token_id, config.vision_end_token_id]
-        image = torch.full((workload.image_tokens,), config.image_token_id)
-        prompt = torch.tensor(marks[:1] + image.tolist() + marks[1:])
-        prompt = torch.cat([prompt, text(workload.prompt)])
-        side = workload.image
-        pixels = patchify([torch.randn(3, side, side, generator=generator)], layout)
-        samples = [
-            _sample(prompt, text(next(lengths)), pixels, float(i < positives), config)
-            for i in range(workload.group)
-        ]
-        items.append(concat_padded_tensors(samples))
-    return items
+def sweep(knob: str, workload: Workload, quick: bool) -> list[Workload]:
+    """The workloads of a sweep, all checked before anything runs."""
+    values = SWEEPS[knob][: 2 if quick else None]
+    return [replace(workload, **_changed(knob, value, workload)) for value in values]
 
 
-def _sample(prompt, response, pixels, reward: float, config) -> dict[str, Any]:
-    """One response, `[1, S]`."""
-    ids = torch.cat([prompt, response])
-    is_response = torch.arange(len(ids)) >= len(prompt)
-    side = int(len(pixels) ** 0.5)
-    return {
-        "input_ids": ids[None],
-        "mm_token_type_ids": (ids == config.image_token_id).long()[None],
-        "loss_mask": is_response.int()[None],
-        "logprobs": torch.zeros(1, len(ids)),
-        "versions": torch.where(is_response, 0, -1).int()[None],
-        "attention_mask": torch.ones(1, len(ids), dtype=torch.bool),
-        "rewards": torch.tensor([reward]),
-        "multi_modal_input": [
-            {
-                "pixel_values": pixels.clone(),
-                "image_grid_thw": torch.tensor([[1, side, side]]),
-            }
-        ],
-    }
+def _changed(knob: str, value: float, workload: Workload) -> dict[str, Any]:
+    if knob != "group":
+        return {knob: value}
+    return {"group": value, "groups": max(1, workload.samples // value)}
+
+
+def check_model(name: str) -> None:
+    """A UserError unless it is one of `SHAPES`, or a Qwen2.5-VL's config.json, or the
+    folder of one."""
+    if name in SHAPES:
+        return
+    expected = f"--model: expected one of {', '.join(SHAPES)}, or a config.json"
+    file = Path(name)
+    if not file.exists():
+        raise UserError(f"{expected}, found {name!r}; give the path of one")
+    try:
+        text = (file / "config.json" if file.is_dir() else file).read_text()
+        kind = json.loads(text).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{expected}, found {name!r}: {reason}") from error
+    if kind != "qwen2_5_vl":
+        raise UserError(f"{expected} of a qwen2_5_vl, found {kind!r}; give another")

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.cli import train
 from areal_cppo.cli.bench_options import (
-    at_least,
-    json_target,
-    note,
+    add_options,
+    check_peak,
+    json_file,
     numbers,
-    picture_target,
-    target,
+    picture_file,
+    write_numbers,
 )
+from areal_cppo.cli.common import at_least, note, output_file, quoted
 from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process
 
 _SLOW = 0.8  # of the fastest server's speed; below that it is told
+_OPTIONS = (
+    ("config", str, "FILE", "train with it, then report"),
+    ("run", str, "DIR", "report of a run's folder"),
+    ("steps", int, "N", "train steps (the configuration's)"),
+    ("warmup", int, "N", "steps left out (2)"),
+    ("out", str, "DIR", "folder of the run or trials (runs/bench-...)"),
+    (
+        *("staleness", str, "N,N,..."),
+        "train at each of these bounds of staleness and compare",
+    ),
+    (
+        *("alternate", int, "N"),
+        "rounds of --staleness, each second one in the opposite order (1)",
+    ),
+    ("seed", int, None, "of the first round of --staleness (1)"),
+    (
+        *("peak-tflops", float, "N"),
+        "a GPU's, for the model FLOP/s utilisation (H100: 989)",
+    ),
+    ("rates", str, "FILE", "write rates there, for areal-cppo plan"),
+    (
+        *("rollout", str, "FILE"),
+        "what bench rollout --json wrote, for the decode curve of --rates",
+    ),
+    ("trace", str, "FILE", "write a trace there, for ui.perfetto.dev"),
+    ("json", str, "FILE", "write the numbers there"),
+    ("plot", str, "FILE", "draw them there"),
+)
+Files = dict[str, Path | None]  # to write, by option
 
 
 def add_async(kinds: Any) -> None:
@@ -29,75 +56,33 @@ def add_async(kinds: Any) -> None:
     command = kinds.add_parser(
         "async", help="a training run: samples/s, who waits for whom, staleness"
     )
-    command.add_argument("--config", metavar="FILE", help="train with it, then report")
-    command.add_argument("--run", metavar="DIR", help="report of a run's folder")
-    command.add_argument(
-        "--steps", type=int, metavar="N", help="train steps (the configuration's)"
-    )
-    command.add_argument(
-        "--warmup", type=int, default=2, metavar="N", help="steps left out (2)"
-    )
-    command.add_argument(
-        "--out", metavar="DIR", help="folder of the run or trials (runs/bench-...)"
-    )
-    command.add_argument(
-        "--staleness",
-        metavar="N,N,...",
-        help="train at each of these bounds of staleness and compare",
-    )
-    command.add_argument(
-        "--alternate",
-        type=int,
-        metavar="N",
-        help="rounds of --staleness, each second one in the opposite order (1)",
-    )
-    command.add_argument(
-        "--seed", type=int, help="of the first round of --staleness (1)"
-    )
-    command.add_argument(
-        "--peak-tflops",
-        type=float,
-        metavar="N",
-        help="a GPU's, for the model FLOP/s utilisation (H100: 989)",
-    )
-    command.add_argument(
-        "--rates", metavar="FILE", help="write rates there, for areal-cppo plan"
-    )
-    command.add_argument(
-        "--rollout",
-        metavar="FILE",
-        help="what bench rollout --json wrote, for the decode curve of --rates",
-    )
-    command.add_argument(
-        "--trace", metavar="FILE", help="write a trace there, for ui.perfetto.dev"
-    )
-    command.add_argument("--json", metavar="FILE", help="write the numbers there")
-    command.add_argument("--plot", metavar="FILE", help="draw them there")
+    add_options(command, _OPTIONS)
     command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=bench_async, warmup=2)
 
 
 def bench_async(args: argparse.Namespace) -> int:
     """Run it; the exit status."""
     _check(args)
-    targets = {
-        "json": json_target(args.json),
-        "plot": picture_target(args.plot),
-        "trace": target(args.trace, "--trace"),
-        "rates": target(args.rates, "--rates"),
+    files = {
+        "json": json_file(args),
+        "plot": picture_file(args),
+        "trace": output_file(args.trace, "--trace") if args.trace else None,
+        "rates": output_file(args.rates, "--rates") if args.rates else None,
     }
     if args.staleness:
-        return _compare(args, targets)
+        return _compare(args, files)
     if args.run:
-        _report(args, Path(args.run), targets)
+        _report(args, Path(args.run), files)
         return 0
     folder = Path(args.out or _new_folder("bench-async")).absolute()
     _refuse_used(folder)
     status = _train(args, folder, {})
     if not status:
-        _report(args, folder, targets)
+        _report(args, folder, files)
     elif (folder / "metrics.jsonl").is_file():
         try:
-            _report(args, folder, targets)
+            _report(args, folder, files)
         except UserError as error:  # cut off before there was anything to report
             note(f"no figures: {error}")
     return status
@@ -113,11 +98,7 @@ def _check(args: argparse.Namespace) -> None:
     at_least("--steps", args.steps, 1)
     at_least("--warmup", args.warmup, 0)
     at_least("--alternate", args.alternate, 1)
-    if args.peak_tflops is not None and args.peak_tflops <= 0:
-        raise UserError(
-            f"--peak-tflops: expected a number > 0, found {args.peak_tflops:g}; an "
-            "H100's is 989 in bf16"
-        )
+    check_peak(args.peak_tflops)
     if args.run:
         for option in ("steps", "staleness", "out", "overrides"):
             if getattr(args, option):
@@ -165,46 +146,30 @@ def _refuse_used(folder: Path) -> None:
 
 def _train(args: argparse.Namespace, folder: Path, settings: dict[str, Any]) -> int:
     """A supervised run, as `areal-cppo train` makes it; its exit status."""
-    from areal_cppo.cli.demo import quoted
-    from areal_cppo.cli.train import run_with_display
-
     settings = {"run_dir": folder} | settings
     if args.steps is not None:
         settings["total_train_steps"] = args.steps
     own = [f"{key}={quoted(value)}" for key, value in settings.items()]
-    name = Path(args.config).stem
-    return run_with_display(
-        Path(args.config), [*args.overrides, *own], name, args.steps
+    config = Path(args.config)
+    return train.run_with_display(
+        config, [*args.overrides, *own], config.stem, args.steps
     )
 
 
-def _describe_run() -> dict[str, Any]:
-    """Where, when, with what and how."""
-    enable_in_this_process()
-    from areal_cppo.bench.quiet import quiet
+def _report(args: argparse.Namespace, folder: Path, files: Files) -> None:
+    from areal_cppo.bench import async_run
 
-    with quiet():
-        from areal_cppo.bench import results
-
-        return results.describe_run()
-
-
-def _report(
-    args: argparse.Namespace, folder: Path, targets: dict[str, Path | None]
-) -> None:
-    enable_in_this_process()
+    recorded = async_run.read_run(folder)  # looked at before much is imported
     from areal_cppo.bench import async_results
     from areal_cppo.bench.async_figures import figures
-    from areal_cppo.bench.async_run import read_run
 
-    recorded = read_run(folder)
     parameters = None
     if args.peak_tflops is not None and recorded.unit == "GPU":
-        from areal_cppo.config.model_size import count_parameters
+        from areal_cppo.config.models import count_parameters
 
         parameters = count_parameters(recorded.run.config["actor"]["path"])
     found = figures(recorded, args.warmup, args.peak_tflops, parameters)
-    print(async_results.table(found))
+    print(async_results.run_table(found))
     if args.peak_tflops is not None and found["mfu"] is None:
         note("no model FLOP/s utilisation: the run used no GPU, or has no statistics")
     if not recorded.sessions:
@@ -212,31 +177,32 @@ def _report(
             f"no traces of single responses in {folder}: generation is taken from "
             "timeline.json, if there is one (perf_tracer.session_tracer.enabled=true)"
         )
-    if targets["json"] is not None:
-        document = _describe_run() | {"kind": "async", "run": str(folder)}
-        document["figures"] = found
-        targets["json"].write_text(json.dumps(document, indent=1) + "\n")
-        print(f"numbers: {targets['json']}")
-    if targets["plot"] is not None:
-        path = str(targets["plot"])
-        print(f"picture: {async_results.draw(found, recorded.metrics, path)}")
-    if targets["trace"] is not None:
+    if files["json"] is not None:
+        from areal_cppo.bench.machine import describe_run
+
+        document = describe_run() | {"kind": "async", "run": str(folder)}
+        write_numbers(files["json"], document | {"figures": found})
+    if files["plot"] is not None:
+        async_results.draw_run(found, recorded.metrics, files["plot"])
+        print(f"picture: {files['plot']}")
+    if files["trace"] is not None:
         from areal_cppo.bench.async_trace import write_trace
 
-        events = write_trace(targets["trace"], recorded)
-        print(f"trace: {targets['trace']} ({events} events; open in ui.perfetto.dev)")
-    if targets["rates"] is not None:
-        _write_rates(args, recorded, targets["rates"])
+        events = write_trace(files["trace"], recorded)
+        print(f"trace: {files['trace']} ({events} events; open in ui.perfetto.dev)")
+    if files["rates"] is not None:
+        _write_rates(args, recorded, files["rates"])
 
 
 def _write_rates(args: argparse.Namespace, recorded: Any, path: Path) -> None:
     from areal_cppo.bench.async_rates import fit_rates, read_rollout
+    from areal_cppo.bench.machine import describe_run
     from areal_cppo.plan.rates import write_rates
 
-    where = _describe_run()
+    where = describe_run()
     machine = where["machine"]
     measured = {
-        "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
+        "command": where["command"],
         "machine": f"{machine['gpu'] or machine['processor']}, "
         f"{machine['cores']} cores",
         "date": where["date"],
@@ -253,8 +219,8 @@ def _write_rates(args: argparse.Namespace, recorded: Any, path: Path) -> None:
             )
 
 
-def _compare(args: argparse.Namespace, targets: dict[str, Path | None]) -> int:
-    from areal_cppo.bench import async_compare
+def _compare(args: argparse.Namespace, files: Files) -> int:
+    from areal_cppo.bench import async_compare, async_results
 
     bounds = numbers(args.staleness, "--staleness", 0)
     if not args.steps:
@@ -265,38 +231,30 @@ def _compare(args: argparse.Namespace, targets: dict[str, Path | None]) -> int:
     out = Path(args.out or _new_folder("bench-staleness")).absolute()
     seed = 1 if args.seed is None else args.seed
     trials = async_compare.schedule(bounds, args.alternate or 1, out)
-    async_compare.check_settings(
-        out,
-        {
-            "config": str(Path(args.config).absolute()),
-            "steps": args.steps,
-            "seed": seed,
-            "overrides": args.overrides,
-        },
-    )
+    common = {
+        "config": str(Path(args.config).absolute()),
+        "steps": args.steps,
+        "seed": seed,
+        "overrides": args.overrides,
+    }
+    async_compare.check_settings(out, common)
 
     def start(trial: async_compare.Trial) -> int:
-        return _train(
-            args,
-            trial.folder,
-            {
-                "rollout.max_head_offpolicyness": trial.staleness,
-                "seed": seed + trial.round - 1,
-            },
-        )
+        bound, own = trial.staleness, seed + trial.round - 1
+        settings = {"rollout.max_head_offpolicyness": bound, "seed": own}
+        return _train(args, trial.folder, settings)
 
     status = async_compare.run_trials(trials, start, note)
-    enable_in_this_process()
-    document = async_compare.describe(trials, args.warmup)
-    if document["tradeoff"]:
-        print(async_compare.table(document["tradeoff"]))
+    found = async_compare.describe(trials, args.warmup)
+    if found["tradeoff"]:
+        print(async_results.tradeoff_table(found["tradeoff"]))
     if status:
         note(f"not all trials are finished; the same command with --out {out} goes on")
-    if targets["json"] is not None:
-        document = _describe_run() | {"kind": "staleness"} | document
-        targets["json"].write_text(json.dumps(document, indent=1) + "\n")
-        print(f"numbers: {targets['json']}")
-    if targets["plot"] is not None and document["tradeoff"]:
-        path = async_compare.draw(document["tradeoff"], str(targets["plot"]))
-        print(f"picture: {path}")
+    if files["json"] is not None:
+        from areal_cppo.bench.machine import describe_run
+
+        write_numbers(files["json"], describe_run() | {"kind": "staleness"} | found)
+    if files["plot"] is not None and found["tradeoff"]:
+        async_results.draw_tradeoff(found["tradeoff"], files["plot"])
+        print(f"picture: {files['plot']}")
     return status

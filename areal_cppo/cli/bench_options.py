@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
+from areal_cppo.cli.common import output_file
 from areal_cppo.errors import UserError
 
-
-def target(path: str | None, option: str) -> Path | None:
-    """The file to write, tried before minutes are spent; `option` is what names it."""
-    if path is None:
-        return None
-    file = Path(path)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.open("a").close()
-    except OSError as error:
-        raise UserError(
-            f"{option}: expected a file that can be written, found {path}: "
-            f"{error.strerror}; name another"
-        ) from error
-    return file
+PICTURES = (".png", ".svg", ".pdf")
+# Name, type, what stands for the value in the help (None: the name), and the help.
+Option = tuple[str, type, str | None, str | None]
 
 
-def json_target(path: str | None) -> Path | None:
-    """The file of `--json`."""
-    return target(path, "--json")
-
-
-def picture_target(path: str | None) -> Path | None:
-    """The file of `--plot`, of a kind that can be drawn."""
-    if path is not None and Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(
-            f"--plot: expected a name that ends in .png, .svg or .pdf, found {path}; "
-            "change its ending"
+def add_options(
+    command: argparse.ArgumentParser,
+    options: Iterable[Option],
+    required: Collection[str] = (),
+) -> None:
+    """Add options that take a value; those in `required` must be given."""
+    for name, kind, metavar, help in options:
+        command.add_argument(
+            f"--{name}",
+            type=kind,
+            metavar=metavar,
+            help=help,
+            required=name in required,
         )
-    return target(path, "--plot")
+
+
+def json_file(args: argparse.Namespace) -> Path | None:
+    """The file of `--json`, if given."""
+    return output_file(args.json, "--json") if args.json else None
+
+
+def picture_file(args: argparse.Namespace) -> Path | None:
+    """The file of `--plot`, if given."""
+    return output_file(args.plot, "--plot", PICTURES) if args.plot else None
+
+
+def write_numbers(file: Path | None, document: dict[str, Any]) -> None:
+    """Write what `--json` asks for, if it does, and say where it is."""
+    if file is not None:
+        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(f"numbers: {file}")
 
 
 def numbers(text: str, option: str, least: int) -> list[int]:
@@ -53,12 +63,10 @@ def numbers(text: str, option: str, least: int) -> list[int]:
     return found
 
 
-def at_least(option: str, value: float | None, least: float) -> None:
-    """A UserError if a number is given and too small."""
-    if value is not None and value < least:
-        raise UserError(f"{option}: expected a number >= {least}, found {value:g}")
-
-
-def note(text: str) -> None:
-    """Say something on the way."""
-    print(text, file=sys.stderr, flush=True)
+def check_peak(tflops: float | None) -> None:
+    """A UserError if `--peak-tflops` is given and not above 0."""
+    if tflops is not None and tflops <= 0:
+        raise UserError(
+            f"--peak-tflops: expected a number > 0, found {tflops:g}; an H100's is 989 "
+            "in bf16"
+        )

@@ -3,102 +3,82 @@
 from __future__ import annotations
 
 import argparse
-import json
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.bench.rollout_prompts import Shape
 from areal_cppo.cli.bench_options import (
-    at_least,
-    json_target,
-    note,
+    add_options,
+    json_file,
     numbers,
-    picture_target,
+    picture_file,
+    write_numbers,
 )
+from areal_cppo.cli.common import at_least, note, prepare
 from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process
+from areal_cppo.serving.server import GenerationServer, check_model
 
 _READY_SECONDS = 900.0
+_OPTIONS = (
+    (
+        *("model", str, "DIR"),
+        "the model's folder (with --server, if it isn't where the server says)",
+    ),
+    (
+        *("token-file", str, "FILE"),
+        "with the token that --server asks for (SGLang's --api-key)",
+    ),
+    ("prompt-tokens", int, "N", "of text"),
+    ("response-tokens", int, "N", None),
+    (
+        *("image-size", int, "N"),
+        "side of an image, pixels; its tokens come on top (no image)",
+    ),
+    ("group", int, "N", "responses a prompt (1)"),
+    ("concurrency", str, "N,N,...", "requests in flight, all servers together"),
+    ("requests", int, "N", "at each concurrency"),
+    (
+        *("warmup", int, "N"),
+        "requests before, at each concurrency, that don't count (as many as are in "
+        "flight)",
+    ),
+    (
+        *("weight-update", str, "DIR"),
+        "measure again with a weight update in the middle, from this folder",
+    ),
+    (
+        *("slots", int, "N"),
+        "requests that a started server runs at a time (64 without a GPU)",
+    ),
+    ("timeout", float, "S", "of a request (600)"),
+    ("seed", int, None, "of prompts (1)"),
+    ("json", str, "FILE", "write the numbers there"),
+    ("plot", str, "FILE", "draw them there"),
+)
+_REQUIRED = ("prompt-tokens", "response-tokens", "concurrency", "requests")
 
 
 def add_rollout(kinds: Any) -> None:
     """Add `rollout` to the parser of `bench`."""
-    rollout = kinds.add_parser(
+    command = kinds.add_parser(
         "rollout", help="generation servers: tokens/s and latency by concurrency"
     )
-    rollout.add_argument(
+    command.add_argument(
         "--server",
         action="append",
         default=[],
         metavar="URL",
         help="a running SGLang server, or several of one model; else one is started",
     )
-    rollout.add_argument(
-        "--model",
-        metavar="DIR",
-        help="the model's folder (with --server, if it isn't where the server says)",
-    )
-    rollout.add_argument(
-        "--token-file",
-        metavar="FILE",
-        help="with the token that --server asks for (SGLang's --api-key)",
-    )
-    rollout.add_argument(
-        "--prompt-tokens", type=int, required=True, metavar="N", help="of text"
-    )
-    rollout.add_argument("--response-tokens", type=int, required=True, metavar="N")
-    rollout.add_argument(
-        "--image-size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="side of an image, pixels; its tokens come on top (no image)",
-    )
-    rollout.add_argument(
-        "--group", type=int, default=1, metavar="N", help="responses a prompt (1)"
-    )
-    rollout.add_argument(
-        "--concurrency",
-        required=True,
-        metavar="N,N,...",
-        help="requests in flight, all servers together",
-    )
-    rollout.add_argument(
-        "--requests", type=int, required=True, metavar="N", help="at each concurrency"
-    )
-    rollout.add_argument(
-        "--warmup",
-        type=int,
-        metavar="N",
-        help="requests before, at each concurrency, that don't count (as many as are "
-        "in flight)",
-    )
-    rollout.add_argument(
-        "--weight-update",
-        metavar="DIR",
-        help="measure again with a weight update in the middle, from this folder",
-    )
-    rollout.add_argument(
-        "--slots",
-        type=int,
-        metavar="N",
-        help="requests that a started server runs at a time (64 without a GPU)",
-    )
-    rollout.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="of a request (600)"
-    )
-    rollout.add_argument("--seed", type=int, default=1, help="of prompts (1)")
-    rollout.add_argument("--json", metavar="FILE", help="write the numbers there")
-    rollout.add_argument("--plot", metavar="FILE", help="draw them there")
+    add_options(command, _OPTIONS, _REQUIRED)
+    usual = {"image_size": 0, "group": 1, "timeout": 600.0, "seed": 1}
+    command.set_defaults(call=bench_rollout, **usual)
 
 
 def bench_rollout(args: argparse.Namespace) -> int:
     """Run it; the exit status."""
-    from areal_cppo.bench.rollout_prompts import Shape
-
     shape = Shape(args.prompt_tokens, args.response_tokens, args.image_size, args.group)
     concurrencies = numbers(args.concurrency, "--concurrency", 1)
     at_least("--warmup", args.warmup, 0)
@@ -119,23 +99,28 @@ def bench_rollout(args: argparse.Namespace) -> int:
             "--slots: expected only with --model, for a server that is started, found "
             "--server; leave it out"
         )
-    token = _token(args)
-    target, picture = json_target(args.json), picture_target(args.plot)
-    enable_in_this_process()
-    from areal_cppo.serving.server import check_model
-
+    token, addresses = _token(args), [_host_and_port(url) for url in args.server]
+    files = json_file(args), picture_file(args)
     weights = None
     if args.weight_update:
         weights = check_model(args.weight_update, "--weight-update").absolute()
     if args.model:
         check_model(args.model)
+    prepare()
     from areal_cppo.bench.quiet import quiet
 
     with quiet(), ExitStack() as stack:
-        addresses, model = _servers(args, shape, max(concurrencies), token, stack)
         from areal_cppo.bench.rollout import RolloutBench
         from areal_cppo.bench.rollout_prompts import PromptMaker
+        from areal_cppo.evaluation.client import check_server
 
+        for url in args.server:
+            check_server(url)
+        if addresses:
+            model = args.model or _served_model(addresses[0], token)
+        else:
+            model = args.model
+            addresses = [_start(args, shape, max(concurrencies), stack)]
         make_prompt = PromptMaker(model, shape, args.seed)
         bench = RolloutBench(addresses, make_prompt, weights, args.timeout, note, token)
         workload = asdict(shape) | {
@@ -144,7 +129,8 @@ def bench_rollout(args: argparse.Namespace) -> int:
             "seed": args.seed,
             "slots": args.slots,
         }
-        return _measure(args, bench, concurrencies, workload, target, picture)
+        _measure(args, bench, concurrencies, workload, *files)
+    return 0
 
 
 def _measure(
@@ -154,10 +140,11 @@ def _measure(
     workload: dict[str, Any],
     target: Path | None,
     picture: Path | None,
-) -> int:
-    from areal_cppo.bench import results, rollout_results
+) -> None:
+    """Measure, and tell what was measured, also after a Ctrl-C."""
+    from areal_cppo.bench import machine, rollout_results
 
-    document = results.describe_run() | {
+    document = machine.describe_run() | {
         "kind": "rollout",
         "complete": False,
         "servers": bench.addresses,
@@ -165,9 +152,8 @@ def _measure(
     }
     points: list = []
     try:
-        warmup = args.warmup
         for concurrency in concurrencies:
-            before = concurrency if warmup is None else warmup
+            before = concurrency if args.warmup is None else args.warmup
             bench.measure([concurrency], args.requests, before, points)
         document["complete"] = True
     except KeyboardInterrupt:
@@ -175,52 +161,34 @@ def _measure(
         raise
     finally:
         described = [point.describe() for point in points if point.answers]
-        document["points"] = described
         if described:
-            print(rollout_results.table(described))
-            if all(p["first_token_seconds"] is None for p in described):
+            print(rollout_results.points_table(described))
+            if all(point["first_token_seconds"] is None for point in described):
                 note(
                     "no time to first token: the server doesn't tell it; start it with "
                     "--enable-metrics"
                 )
-        if target is not None:
-            target.write_text(json.dumps(document, indent=1) + "\n")
-            print(f"numbers: {target}")
+        write_numbers(target, document | {"points": described})
         if picture is not None and described:
-            print(f"picture: {rollout_results.draw(described, str(picture))}")
-    return 0
+            rollout_results.draw_points(described, picture)
+            print(f"picture: {picture}")
 
 
-def _servers(
-    args: argparse.Namespace, shape: Any, most: int, token: str, stack: ExitStack
-) -> tuple[list[str], str]:
-    """`host:port` of the servers, and the folder of their model."""
-    if args.server:
-        from areal_cppo.evaluation.client import check_server
-
-        urls = [check_server(url) for url in args.server]
-        model = args.model or _served_model(urls[0], token)
-        return [_host_and_port(url) for url in urls], model
+def _start(args: argparse.Namespace, shape: Shape, most: int, stack: ExitStack) -> str:
+    """Start a server for at most so many requests at a time; its `host:port`."""
     from areal.utils.network import find_free_ports
 
-    from areal_cppo.serving.server import GenerationServer
-
-    server = stack.enter_context(
-        GenerationServer(
-            args.model,
-            find_free_ports(1)[0],
-            settings=_settings(args, shape, most),
-        )
-    )
+    settings, port = _settings(args, shape, most), find_free_ports(1)[0]
+    server = stack.enter_context(GenerationServer(args.model, port, settings=settings))
     note(f"starting SGLang, log: {server.log_path}")
     seconds = server.wait_until_ready(_READY_SECONDS)
     note(f"ready after {seconds:.0f} s")
-    return [_host_and_port(server.address)], args.model
+    return _host_and_port(server.address)
 
 
-def _settings(args: argparse.Namespace, shape: Any, most: int) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, shape: Shape, most: int) -> dict[str, Any]:
     """Of a server that is started: it times requests, and has room for them."""
-    from areal_cppo.config.serving import CPU_SETTINGS
+    from areal_cppo.config.engines import CPU_SETTINGS
     from areal_cppo.serving.cpu import needs_shim
 
     settings: dict[str, Any] = {"enable_metrics": True}
@@ -242,7 +210,7 @@ def _host_and_port(url: str) -> str:
             f"--server: expected an address such as http://127.0.0.1:30000, found "
             f"{url}; servers of training speak http"
         )
-    return url.removeprefix("http://")
+    return url.removeprefix("http://").rstrip("/")
 
 
 def _token(args: argparse.Namespace) -> str:
@@ -263,21 +231,21 @@ def _token(args: argparse.Namespace) -> str:
     return token
 
 
-def _served_model(url: str, token: str) -> str:
+def _served_model(address: str, token: str) -> str:
     """The folder of the model that a server says it serves, if it is here."""
-    from areal_cppo.rollout.servers.http import authorization
+    from areal.api.io_struct import HttpRequest
+
+    from areal_cppo.rollout.servers.client import ServerClient, ServerError
 
     try:
-        request = urllib.request.Request(
-            f"{url}/model_info", headers=authorization(token)
-        )
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            path = json.load(reply).get("model_path")
-    except (OSError, ValueError, AttributeError, urllib.error.URLError):
+        request = HttpRequest("/model_info", None, "GET")
+        said = ServerClient(address, token).send(request, timeout=30)
+        path = said.get("model_path") if isinstance(said, dict) else None
+    except ServerError:
         path = None
     if path and (Path(path) / "config.json").is_file():
         return path
     raise UserError(
-        f"--model: expected the folder of the model that {url} serves, to make prompts "
-        f"with, found {path or 'none'}; give it"
+        f"--model: expected the folder of the model that http://{address} serves, to "
+        f"make prompts with, found {path or 'none'}; give it"
     )

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from areal_cppo.cli.common import at_least, config_file, quoted
 from areal_cppo.cli.train import run_with_display
+from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.errors import UserError
 
 _NEEDED_BYTES = 300 * 2**20  # checkpoints, traces and logs of a run take about 60 MiB
 _EVALUATIONS = 3  # after training began: two on the way and one at the end
 
 
-def demo(
-    steps: int | None,
-    out: str | None,
-    seed: int,
-    objective: str,
-    overrides: list[str],
-) -> int:
+def add_demo(commands: Any) -> None:
+    """Add `demo` to the parser's commands."""
+    command = commands.add_parser(
+        "demo", help="train a tiny model end to end on this machine's CPUs"
+    )
+    command.add_argument("--steps", type=int, default=None, help="train steps")
+    command.add_argument("--out", help="folder of the run (default: runs/demo-...)")
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--objective", choices=tuple(OBJECTIVES), default="cppo")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=demo)
+
+
+def demo(args: argparse.Namespace) -> int:
     """Run the demo; returns the exit status."""
-    config = config_file("triangles.yaml")
+    config, steps, objective = config_file("triangles.yaml"), args.steps, args.objective
     if steps is None:
         steps = yaml.safe_load(config.read_text())["total_train_steps"]
-    if steps < 1:
-        raise UserError(f"--steps: expected a number >= 1, found {steps}")
-    folder = _folder(out, objective, seed)
-    from areal_cppo.tasks.triangles import checkpoint_dir
+    at_least("--steps", steps, 1)
+    folder = _folder(args.out, objective, args.seed)
+    from areal_cppo.tasks.problems import TRIANGLES
 
     settings = {
         "run_dir": folder,
-        "actor.path": checkpoint_dir(),
+        "actor.path": TRIANGLES.checkpoint,
         "trial_name": objective,
         "total_train_steps": steps,
-        "seed": seed,
+        "seed": args.seed,
         "actor.objective": objective,
         "heldout.every": -(-steps // _EVALUATIONS),
     }
@@ -47,20 +57,7 @@ def demo(
     )
     # Where a GPU is, trainer and server would each find it and go their own way.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return run_with_display(config, own + overrides, f"demo {objective}", steps)
-
-
-def config_file(name: str) -> Path:
-    """A configuration that comes with the package."""
-    return Path(__file__).resolve().parents[1] / "configs" / name
-
-
-def quoted(value: object) -> str:
-    """A value of a `key=value` override, whatever characters a path has."""
-    text = str(value)
-    if not isinstance(value, Path):
-        return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return run_with_display(config, own + args.overrides, f"demo {objective}", steps)
 
 
 def _folder(out: str | None, objective: str, seed: int) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.doctor.check import Check, as_table
+from areal_cppo.cli.common import prepare
+from areal_cppo.config.keys import check_early
+from areal_cppo.doctor import Check
 from areal_cppo.doctor.machine import (
     check_checkpoint,
+    check_placeholders,
     machine_checks,
     torch_sees_gpus,
 )
@@ -18,35 +22,55 @@ from areal_cppo.doctor.packages import (
     package_checks,
 )
 from areal_cppo.errors import UserError
+from areal_cppo.report.table import table
+from areal_cppo.serving.cpu import SHIM_FOLDER
+from areal_cppo.tasks.problems import TRIANGLES
 
-_PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+
+def add_doctor(commands: Any) -> None:
+    """Add `doctor` to the parser's commands."""
+    command = commands.add_parser(
+        "doctor", help="what of the environment is ready or missing"
+    )
+    command.add_argument(
+        "--config", metavar="FILE", help="look at what this configuration needs, too"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=doctor)
 
 
-def doctor(config: str | None = None, overrides: list[str] | None = None) -> int:
-    """Print the table; 0 if the demo, or the configuration, can run on this machine.
-
-    Args:
-        config: a YAML file; its model, data, resources and disk are looked at too.
-        overrides: its `key=value` overrides.
-    """
-    checks = all_checks()
+def doctor(args: argparse.Namespace) -> int:
+    """Print the table; 0 if the demo, or the configuration, can run on this machine."""
     what = "the demo"
-    if config is not None:
-        what = Path(config).stem
-        checks += config_checks(config, overrides or [])
+    if args.config is not None:
+        what = Path(args.config).stem
+        check_early(args.config, args.overrides, paths=[])
+    checks = all_checks()
+    if args.config is not None:
+        checks += config_checks(args.config, args.overrides)
     print(as_table(checks))
     lacking = [check.name for check in checks if check.lacking]
     if lacking:
         print(f"\n{what} cannot run here yet: {', '.join(lacking)}")
         return 1
     command = "areal-cppo demo (or make demo)"
-    if config is None and torch_sees_gpus():
+    if args.config is None and torch_sees_gpus():
         print("\nfor a recipe: areal-cppo doctor --config configs/FILE.yaml")
         return 0
-    if config is not None:
-        command = f"areal-cppo train --config {config} --dry-run"
+    if args.config is not None:
+        command = f"areal-cppo train --config {args.config} --dry-run"
     print(f"\n{what} can run here: {command}")
     return 0
+
+
+def as_table(checks: list[Check]) -> str:
+    """Aligned columns; the remedy on a line of its own."""
+    rows = []
+    for check in checks:
+        rows.append((check.state, check.name, check.found))
+        if not check.ready and check.remedy:
+            rows.append(("", "", f"-> {check.remedy}"))
+    return table(None, rows, words=3)
 
 
 def all_checks() -> list[Check]:
@@ -56,20 +80,9 @@ def all_checks() -> list[Check]:
         *package_checks(),
         check_flash_attn(),
         *machine_checks(),
-        check_shim(_PACKAGE_FOLDER / "serving" / "shim"),
-        check_checkpoint(_PACKAGE_FOLDER / "triangles" / "checkpoint"),
+        check_placeholders(SHIM_FOLDER),
+        check_checkpoint(TRIANGLES.checkpoint),
     ]
-
-
-def check_shim(folder: Path) -> Check:
-    """What torchvision and SGLang need where there is no GPU."""
-    ready = (folder / "sitecustomize.py").is_file()
-    return Check(
-        "CPU placeholders",
-        ready,
-        str(folder) if ready else f"no sitecustomize.py in {folder}",
-        "a complete clone, or reinstall areal-cppo",
-    )
 
 
 def config_checks(path: str, overrides: list[str]) -> list[Check]:
@@ -78,9 +91,7 @@ def config_checks(path: str, overrides: list[str]) -> list[Check]:
     Raises:
         UserError: the file can't be read as a configuration.
     """
-    from areal_cppo.serving.cpu import enable_in_this_process
-
-    enable_in_this_process()  # areal imports torchvision
+    prepare()
     from areal_cppo.config.experiment import load_config
     from areal_cppo.config.resources import check_resources
     from areal_cppo.run import preflight

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,55 +16,66 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from areal_cppo.cli.demo import quoted
-from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process
+from areal_cppo.cli.common import at_least, note, prepare, quoted
+from areal_cppo.config.keys import check_early
+from areal_cppo.evaluation.model import find_model, model_folder
 
 _NOTE_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
 
 
-def evaluate(
-    model: str,
-    config: str,
-    k: int | None,
-    limit: int | None,
-    out: str | None,
-    servers: list[str],
-    overrides: list[str],
-) -> int:
-    """Measure a model, say what came out, and return the exit status, 0.
+def add_eval(commands: Any) -> None:
+    """Add `eval` to the parser's commands."""
+    command = commands.add_parser(
+        "eval", help="accuracy of a model on a validation set, with intervals"
+    )
+    command.add_argument("--model", required=True, metavar="DIR")
+    command.add_argument("--config", required=True, metavar="FILE")
+    command.add_argument(
+        "--k", type=int, help="responses a problem (default: the configuration's)"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="problems at most")
+    command.add_argument("--out", metavar="DIR", help="folder; one cut off goes on")
+    command.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a running server of the model, or several; else one is started",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=evaluate)
 
-    `k` is by default the number of samples that the configuration's generation says.
-    """
-    for name, value, least in (("--k", k, 0), ("--limit", limit, 1)):
-        if value is not None and value < least:
-            raise UserError(
-                f"{name}: expected a number >= {least}, found {value}; give more"
-            )
-    enable_in_this_process()
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Measure a model, say what came out, and return the exit status, 0."""
+    at_least("--k", args.k, 0, "; give more")
+    at_least("--limit", args.limit, 1, "; give more")
+    check_early(args.config, args.overrides, paths=["valid_dataset"])
+    find_model(args.model)
+    prepare()
     from areal_cppo.config.experiment import load_config
     from areal_cppo.evaluation.client import check_server
     from areal_cppo.evaluation.evaluate import Evaluation
-    from areal_cppo.evaluation.model import model_folder
     from areal_cppo.evaluation.summary import describe
 
-    load_config(config, overrides)  # a mistake in it comes before anything is written
-    addresses = [check_server(address) for address in servers]
-    stem = Path(model).name.lower() or "model"
-    folder = Path(out or f"runs/eval-{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    served = model_folder(model, folder.absolute(), _note)
+    # A mistake in it comes before anything is written.
+    load_config(args.config, args.overrides)
+    addresses = [check_server(address) for address in args.server]
+    stem = Path(args.model).name.lower() or "model"
+    folder = Path(args.out or f"runs/eval-{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    served = model_folder(args.model, folder.absolute(), note)
     own = [f"{key}={quoted(served)}" for key in ("actor.path", "tokenizer_path")]
-    settings = load_config(config, overrides + own)
-    samples = settings.eval_gconfig.n_samples if k is None else k
+    settings = load_config(args.config, args.overrides + own)
+    samples = settings.eval_gconfig.n_samples if args.k is None else args.k
     evaluation = Evaluation(
-        settings, samples, limit, folder.absolute(), addresses, _note
+        settings, samples, args.limit, folder.absolute(), addresses, note
     )
-    _note(f"{len(evaluation.dataset):,} problems; folder: {folder}")
+    note(f"{len(evaluation.dataset):,} problems; folder: {folder}")
     try:
         with ProgressDisplay(len(evaluation.dataset)) as progress:
             result = evaluation.run(progress.done)
     except KeyboardInterrupt:
-        _note(
+        note(
             f"interrupted; {len(evaluation.folder.records):,} responses are kept, the "
             f"same command with --out {folder} goes on"
         )
@@ -72,10 +84,6 @@ def evaluate(
         print(line)
     print(f"evaluation: {evaluation.folder.evaluation}")
     return 0
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:
@@ -109,4 +117,4 @@ class ProgressDisplay:
         self._bar.advance(self._task)
         if self._bar.disable and time.monotonic() - self._noted > _NOTE_SECONDS:
             self._noted = time.monotonic()
-            _note(f"{self.count:,} of {self.total:,} problems")
+            note(f"{self.count:,} of {self.total:,} problems")

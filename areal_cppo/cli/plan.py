@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.cli.output import output_file
+from areal_cppo.cli.common import note, output_file
 from areal_cppo.errors import UserError
 
 _BATCH, _GROUP, _BOUNDS = 512, 8, "0,1,2,4,8"
@@ -21,59 +21,45 @@ _WARMUP = 2  # steps of a run that its rates leave out, as bench async does
 
 def add_plan(commands: Any) -> None:
     """Add `plan` to the parser's commands."""
-    plan = commands.add_parser(
+    command = commands.add_parser(
         "plan",
         help="how many GPUs should generate and how many train (a simulation)",
         description="Simulates splits of N GPUs between generation servers and the "
         "trainer, and staleness bounds, and ranks them by samples/s.",
     )
-    source = plan.add_mutually_exclusive_group(required=True)
+    source = command.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--rates", metavar="FILE", help="rates, as bench async --rates writes them"
     )
     source.add_argument(
         "--run", metavar="DIR", help="a finished run, to take rates and settings from"
     )
-    plan.add_argument("--gpus", type=int, required=True, metavar="N", help="in all")
-    plan.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help=f"prompts a step (the run's, or {_BATCH})",
-    )
-    plan.add_argument(
-        "--group",
-        type=int,
-        metavar="N",
-        help=f"responses a prompt (the run's, or {_GROUP})",
-    )
-    plan.add_argument(
+    _number(command, "--gpus", "in all", required=True)
+    _number(command, "--batch", f"prompts a step (the run's, or {_BATCH})")
+    _number(command, "--group", f"responses a prompt (the run's, or {_GROUP})")
+    command.add_argument(
         "--staleness",
         default=_BOUNDS,
         metavar="LIST",
         help=f"bounds to try, max_head_offpolicyness ({_BOUNDS})",
     )
-    plan.add_argument(
-        "--concurrent",
-        type=int,
-        metavar="N",
-        help="max_concurrent_rollouts (what fills all slots)",
-    )
-    plan.add_argument(
+    _number(command, "--concurrent", "max_concurrent_rollouts (what fills all slots)")
+    command.add_argument(
         "--exact",
         action="store_true",
         help="train batches in the order of their start: no sample over the bound",
     )
-    plan.add_argument(
-        "--steps", type=int, default=12, metavar="N", help="train steps that count (12)"
-    )
-    plan.add_argument(
-        "--tries", type=int, default=8, metavar="N", help="simulations a bound (8)"
-    )
-    plan.add_argument("--top", type=int, default=5, metavar="N", help="rows (5)")
-    plan.add_argument("--seed", type=int, default=1, help="of the lengths drawn (1)")
-    plan.add_argument("--json", metavar="FILE", help="write the numbers there")
-    plan.add_argument("--plot", metavar="FILE", help="draw throughput against split")
+    _number(command, "--steps", "train steps that count (12)", default=12)
+    _number(command, "--tries", "simulations a bound (8)", default=8)
+    _number(command, "--top", "rows (5)", default=5)
+    command.add_argument("--seed", type=int, default=1, help="of the lengths drawn (1)")
+    command.add_argument("--json", metavar="FILE", help="write the numbers there")
+    command.add_argument("--plot", metavar="FILE", help="draw throughput against split")
+    command.set_defaults(call=plan)
+
+
+def _number(command: Any, option: str, text: str, **settings: Any) -> None:
+    command.add_argument(option, type=int, metavar="N", help=text, **settings)
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -83,18 +69,12 @@ def plan(args: argparse.Namespace) -> int:
     from areal_cppo.plan.setting import Setting
 
     bounds = _bounds(args.staleness)
-    for name, value, least in (
-        ("--steps", args.steps, 1),
-        ("--tries", args.tries, 1),
-        ("--top", args.top, 1),
-        ("--seed", args.seed, 0),
-        ("--batch", args.batch, 1),
-        ("--group", args.group, 1),
-        ("--concurrent", args.concurrent, 1),
-    ):
+    for name in ("steps", "tries", "top", "seed", "batch", "group", "concurrent"):
+        value, least = getattr(args, name), int(name != "seed")
         if value is not None and value < least:
             raise UserError(
-                f"{name}: expected a whole number >= {least}, found {value}; correct it"
+                f"--{name}: expected a whole number >= {least}, found {value}; "
+                "correct it"
             )
     if args.run is not None:
         rates, run = _measured(args.run)
@@ -121,15 +101,15 @@ def plan(args: argparse.Namespace) -> int:
         f"simulation: {args.gpus} GPUs, {batch} prompts a step, {group} responses each"
     )
     try:
-        search.search(rates, found, base, bounds, args.tries, _note)
+        search.search(rates, found, base, bounds, args.tries, note)
     except KeyboardInterrupt:
-        _note("interrupted; what was simulated is kept")
+        note("interrupted; what was simulated is kept")
         raise
     finally:
         if found.best:
             print(table.table(found, rates, args.top))
             print("not modelled:")
-            for line in search.NOT_MODELLED:
+            for line in table.NOT_MODELLED:
                 print(f"  - {line}")
         _write(found, rates, args.top, numbers, picture)
     return 0
@@ -139,10 +119,8 @@ def _measured(folder: str) -> tuple[Any, Any]:
     """Rates of a run, as bench async --run fits them, and how it was set."""
     from areal_cppo.bench.async_rates import fit_rates
     from areal_cppo.bench.async_run import read_run
-    from areal_cppo.plan.from_run import run_setting
-    from areal_cppo.serving.cpu import enable_in_this_process
+    from areal_cppo.plan.setting import run_setting
 
-    enable_in_this_process()  # reading a run may import what AReaL does
     recorded = read_run(folder)
     setting = run_setting(recorded.run.config, folder)
     measured = {"command": shlex.join(["areal-cppo", *sys.argv[1:]])}
@@ -179,7 +157,3 @@ def _bounds(text: str) -> list[int]:
             f"{_BOUNDS}, found {text!r}; correct it"
         )
     return sorted({int(word) for word in words})
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -7,80 +7,94 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.cli.common import at_least, note, prepare
+from areal_cppo.config.keys import check_early
 from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
+from areal_cppo.serving.cpu import interpreter_environment
 
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
 _NAME = re.compile(r"[\w.+-]+")
 _SBATCH_SECONDS = 60
 
+# The options that the script's first lines repeat, in this order.
+_WRITTEN = (
+    *("config", "nodes", "generation_nodes", "time", "job_name", "partition"),
+    *("account", "qos", "cpus_per_task", "notice", "requeues", "runs", "container"),
+    *("image", "mounts"),
+)
+
 
 def add_slurm(commands: Any) -> None:
     """Add `slurm` to the parser's commands."""
-    slurm = commands.add_parser(
+    command = commands.add_parser(
         "slurm", help="write, or submit, a job for a Slurm cluster"
     )
-    slurm.add_argument("--config", required=True, metavar="FILE")
-    slurm.add_argument("--nodes", type=int, required=True, metavar="N")
-    slurm.add_argument(
+    command.add_argument("--config", required=True, metavar="FILE")
+    command.add_argument("--nodes", type=int, required=True, metavar="N")
+    command.add_argument(
         "--generation-nodes",
         type=int,
         metavar="N",
         help="how many of them generate (follows from the backends where GPUs are)",
     )
-    slurm.add_argument("--time", default="24:00:00", help="limit of an attempt (a day)")
-    slurm.add_argument("--job-name", help="default: the configuration's name")
+    command.add_argument(
+        "--time", default="24:00:00", help="limit of an attempt (a day)"
+    )
+    command.add_argument("--job-name", help="default: the configuration's name")
     for name in ("partition", "account", "qos"):
-        slurm.add_argument(f"--{name}")
-    slurm.add_argument(
+        command.add_argument(f"--{name}")
+    command.add_argument(
         "--cpus-per-task",
         type=int,
         metavar="N",
         help="cores of a node (default: what the fullest node's workers ask for)",
     )
-    slurm.add_argument(
+    command.add_argument(
         "--notice",
         type=int,
         default=300,
         metavar="SECONDS",
         help="how long before the limit the run is asked to stop (300)",
     )
-    slurm.add_argument(
+    command.add_argument(
         "--requeues", type=int, default=10, metavar="N", help="restarts at most (10)"
     )
-    slurm.add_argument(
+    command.add_argument(
         "--runs", default="runs", metavar="DIR", help="run folders go there (runs)"
     )
-    slurm.add_argument(
+    command.add_argument(
         "--setup",
         action="append",
         default=[],
         metavar="LINE",
         help="shell line to run first, as 'module load cuda'; may be given again",
     )
-    slurm.add_argument(
+    command.add_argument(
         "--container", choices=("none", "apptainer", "pyxis"), default="none"
     )
-    slurm.add_argument("--image", metavar="PATH", help="of the container")
-    slurm.add_argument(
+    command.add_argument("--image", metavar="PATH", help="of the container")
+    command.add_argument(
         "--mounts", default="", metavar="HOST:CONTAINER,...", help="into the container"
     )
-    slurm.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
-    slurm.add_argument(
+    command.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    command.add_argument(
         "--submit", action="store_true", help="give it to sbatch, print the job's id"
     )
-    slurm.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=slurm, default_of=command.get_default)
 
 
 def slurm(args: argparse.Namespace) -> int:
     """Write the script, or submit it; the exit status."""
     _check(args)
-    enable_in_this_process()
+    # The model and the data may be on the cluster only.
+    check_early(args.config, args.overrides, paths=[])
+    environment = dict(os.environ)  # the job's, whose nodes may have GPUs
+    prepare()
     from areal_cppo.cluster.layout import make_layout
     from areal_cppo.cluster.script import Submission, fixed_settings, write_script
     from areal_cppo.config.experiment import load_config
@@ -124,7 +138,7 @@ def slurm(args: argparse.Namespace) -> int:
     elif not args.submit:
         print(text, end="")
     if args.submit:
-        _submit(text)
+        _submit(text, environment | interpreter_environment(environment))
     return 0
 
 
@@ -152,10 +166,7 @@ def _check(args: argparse.Namespace) -> None:
         ("notice", 1),
         ("requeues", 0),
     ):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option}: expected a number >= {least}, found {value}")
+        at_least("--" + name.replace("_", "-"), getattr(args, name), least)
     if not _TIME.fullmatch(args.time):
         raise UserError(
             f"--time: expected minutes, [hours:]minutes:seconds or days-hours, found "
@@ -202,26 +213,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def _command_line(args: argparse.Namespace) -> str:
     """The command again, with what was given and without where the text went."""
-    words = ["areal-cppo", "slurm", "--config", args.config]
-    defaults = {
-        "generation_nodes": None,
-        "time": "24:00:00",
-        "job_name": None,
-        "partition": None,
-        "account": None,
-        "qos": None,
-        "cpus_per_task": None,
-        "notice": 300,
-        "requeues": 10,
-        "runs": "runs",
-        "container": "none",
-        "image": None,
-        "mounts": "",
-    }
-    words += ["--nodes", str(args.nodes)]
-    for name, default in defaults.items():
+    words = ["areal-cppo", "slurm"]
+    for name in _WRITTEN:
         value = getattr(args, name)
-        if value != default:
+        if value != args.default_of(name):
             words += ["--" + name.replace("_", "-"), str(value)]
     for line in args.setup:
         words += ["--setup", line]
@@ -238,13 +233,12 @@ def _write(path: Path, text: str) -> None:
             f"--out: expected a file that can be written, found {path}: "
             f"{error.strerror}; name another"
         ) from error
-    _note(f"script: {path}")
+    note(f"script: {path}")
 
 
-def _submit(text: str) -> None:
-    """Give the script to sbatch, in this interpreter's environment."""
+def _submit(text: str, environment: dict[str, str]) -> None:
+    """Give the script to sbatch."""
     Path("logs").mkdir(exist_ok=True)
-    environment = os.environ | interpreter_environment(os.environ)
     try:
         done = subprocess.run(
             ["sbatch", "--parsable"],
@@ -268,7 +262,3 @@ def _submit(text: str) -> None:
         said = " ".join(done.stderr.split())
         raise UserError(f"--submit: expected sbatch to take the script, found: {said}")
     print(done.stdout.strip().partition(";")[0])  # with the cluster's name, on some
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo import __version__
+from areal_cppo.cli.common import output_file, prepare
 from areal_cppo.errors import RunError, UserError
 
 
@@ -34,47 +35,45 @@ class _Intermixed(argparse.ArgumentParser):
 
 def add_study(commands: Any) -> None:
     """Add `study` to the parser's commands."""
-    study = commands.add_parser(
+    command = commands.add_parser(
         "study",
         help="grids of small runs on synthetic tasks, tables and plots",
         description="Trains every arm of a study with every seed, on CPU cores of this "
         "machine, and compares them. Cut off, it goes on where it was.",
     )
-    study.__class__ = _Intermixed
-    study.add_argument("file", metavar="FILE", help="see examples/cppo/studies")
-    study.add_argument("--out", metavar="DIR", help="folder (runs/study-NAME)")
-    study.add_argument(
+    command.__class__ = _Intermixed
+    command.add_argument("file", metavar="FILE", help="see examples/cppo/studies")
+    command.add_argument("--out", metavar="DIR", help="folder (runs/study-NAME)")
+    command.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (the cores)"
     )
-    study.add_argument("--seeds", type=int, metavar="N", help="1 to N, of each arm")
-    study.add_argument("--json", metavar="FILE", help="write the summary there, too")
-    study.add_argument(
+    command.add_argument("--seeds", type=int, metavar="N", help="1 to N, of each arm")
+    command.add_argument("--json", metavar="FILE", help="write the summary there, too")
+    command.add_argument(
         "--dry-run", action="store_true", help="list the runs, estimate the time"
     )
-    study.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=study)
 
 
 def study(args: argparse.Namespace) -> int:
     """Make what is not made yet, print the table; the exit status."""
-    from areal_cppo.serving.cpu import enable_in_this_process
-
-    enable_in_this_process()
-    from areal_cppo.studies.folder import StudyFolder
-    from areal_cppo.studies.pool import Pool, duration
-    from areal_cppo.studies.spec import read_study
+    from areal_cppo.studies.arms import check_exist, read_document
 
     jobs = _count("--jobs", args.jobs, os.cpu_count() or 1)
     changes = list(args.overrides)
     if args.seeds is not None:
         changes.append(f"seeds={_count('--seeds', args.seeds, 1)}")
+    target = output_file(args.json, "--json") if args.json else None
+    read_document(Path(args.file))
+    prepare()
+    from areal_cppo.studies.folder import StudyFolder
+    from areal_cppo.studies.pool import duration, make_runs
+    from areal_cppo.studies.spec import read_study
+
     plan = read_study(args.file, changes)
+    check_exist(plan.arms)
     folder = StudyFolder(args.out or f"runs/study-{plan.name}")
-    target = None if args.json is None else Path(args.json)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise UserError(
-            f"--json: expected a file in a folder that is there, found {target}; "
-            "name another"
-        )
     runs = plan.runs()
     waiting = folder.unfinished(runs)
     seconds = _checked(plan)
@@ -91,9 +90,8 @@ def study(args: argparse.Namespace) -> int:
         f"time, about {total}; folder: {folder.path}"
     )
     progress = _Progress()
-    pool = Pool(folder, jobs, seconds, progress)
     try:
-        pool.make(waiting)
+        failed = make_runs(folder, waiting, jobs, seconds, progress)
     except KeyboardInterrupt:
         progress.close()
         print("interrupted; the same command goes on with what is left")
@@ -101,11 +99,10 @@ def study(args: argparse.Namespace) -> int:
     finally:
         progress.close()
         _conclude(plan, folder, runs, target)
-    if pool.failed:
-        run, log = pool.failed[0]
+    if failed:
         raise RunError(
-            f"{len(pool.failed)} of {len(runs)} runs failed, the first of them "
-            f"{run.folder}; its log: {log}"
+            f"{len(failed)} of {len(runs)} runs failed, the first of them "
+            f"{failed[0].folder}; its log: {folder.run(failed[0]).log}"
         )
     return 0
 
@@ -113,8 +110,7 @@ def study(args: argparse.Namespace) -> int:
 def _checked(plan) -> Callable[[Any], float]:
     """Check the arms, which takes AReaL some seconds; what tells a run's seconds."""
     from areal_cppo.bench.quiet import quiet
-    from areal_cppo.studies.check import check_arms
-    from areal_cppo.studies.estimate import run_seconds
+    from areal_cppo.studies.preflight import check_arms, run_seconds
 
     with quiet():
         configs = check_arms(plan)
@@ -124,32 +120,28 @@ def _checked(plan) -> Callable[[Any], float]:
 def _conclude(plan, folder, runs, target: Path | None) -> None:
     """Put together, write, draw and print what the finished runs say."""
     from areal_cppo.folder import replace_file
-    from areal_cppo.studies.detection_summary import (
-        detection_table,
-        summarise_detection,
-    )
+    from areal_cppo.studies import summary
     from areal_cppo.studies.plots import draw_all
-    from areal_cppo.studies.summary import LEGEND, summarise, table
 
     lines = folder.gather(runs)
     if not lines["evaluations"]:
         return
-    summary = {
+    found = {
         "command": shlex.join(["areal-cppo", *sys.argv[1:]]),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "version": __version__,
-    } | summarise(plan, lines["evaluations"])
-    summary["detection"] = summarise_detection(lines["detection"])
-    text = json.dumps(summary, indent=1) + "\n"
+    } | summary.summarise(plan, lines["evaluations"])
+    found["detection"] = summary.summarise_detection(lines["detection"])
+    text = json.dumps(found, indent=1) + "\n"
     for file in (folder.summary, target):
         if file is not None:
             replace_file(file, text)
-    files = draw_all(folder.path, summary, lines["evaluations"], summary["detection"])
-    print(table(summary))
-    if summary["detection"]:
-        print("\n" + detection_table(summary["detection"]))
-    print("\n" + LEGEND)
+    files = draw_all(folder.path, found, lines["evaluations"], found["detection"])
+    print(summary.table(found))
+    if found["detection"]:
+        print("\n" + summary.detection_table(found["detection"]))
+    print("\n" + summary.LEGEND)
     for file in (folder.summary, *files):
         print(file)
 

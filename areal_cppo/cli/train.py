@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from areal_cppo.config.keys import check_early
+from areal_cppo.doctor.packages import check_versions
 from areal_cppo.report.live import live_display
-from areal_cppo.run.finish import finish_run
 from areal_cppo.run.supervisor import Outcome, supervise
 
 
-def train(config: str, overrides: list[str], dry_run: bool = False) -> int:
-    """Train with a YAML file and its overrides; returns the exit status.
+def add_train(commands: Any) -> None:
+    """Add `train` to the parser's commands."""
+    command = commands.add_parser(
+        "train", help="train with the configuration of a file"
+    )
+    command.add_argument("--config", required=True, metavar="FILE")
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything, start nothing"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(call=train)
 
-    A dry run checks them and says what would be started.
-    """
-    flags = ["--dry-run"] if dry_run else []
-    return run_with_display(Path(config), flags + overrides, name=Path(config).stem)
+
+def train(args: argparse.Namespace) -> int:
+    """Train, or check and say what would be started; the exit status."""
+    config = Path(args.config)
+    flags = ["--dry-run"] if args.dry_run else []
+    return run_with_display(config, args.overrides, config.stem, flags=flags)
 
 
 def run_with_display(
@@ -27,18 +41,48 @@ def run_with_display(
     overrides: list[str],
     name: str,
     steps: int | None = None,
+    flags: Sequence[str] = (),
 ) -> int:
     """Supervise a run, show it, and finish its folder whatever happened.
 
-    `steps` is the number of train steps, where it is known beforehand.
+    Parameters
+    ----------
+    config, overrides
+        The YAML file and its `key=value` overrides.
+    name
+        Shown.
+    steps
+        The number of train steps, where it is known beforehand.
+    flags
+        Of the controller, beside the overrides.
+
+    Returns
+    -------
+    int
+        The exit status.
     """
+    # Not `prepare`: the run's workers may have GPUs where this machine has none.
+    check_versions()
+    check_early(config, overrides)
     log = Path(tempfile.mkdtemp(prefix="areal-cppo-")) / "controller.log"
     with live_display(steps, name, stream=sys.stdout) as live:
-        outcome = supervise(config, overrides, log, Display(live))
-    return conclude(outcome, log)
+
+        def show(event: dict[str, Any]) -> None:
+            kind = event["kind"]
+            if kind == "note":
+                live.note(event["text"])
+            elif kind == "training":
+                live.note("training begins")
+            elif kind == "step":
+                live.step(event["record"])
+            elif kind == "evaluation":
+                live.evaluation(event["step"], event["accuracy"], event["n"])
+
+        outcome = supervise(config, [*flags, *overrides], log, show)
+    return _conclude(outcome, log)
 
 
-def conclude(outcome: Outcome, log: Path) -> int:
+def _conclude(outcome: Outcome, log: Path) -> int:
     """Write what can be written of the run's folder, and say how it ended.
 
     The log moves into the folder; if that can't be, it stays where it is.
@@ -46,6 +90,8 @@ def conclude(outcome: Outcome, log: Path) -> int:
     folder = outcome.folder
     keep_log = folder is None and outcome.status == 1
     if folder is not None:
+        from areal_cppo.run.finish import finish_run
+
         try:
             shutil.copyfile(log, folder / "logs" / log.name)
             print(f"report: {finish_run(folder)}")
@@ -59,21 +105,3 @@ def conclude(outcome: Outcome, log: Path) -> int:
     if outcome.error:
         print(f"areal-cppo: {outcome.error}", file=sys.stderr)
     return outcome.status
-
-
-class Display:
-    """Passes a run's events on to the live display."""
-
-    def __init__(self, live):
-        self.live = live
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "note":
-            self.live.note(event["text"])
-        elif kind == "training":
-            self.live.note("training begins")
-        elif kind == "step":
-            self.live.step(event["record"])
-        elif kind == "evaluation":
-            self.live.evaluation(event["step"], event["accuracy"], event["n"])

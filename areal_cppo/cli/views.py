@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.cli.output import output_file
+from areal_cppo.cli.common import output_file, prepare
+from areal_cppo.config.keys import check_early
 from areal_cppo.errors import UserError
-from areal_cppo.serving.cpu import enable_in_this_process
+from areal_cppo.inspection.files import processor_source, read_picture
 
 _MOST_DRAWS = 50
 _ENDINGS = (".png", ".svg", ".html")
@@ -16,37 +17,38 @@ _ENDINGS = (".png", ".svg", ".html")
 
 def add_views(commands: Any) -> None:
     """Add `views` to the parser's commands."""
-    views = commands.add_parser(
+    command = commands.add_parser(
         "views",
         help="a contact sheet of an image's positive and negative views",
         description="Draws views of an image by every configured perturbation, with "
         "the code and at the size of training.",
     )
-    views.add_argument("image", metavar="IMAGE")
-    views.add_argument(
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument(
         "-o", "--out", required=True, metavar="FILE", help="PNG, SVG or HTML"
     )
-    views.add_argument(
+    command.add_argument(
         "--config",
         metavar="FILE",
         help="views and image sizes of a training configuration (the published views)",
     )
-    views.add_argument(
+    command.add_argument(
         "--model", metavar="DIR", help="its image processor (Qwen2.5-VL's defaults)"
     )
-    views.add_argument(
+    command.add_argument(
         "--draws", type=int, default=4, metavar="N", help="of each perturbation (4)"
     )
-    views.add_argument(
+    command.add_argument(
         "--seed", type=int, metavar="N", help="of the draws (actor.view_seed, or 1)"
     )
-    views.add_argument(
+    command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="key=value",
         help="override a key of --config, as actor.cpl.views.negative=[{name: blank}]",
     )
+    command.set_defaults(call=views)
 
 
 def views(args: argparse.Namespace) -> int:
@@ -56,15 +58,25 @@ def views(args: argparse.Namespace) -> int:
             f"--draws: expected 1 to {_MOST_DRAWS}, found {args.draws}; correct it"
         )
     out = output_file(args.out, "-o", _ENDINGS)
-    enable_in_this_process()  # before transformers imports torchvision
+    picture = read_picture(args.image)
+    if args.config is not None:
+        check_early(args.config, args.set, paths=())
+    elif args.set:
+        raise UserError(
+            f"--set: expected --config FILE to override a key of, found {args.set[0]} "
+            "without it; give both"
+        )
+    if args.model is not None:
+        processor_source(args.model)
+    prepare()  # before transformers imports torchvision
+    from areal_cppo.inspection.page import sheet_html
+    from areal_cppo.inspection.picture_input import PictureInput
     from areal_cppo.inspection.settings import read_settings
-
-    settings = read_settings(args.config, args.set, args.seed)
-    from areal_cppo.inspection.picture_input import PictureInput, read_picture
     from areal_cppo.inspection.sheet import Sheet, make_strips
+    from areal_cppo.inspection.sheet_plot import write_sheet
     from areal_cppo.inspection.views import pictures
 
-    picture = read_picture(args.image)
+    settings = read_settings(args.config, args.set, args.seed)
     if args.model is None:
         source = PictureInput.default(settings.data)
     else:
@@ -82,12 +94,8 @@ def views(args: argparse.Namespace) -> int:
     )
     sheet = Sheet(f"Views of {Path(args.image).name}", facts, anchor, strips)
     if out.suffix.lower() == ".html":
-        from areal_cppo.inspection.sheet_html import sheet_html
-
         out.write_text(sheet_html(sheet), encoding="utf-8")
     else:
-        from areal_cppo.inspection.sheet_plot import write_sheet
-
         write_sheet(sheet, out)
     print(out)
     return 0

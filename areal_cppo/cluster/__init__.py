@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from areal_cppo.config import SCHEDULERS
 from areal_cppo.errors import UserError
 
 if TYPE_CHECKING:
     from areal.api import Scheduler
 
     from areal_cppo.config.experiment import CPPOConfig
-
-SCHEDULERS = ("local", "allocation", "slurm", "ray")
 
 
 def make_scheduler(config: CPPOConfig) -> Scheduler:

@@ -27,11 +27,11 @@ from areal.api.cli_args import SchedulingSpec, SchedulingStrategyType
 from areal.infra.scheduler.local import LocalScheduler, WorkerInfo
 from areal.utils import name_resolve, names
 from areal.utils.network import format_hostport, split_hostport
+from typing_extensions import override
 
 from areal_cppo.cluster.layout import Layout, Place, make_layout
-from areal_cppo.cluster.listen import WORKER
-from areal_cppo.cluster.nodes import job_nodes, slurm
-from areal_cppo.cluster.worker_watch import WorkerWatch
+from areal_cppo.cluster.slurm import DeathWatch, job_nodes, slurm
+from areal_cppo.cluster.worker import StartsOwnWorkers
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 
@@ -40,7 +40,7 @@ GENERATION_NODES = "AREAL_CPPO_GENERATION_NODES"
 SRUN_OPTIONS = "AREAL_CPPO_SRUN_OPTIONS"  # more of srun's, e.g. those of pyxis
 STEP_PREFIX = "AREAL_CPPO_STEP_PREFIX"  # before a worker's command, e.g. apptainer exec
 
-_LAUNCHER = "areal_cppo.cluster.slurm_step"
+_LAUNCHER = "areal_cppo.cluster.slurm"
 # Importing torch, areal and sglang from a busy network disk takes minutes.
 _START_SECONDS = 1200.0
 _WATCH_SECONDS = 1.0
@@ -49,7 +49,7 @@ _LAST_LINES = 5
 _CANCEL_SECONDS = 60.0
 
 
-class AllocationScheduler(LocalScheduler):
+class AllocationScheduler(StartsOwnWorkers, LocalScheduler):
     """Starts workers as steps of the Slurm job that this process is part of.
 
     Parameters
@@ -88,7 +88,7 @@ class AllocationScheduler(LocalScheduler):
                 for rank in range(len(places))
             }
         )
-        self._watch = WorkerWatch(self._find_dead, _WATCH_SECONDS)
+        self._watch = DeathWatch(self._find_dead, _WATCH_SECONDS)
         self._watch.start()
 
     @classmethod
@@ -108,9 +108,11 @@ class AllocationScheduler(LocalScheduler):
         return cls(config, layout, nodes, os.environ)
 
     @property
+    @override
     def n_gpus_per_node(self) -> int:
         return self.layout.gpus_per_node
 
+    @override
     def create_workers(self, job: Job, *args, **kwargs) -> list[str]:
         strategy = SchedulingStrategyType(job.scheduling_strategy.type)
         placed = len(self.layout.places.get(job.role, ()))
@@ -123,6 +125,7 @@ class AllocationScheduler(LocalScheduler):
             )
         return super().create_workers(job, *args, **kwargs)
 
+    @override
     def _prepare_worker_specs(
         self, role: str, num_workers: int, schedulings: list[SchedulingSpec] | None
     ) -> list[SchedulingSpec]:
@@ -169,12 +172,15 @@ class AllocationScheduler(LocalScheduler):
             *(python, *arguments),
         ]
 
+    @override
     def _allocate_gpus(self, num_gpus: int) -> list[int]:
         return []  # the launcher picks them on the node
 
+    @override
     def _allocate_ports(self, count: int) -> list[int]:
         return [0] * count  # the worker picks them on its node
 
+    @override
     def _configure_worker(self, worker_info: WorkerInfo, worker_rank: int) -> None:
         if worker_info.process is not None:
             self._find_worker(worker_info, worker_rank)
@@ -214,11 +220,12 @@ class AllocationScheduler(LocalScheduler):
             reply.raise_for_status()
             worker.worker_ports[1:] = [str(each) for each in reply.json()["ports"]]
 
+    @override
     async def _fork_single_worker(
         self, session, role, idx, target_wi, target_role, command=None
     ):
         info = await super()._fork_single_worker(
-            session, role, idx, target_wi, target_role, command or WORKER
+            session, role, idx, target_wi, target_role, command
         )
         worker = info.worker
         more = len(worker.worker_ports) - 1
@@ -232,6 +239,7 @@ class AllocationScheduler(LocalScheduler):
             worker.worker_ports[1:] = [str(port) for port in ports]
         return info
 
+    @override
     def _cleanup_workers(self, workers: list[WorkerInfo]) -> None:
         mine = [info for info in workers if info.process is not None]
         self._leaving.update(info.worker.id for info in mine)
@@ -259,6 +267,7 @@ class AllocationScheduler(LocalScheduler):
         rows = [line.split(maxsplit=1) for line in shown.splitlines()]
         return [step for step, *name in rows if name and name[0] in step_names]
 
+    @override
     def delete_workers(self, role: str | None = None, reverse_order: bool = False):
         if role is None:
             self._watch.stop()

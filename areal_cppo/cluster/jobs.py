@@ -29,9 +29,10 @@ from areal.infra.scheduler.exceptions import WorkerFailedError
 from areal.infra.scheduler.slurm import SlurmScheduler
 from areal.infra.utils.launcher import JobState
 from areal.infra.utils.slurm import STATUS_MAPPING
+from typing_extensions import override
 
-from areal_cppo.cluster.nodes import slurm
-from areal_cppo.cluster.worker_watch import WorkerWatch
+from areal_cppo.cluster.slurm import DeathWatch, slurm
+from areal_cppo.cluster.worker import StartsOwnWorkers
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError
 
@@ -65,7 +66,7 @@ _LOOK_SECONDS = 30
 _LOG_LINES = 5
 
 
-class SlurmJobsScheduler(SlurmScheduler):
+class SlurmJobsScheduler(StartsOwnWorkers, SlurmScheduler):
     """AReaL's `SlurmScheduler` for `scheduler.type: slurm`."""
 
     def __init__(self, config: CPPOConfig):
@@ -75,14 +76,16 @@ class SlurmJobsScheduler(SlurmScheduler):
         self._alive = Path(self._log_path_of("controller")).with_suffix(".alive")
         self._alive = self._alive.absolute()
         self._alive.touch()
-        self._watch = WorkerWatch(self._find_dead, _WATCH_SECONDS)
+        self._watch = DeathWatch(self._find_dead, _WATCH_SECONDS)
         self._watch.start()
 
     @property
+    @override
     def n_gpus_per_node(self) -> int:
         # AReaL divides by it; a role without GPUs takes none whatever it says.
         return max(1, super().n_gpus_per_node)
 
+    @override
     def _generate_sbatch_script(self, *args, schedulings, **kwargs) -> str:
         spec = schedulings[0]
         self.container_type = spec.container_type
@@ -101,6 +104,7 @@ class SlurmJobsScheduler(SlurmScheduler):
         )
         return _with_guards(script, self._alive)
 
+    @override
     def _check_job_status(self, role: str) -> None:
         while role in self._colocated_roles:
             role = self._colocated_roles[role]
@@ -120,6 +124,7 @@ class SlurmJobsScheduler(SlurmScheduler):
                 return self._obituary(role, job, state)
         return None
 
+    @override
     def delete_workers(self, role: str | None = None, reverse_order: bool = False):
         if role is None:
             self._watch.stop()

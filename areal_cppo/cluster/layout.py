@@ -16,7 +16,7 @@ from areal.api.alloc_mode import ModelAllocation
 from areal.api.cli_args import SchedulingStrategyType
 
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.config.resources import gpus, uses_reference
+from areal_cppo.config.resources import gpus
 from areal_cppo.errors import UserError
 
 TRAINER, REFERENCE, GENERATION = "actor", "ref", "rollout"  # AReaL's names of roles
@@ -112,7 +112,7 @@ def make_layout(
 def _roles(config: CPPOConfig) -> dict[str, _Role]:
     """Roles with workers of their own, in the order in which they are placed."""
     engines = {TRAINER: config.actor}
-    if uses_reference(config):
+    if config.uses_reference:
         engines[REFERENCE] = config.ref
     engines[GENERATION] = config.rollout
     roles = {}

@@ -15,6 +15,7 @@ from itertools import takewhile
 from areal.infra.platforms import current_platform
 from areal.infra.scheduler.local import LocalScheduler
 
+from areal_cppo.cluster.worker import StartsOwnWorkers
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import UserError
 
@@ -22,7 +23,11 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _KIND = re.compile(r"GPU-|MIG-|(?=\d+$)")
 
 
-def make_local_scheduler(config: CPPOConfig) -> LocalScheduler:
+class OwnLocalScheduler(StartsOwnWorkers, LocalScheduler):
+    """AReaL's, whose workers listen only where the run may."""
+
+
+def make_local_scheduler(config: CPPOConfig) -> OwnLocalScheduler:
     """The scheduler that starts workers on this machine, each on its own GPUs.
 
     Raises
@@ -33,7 +38,7 @@ def make_local_scheduler(config: CPPOConfig) -> LocalScheduler:
     names = None  # as AReaL finds them
     if current_platform.device_control_env_var == _VISIBLE:
         names = visible_devices(os.environ.get(_VISIBLE, ""))
-    return LocalScheduler(gpu_devices=names, exp_config=config)
+    return OwnLocalScheduler(gpu_devices=names, exp_config=config)
 
 
 def visible_devices(value: str) -> list[str]:

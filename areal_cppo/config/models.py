@@ -1,6 +1,6 @@
-"""Models that CPPO trains, the layouts it trains them in, and what it mends in them.
+"""Models that CPPO trains: which, and how large they are by their config.json.
 
-AReaL's FSDP engine takes more than this. Refused is what it would take but where the
+AReaL's FSDP engine takes more than these. Refused is what it would take but where the
 packing mask, the rotary positions or the views of this package have not been shown to
 be right, so that a run is exact or does not start.
 """
@@ -8,12 +8,19 @@ be right, so that a run is exact or does not start.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from areal.api.alloc_mode import AllocationValidationError, ModelAllocation
+import torch
 from areal.engine.core.model import is_valid_vision_model
-from transformers import PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+)
 
+from areal_cppo.config.engines import allocation
 from areal_cppo.errors import UserError
 
 # Their patches are those of `areal_cppo.core.patchify`; tests/training compares each
@@ -56,7 +63,8 @@ def check_supported(
     uses_views
         Without views a model that sees no images will do.
     backend, tree_training
-        `actor.backend`, checked by `check_layout`, and `actor.enable_tree_training`.
+        `actor.backend`, checked by `CPPOActorConfig.check_layout`, and
+        `actor.enable_tree_training`.
 
     Raises
     ------
@@ -66,7 +74,7 @@ def check_supported(
     """
     model_type = model_config.get("model_type", "")
     if model_type in VISION_MODELS:
-        parallel = ModelAllocation.from_str(backend, name="actor").parallel
+        parallel = allocation(backend).parallel
         if parallel.tp_size * parallel.cp_size != 1:
             raise UserError(
                 "actor.backend: expected fsdp:d<number of ranks> for a vision model, "
@@ -95,48 +103,124 @@ def check_supported(
         )
 
 
-def check_layout(backend: str, attn_impl: str, *, uses_views: bool) -> None:
-    """Refuse engines and parallel layouts in which a step has not been shown right.
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a number, by dtype
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model; those of vision are 0 where it has none.
+
+    Attributes
+    ----------
+    layers, hidden, inner, vocabulary
+        Of the text model; `inner` is the width within a feed-forward layer.
+    attention
+        Parameters of a text layer's attention.
+    blocks, width, vision_inner
+        Of the vision tower: layers, their width, that within a feed-forward layer.
+    patch
+        Side of a patch, pixels.
+    merge
+        Side of the square of patches that becomes a token.
+    features
+        Numbers of a patch in `pixel_values`.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    vocabulary: int
+    attention: int
+    blocks: int = 0
+    width: int = 0
+    vision_inner: int = 0
+    patch: int = 1
+    merge: int = 1
+    features: int = 0
+
+    @classmethod
+    def from_config(cls, model_config: Mapping[str, Any]) -> ModelShape:
+        """From config.json of Qwen's families, text nested or flat."""
+        text = model_config.get("text_config", model_config)
+        hidden, heads = text["hidden_size"], text["num_attention_heads"]
+        head = text.get("head_dim") or hidden // heads
+        key_heads = text.get("num_key_value_heads", heads)
+        return cls(
+            layers=text["num_hidden_layers"],
+            hidden=hidden,
+            inner=text["intermediate_size"],
+            vocabulary=text["vocab_size"],
+            attention=2 * hidden * head * (heads + key_heads),
+            **_vision_shape(model_config.get("vision_config") or {}),
+        )
+
+    @property
+    def layer(self) -> int:
+        """Parameters of a text layer, but for norms and biases."""
+        return self.attention + 3 * self.hidden * self.inner
+
+    @property
+    def root(self) -> int:
+        """Parameters of the output head, or of the embeddings that it is tied to.
+
+        With what little FSDP2 shards beside it they are the largest unit.
+        """
+        return self.vocabulary * self.hidden
+
+    def image_tokens(self, pixels: int) -> int:
+        """Tokens of an image of so many pixels, at most."""
+        return max(1, pixels // (self.patch * self.merge) ** 2)
+
+    def image_bytes(self, tokens: int) -> int:
+        """`pixel_values` of an image: patches x features x 4, in fp32."""
+        return tokens * self.merge**2 * self.features * BYTES["float32"]
+
+
+def _vision_shape(vision: Mapping[str, Any]) -> dict[str, int]:
+    if not vision:
+        return {}
+    width = vision.get("embed_dim") or vision["hidden_size"]  # Qwen2-VL's name
+    patch = vision.get("patch_size", 14)
+    depth = vision.get("temporal_patch_size", 2)
+    channels = vision.get("in_channels", 3)
+    return {
+        "blocks": vision["depth"],
+        "width": width,
+        "vision_inner": vision.get("intermediate_size")
+        or int(width * vision.get("mlp_ratio", 4)),
+        "patch": patch,
+        "merge": vision.get("spatial_merge_size", 2),
+        "features": channels * depth * patch**2,
+    }
+
+
+def count_parameters(path: str) -> int:
+    """Parameters of a model, from its config.json; no weights are read or made.
 
     Parameters
     ----------
-    backend
-        `actor.backend`, as `fsdp:d4`.
-    attn_impl
-        `actor.attn_impl`.
-    uses_views
-        Without views tensor parallelism is AReaL's own affair.
-
-    Raises
-    ------
-    ValueError
-        In one line.
+    path
+        A folder, or a name on the hub.
     """
-    expected = "actor.backend: expected fsdp:d<number of ranks>"
-    try:
-        alloc = ModelAllocation.from_str(backend, name="actor")
-    except (AllocationValidationError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{expected}, found {backend!r}: {reason}") from error
-    if alloc.backend != "fsdp":
-        raise ValueError(
-            f"{expected}, found {backend!r}; CPPO runs on AReaL's FSDP engine only"
-        )
-    # AReaL's Ulysses is made for flash-attn: otherwise a text model would attend to its
-    # own shard only, a Qwen-VL would meet flash-attention with our sdpa mask.
-    if attn_impl != "flash_attention_2" and alloc.parallel.cp_size != 1:
-        raise ValueError(
-            f"{expected}, found {backend!r}: context parallelism (Ulysses), which "
-            f"actor.attn_impl={attn_impl} lacks; set c1 (more of d instead)"
-        )
-    if not uses_views:
-        return
-    for letter, size, kind in (
-        ("t", alloc.parallel.tp_size, "tensor parallelism"),
-        ("c", alloc.parallel.cp_size, "context parallelism (Ulysses)"),
-    ):
-        if size != 1:
-            raise ValueError(
-                f"{expected}, found {backend!r}: {kind}, in which views were never "
-                f"tested; set {letter}1 (more of d instead)"
-            )
+    config = AutoConfig.from_pretrained(path)
+    vision = hasattr(config, "vision_config")
+    kind = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def cache_bytes_per_token(model_config: Mapping[str, Any]) -> int:
+    """Keys and values of a token in the generation server, bfloat16, bytes.
+
+    Parameters
+    ----------
+    model_config
+        What config.json says; of Qwen's families, in either of their layouts.
+    """
+    text = model_config.get("text_config", model_config)
+    heads = text["num_attention_heads"]
+    head = text.get("head_dim") or text["hidden_size"] // heads
+    return (
+        2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head
+    ) * BYTES["bfloat16"]

@@ -4,8 +4,7 @@ AReaL finds most of these mistakes out only when models are loaded or, as a sequ
 that is longer than a micro-batch, in the middle of training. What works is let through,
 however unusual.
 
-Not checked: whether the memory of the GPUs suffices (docs/recipes.md has the
-arithmetic).
+Not checked: whether the memory of the GPUs suffices (`budget` has the arithmetic).
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from areal.api.alloc_mode import ModelAllocation
 from areal.api.cli_args import SchedulingStrategy, SchedulingStrategyType
 
+from areal_cppo.config import SDPA
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import UserError
-from areal_cppo.step.attention import SDPA
-from areal_cppo.tasks.registry import TASK_NAMES
 
 # SGLang's default for max_loras_per_batch, which AReaL has no setting for; SGLang
 # refuses to start with fewer loaded adapters.
@@ -75,15 +72,12 @@ def gpus(config: CPPOConfig) -> dict[str, int]:
         `trainer`, `generation` and, if there is one, `reference` -> number.
     """
     taken = {
-        "trainer": _world_size(config.actor.backend, "actor"),
-        "generation": _world_size(config.rollout.backend, "rollout"),
+        "trainer": config.actor.parallel.world_size,
+        "generation": 0 if _takes_turns(config) else config.rollout.parallel.world_size,
     }
-    if uses_reference(config):
-        taken["reference"] = _world_size(config.ref.backend, "ref")
-        if _colocated(config.ref.scheduling_strategy):
-            taken["reference"] = 0
-    if _takes_turns(config):
-        taken["generation"] = 0
+    if config.uses_reference:
+        alone = not _colocated(config.ref.scheduling_strategy)
+        taken["reference"] = config.ref.parallel.world_size if alone else 0
     return taken
 
 
@@ -99,20 +93,6 @@ def shares_one_gpu(config: CPPOConfig) -> bool:
         and cluster.n_nodes * cluster.n_gpus_per_node == 1
         and gpus(config) == {"trainer": 1, "generation": 1}
     )
-
-
-def uses_reference(config: CPPOConfig) -> bool:
-    """Whether there is a reference policy, as AReaL decides it."""
-    return config.ref is not None and config.actor.kl_ctl > 0
-
-
-def longest_prompt(config: CPPOConfig) -> int:
-    """Tokens of the longest prompt that is let in; 0 where nothing limits them."""
-    return 0 if config.data.source in TASK_NAMES else config.data.max_prompt_tokens
-
-
-def _world_size(backend: str, name: str) -> int:
-    return ModelAllocation.from_str(backend, name=name).parallel.world_size
 
 
 def _colocated(strategy: SchedulingStrategy) -> bool:
@@ -175,7 +155,7 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
 
 def _kernels_without_gpus(config: CPPOConfig) -> Iterator[str]:
     engines = {"actor": config.actor}
-    if uses_reference(config):
+    if config.uses_reference:
         engines["ref"] = config.ref
     for name, engine in engines.items():
         if engine.attn_impl != SDPA:
@@ -198,9 +178,7 @@ def _times(config: CPPOConfig) -> Iterator[str]:
 
 def _batches(config: CPPOConfig) -> Iterator[str]:
     problems, samples = config.train_dataset.batch_size, config.gconfig.n_samples
-    ranks = ModelAllocation.from_str(
-        config.actor.backend, name="actor"
-    ).parallel.data_parallel_size
+    ranks = config.actor.parallel.data_parallel_size
     if problems % ranks:
         yield (
             f"train_dataset.batch_size: expected a multiple of the trainer's {ranks} "
@@ -238,7 +216,7 @@ def _batches(config: CPPOConfig) -> Iterator[str]:
 
 
 def _lengths(config: CPPOConfig, model_config: Mapping[str, Any]) -> Iterator[str]:
-    prompt, response = longest_prompt(config), config.gconfig.max_new_tokens
+    prompt, response = config.longest_prompt, config.gconfig.max_new_tokens
     whole = f"{prompt} of the prompt + {response} of the response"
     need = prompt + response
     fix = "raise it, or lower data.max_prompt_tokens or gconfig.max_new_tokens"

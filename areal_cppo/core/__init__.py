@@ -5,7 +5,12 @@ Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """
 
-from areal_cppo.core.config import CPLConfig, StalenessConfig, ViewsConfig
+from areal_cppo.core.config import (
+    CPLConfig,
+    StalenessConfig,
+    ViewsConfig,
+    parse_perturbations,
+)
 from areal_cppo.core.divergence import token_divergence
 from areal_cppo.core.head import (
     TokenStatistics,
@@ -24,8 +29,13 @@ from areal_cppo.core.patchify import (
     patchify,
     unpatchify,
 )
-from areal_cppo.core.perturbation import Perturbation
-from areal_cppo.core.perturbations import PERTURBATIONS, parse_perturbations
+from areal_cppo.core.perception import (
+    PerceptionLoss,
+    perception_loss,
+    perception_tokens,
+    selection_seeds,
+)
+from areal_cppo.core.perturbations import PERTURBATIONS, Perturbation
 from areal_cppo.core.scores import (
     TokenScores,
     entropy_gain,
@@ -35,7 +45,7 @@ from areal_cppo.core.scores import (
     token_entropy,
 )
 from areal_cppo.core.selection import select_perception_tokens, select_random_tokens
-from areal_cppo.core.staleness import staleness_weights
+from areal_cppo.core.staleness import staleness_weights, token_weights
 from areal_cppo.core.views import (
     ViewBatch,
     image_digest,
@@ -55,6 +65,7 @@ __all__ = [
     "CPLConfig",
     "PAPOConfig",
     "PatchLayout",
+    "PerceptionLoss",
     "Perturbation",
     "StalenessConfig",
     "TokenScores",
@@ -76,6 +87,8 @@ __all__ = [
     "parse_perturbations",
     "patchify",
     "perception_divergence",
+    "perception_loss",
+    "perception_tokens",
     "perturb_pixel_values",
     "response_dependency",
     "rise_eligible",
@@ -84,10 +97,12 @@ __all__ = [
     "select_dependent_tokens",
     "select_perception_tokens",
     "select_random_tokens",
+    "selection_seeds",
     "staleness_weights",
     "token_divergence",
     "token_entropy",
     "token_statistics",
+    "token_weights",
     "unpatchify",
     "view_divergence",
     "view_divergences",

@@ -15,13 +15,20 @@ from typing import Any
 def refusal(field: str, expected: str, found: Any, fix: str) -> ValueError:
     """Build the error for a bad setting.
 
-    Args:
-        field: path of the setting, such as ``cpl.top_fraction``.
-        expected: what would have been right, such as ``a number in (0, 1]``.
-        found: the offending value.
-        fix: what the user should do.
+    Parameters
+    ----------
+    field
+        Path of the setting, such as ``cpl.top_fraction``.
+    expected
+        What would have been right, such as ``a number in (0, 1]``.
+    found
+        The offending value.
+    fix
+        What the user should do.
 
-    Returns:
+    Returns
+    -------
+    ValueError
         A ``ValueError`` (not raised) whose message is a single line.
     """
     shown = " ".join(f"{found!r} ({type(found).__name__})".split())
@@ -34,16 +41,38 @@ def _is_number(value: Any) -> bool:
     return plain and math.isfinite(value)
 
 
+class Check:
+    """What a setting, or an argument, accepts."""
+
+    def describe(self) -> str:
+        """Name the accepted values, as in ``a number in (0, 1]``."""
+        raise NotImplementedError
+
+    def accepts(self, value: Any) -> bool:
+        """Say whether ``value`` is one of them."""
+        raise NotImplementedError
+
+    def normalise(self, value: Any) -> Any:
+        """Return an accepted value as it is kept."""
+        return value
+
+
 @dataclass(frozen=True)
-class Number:
+class Number(Check):
     """A finite number in an interval; ints are accepted and become floats.
 
-    Attributes:
-        low, high: the ends of the interval, ``None`` for unbounded.
-        low_open: whether ``low`` itself is excluded.
-        optional: whether ``None`` is accepted as well.
-        integer: whether only ints are accepted (and stay ints).
-        odd: whether even values are refused.
+    Attributes
+    ----------
+    low, high
+        The ends of the interval, ``None`` for unbounded.
+    low_open
+        Whether ``low`` itself is excluded.
+    optional
+        Whether ``None`` is accepted as well.
+    integer
+        Whether only ints are accepted (and stay ints).
+    odd
+        Whether even values are refused.
     """
 
     low: float | None = None
@@ -54,7 +83,6 @@ class Number:
     odd: bool = False
 
     def describe(self) -> str:
-        """Name the accepted values, as in ``a number in (0, 1]``."""
         noun = (
             f"{'an odd' if self.odd else 'an'} integer" if self.integer else "a number"
         )
@@ -65,7 +93,6 @@ class Number:
         return f"{noun} or null" if self.optional else noun
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is of the right type and in range."""
         if value is None:
             return self.optional
         if not _is_number(value) or (self.integer and not isinstance(value, int)):
@@ -77,22 +104,19 @@ class Number:
         return (above or at_low) and (self.high is None or value <= self.high)
 
     def normalise(self, value: Any) -> Any:
-        """Turn an accepted int into a float unless ints are asked for."""
         return value if value is None or self.integer else float(value)
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(Check):
     """A pair ``[low, high]`` of numbers, each within ``bounds``, low <= high."""
 
     bounds: Number
 
     def describe(self) -> str:
-        """Name the accepted values."""
         return f"[low, high] with low <= high, each {self.bounds.describe()}"
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is such a pair."""
         if isinstance(value, str) or not isinstance(value, Sequence):
             return False
         if len(value) != 2 or not all(self.bounds.accepts(end) for end in value):
@@ -100,100 +124,111 @@ class Range:
         return value[0] <= value[1]
 
     def normalise(self, value: Any) -> tuple[float, float]:
-        """Return the pair as a tuple of floats."""
         return (float(value[0]), float(value[1]))
 
 
 @dataclass(frozen=True)
-class Bool:
+class Bool(Check):
     """True or false, and nothing that merely counts as one of them."""
 
     def describe(self) -> str:
-        """Name the accepted values."""
         return "true or false"
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is a bool."""
         return isinstance(value, bool)
-
-    def normalise(self, value: bool) -> bool:
-        """Return the value as it is."""
-        return value
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Check):
     """One of a few names."""
 
     names: tuple[str, ...]
 
     def describe(self) -> str:
-        """Name the accepted values."""
         return "one of " + ", ".join(self.names)
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is one of the names."""
         return isinstance(value, str) and value in self.names
-
-    def normalise(self, value: str) -> str:
-        """Return the name as it is."""
-        return value
 
 
 @dataclass(frozen=True)
-class Subset:
+class Subset(Check):
     """A list of at least one of a few names, none twice."""
 
     names: tuple[str, ...]
 
     def describe(self) -> str:
-        """Name the accepted values."""
         return "a non-empty list, without repeats, of " + ", ".join(self.names)
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is such a list."""
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             return False
         known = all(isinstance(name, str) and name in self.names for name in value)
         return known and 0 < len(value) == len(set(value))
 
     def normalise(self, value: Sequence[str]) -> list[str]:
-        """Return the names as a new list."""
         return list(value)
 
 
 @dataclass(frozen=True)
-class Instance:
+class Instance(Check):
     """An object of one class, such as a nested config."""
 
     cls: type
 
     def describe(self) -> str:
-        """Name the accepted values."""
         return f"a {self.cls.__name__}"
 
     def accepts(self, value: Any) -> bool:
-        """Say whether ``value`` is of the class."""
         return isinstance(value, self.cls)
 
-    def normalise(self, value: Any) -> Any:
-        """Return the object as it is."""
-        return value
+
+COUNT = Number(low=1, integer=True)
+POSITIVE = Number(low=0, low_open=True)
+FRACTION = Number(low=0, high=1)
+POSITIVE_FRACTION = Number(low=0, high=1, low_open=True)
 
 
-Check = Number | Range | Bool | Choice | Subset | Instance
+def check_argument(name: str, value: Any, check: Check, fix: str) -> None:
+    """Refuse an argument of a function that ``check`` does not accept.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    value, check, fix
+        As :func:`refusal` and :func:`setting` take them.
+
+    Raises
+    ------
+    ValueError
+        One line: expected, found, and the fix.
+    """
+    if not check.accepts(value):
+        raise refusal(name, check.describe(), value, fix)
+
+
+def check_chunk_size(rows: int) -> None:
+    """Refuse to compute no rows at a time."""
+    check_argument("chunk_size", rows, COUNT, "pass 1 or more")
 
 
 def setting(default: Any, check: Check, help: str) -> Any:
     """Declare a dataclass field with its default, its check and its help.
 
-    Args:
-        default: the default; a list or a class stands for a fresh copy or instance
-            of it in each object.
-        check: what the field accepts.
-        help: one line for the user, without a trailing full stop.
+    Parameters
+    ----------
+    default
+        The default; a list or a class stands for a fresh copy or instance of it in each
+        object.
+    check
+        What the field accepts.
+    help
+        One line for the user, without a trailing full stop.
 
-    Returns:
+    Returns
+    -------
+    Any
         A ``dataclasses.field``.
     """
     metadata = {"help": help, "check": check}
@@ -207,12 +242,17 @@ def setting(default: Any, check: Check, help: str) -> Any:
 def check_fields(instance: Any, prefix: str) -> None:
     """Check every :func:`setting` of a dataclass and normalise it in place.
 
-    Args:
-        instance: the dataclass instance, frozen or not.
-        prefix: what precedes a field's name in an error, such as ``cpl.``.
+    Parameters
+    ----------
+    instance
+        The dataclass instance, frozen or not.
+    prefix
+        What precedes a field's name in an error, such as ``cpl.``.
 
-    Raises:
-        ValueError: on the first field whose check refuses its value.
+    Raises
+    ------
+    ValueError
+        On the first field whose check refuses its value.
     """
     for field in dataclasses.fields(instance):
         check = field.metadata.get("check")

@@ -13,10 +13,14 @@ published ones (arXiv 2601.00501 and its code); the numbered deviations are
 ``configs/triangles_published.yaml`` sets these back to the published verl recipe.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from areal_cppo.core.checks import (
+    FRACTION,
+    POSITIVE,
+    POSITIVE_FRACTION,
     Bool,
     Choice,
     Instance,
@@ -27,7 +31,7 @@ from areal_cppo.core.checks import (
     setting,
 )
 from areal_cppo.core.divergence import KINDS
-from areal_cppo.core.perturbations import parse_perturbations
+from areal_cppo.core.perturbations import PERTURBATIONS, Perturbation
 
 GATES = ("positive_advantage", "none")
 AGGREGATIONS = ("sequence", "token")
@@ -36,15 +40,71 @@ QUOTAS = ("ceil", "floor")
 BRANCHES = ("anchor", "positive", "negative")
 
 
+def parse_perturbations(
+    specs: Sequence[Mapping[str, Any]], field: str = "views"
+) -> tuple[Perturbation, ...]:
+    """Turn configured mappings into perturbations.
+
+    Parameters
+    ----------
+    specs
+        At least one mapping with a ``name`` of :data:`PERTURBATIONS` and any of that
+        perturbation's parameters; the rest take their defaults.
+    field
+        Path of the list in an error, such as ``cpl.views.negative``.
+
+    Returns
+    -------
+    tuple of Perturbation
+        One per mapping, in order.
+
+    Raises
+    ------
+    ValueError
+        One line naming the entry, what it should be and how to mend it.
+    """
+    known = ", ".join(sorted(PERTURBATIONS))
+    is_list = isinstance(specs, Sequence) and not isinstance(specs, str)
+    if not is_list or not specs:
+        fix = f"list mappings with a name, one of {known}"
+        raise refusal(field, "at least one perturbation", specs, fix)
+    parsed = []
+    for index, spec in enumerate(specs):
+        where = f"{field}[{index}]"
+        if not isinstance(spec, Mapping):
+            fix = "write it as name: ... and its parameters"
+            raise refusal(where, "a mapping with a name", spec, fix)
+        cls = PERTURBATIONS.get(str(spec.get("name")))
+        if cls is None:
+            fix = "correct the name"
+            raise refusal(f"{where}.name", f"one of {known}", spec.get("name"), fix)
+        parameters = {key: value for key, value in spec.items() if key != "name"}
+        names = sorted(parameter.name for parameter in fields(cls))
+        for key in parameters:
+            if key not in names:
+                expected = f"a parameter of {cls.name} ({', '.join(names)})"
+                raise refusal(where, expected, key, "correct or remove it")
+        try:
+            parsed.append(cls(**parameters))
+        except ValueError as error:
+            raise ValueError(f"{where} {error}") from None
+    return tuple(parsed)
+
+
 def require_perturbed(specs: list[dict[str, Any]], field: str) -> None:
     """Refuse perturbations that are none, or of which none is ever applied.
 
-    Args:
-        specs: as :func:`parse_perturbations` takes them, of a negative view.
-        field: path of the list, such as ``cpl.views.negative``.
+    Parameters
+    ----------
+    specs
+        As :func:`parse_perturbations` takes them, of a negative view.
+    field
+        Path of the list, such as ``cpl.views.negative``.
 
-    Raises:
-        ValueError: every negative view would equal its anchor.
+    Raises
+    ------
+    ValueError
+        Every negative view would equal its anchor.
     """
     perturbations = parse_perturbations(specs, field)
     if all(perturbation.probability == 0 for perturbation in perturbations):
@@ -83,8 +143,10 @@ def published_negative_views() -> list[dict[str, Any]]:
 class StalenessConfig:
     """How a token sampled by an older policy counts in the loss.
 
-    Raises:
-        ValueError: a value is out of range or of a wrong type.
+    Raises
+    ------
+    ValueError
+        A value is out of range or of a wrong type.
     """
 
     PREFIX: ClassVar[str] = "cpl.staleness."  # of a field's name in an error
@@ -97,7 +159,7 @@ class StalenessConfig:
     )
     decay: float = setting(
         1.0,
-        Number(low=0, high=1),
+        FRACTION,
         "factor on a token's weight per policy version of staleness",
     )
     max_staleness: int | None = setting(
@@ -122,9 +184,11 @@ class ViewsConfig:
     Each entry is a mapping with a ``name`` and that perturbation's parameters, see
     :mod:`areal_cppo.core.perturbations`.
 
-    Raises:
-        ValueError: an unknown perturbation or parameter, a value out of range, or
-            negatives of which none is ever applied.
+    Raises
+    ------
+    ValueError
+        An unknown perturbation or parameter, a value out of range, or negatives of
+        which none is ever applied.
     """
 
     positive: list[dict[str, Any]] = field(
@@ -145,8 +209,10 @@ class ViewsConfig:
 class CPLConfig:
     """The Contrastive Perception Loss (arXiv 2601.00501), ``actor.cpl`` in the YAML.
 
-    Raises:
-        ValueError: a value is out of range or of a wrong type.
+    Raises
+    ------
+    ValueError
+        A value is out of range or of a wrong type.
     """
 
     coef: float = setting(
@@ -156,12 +222,12 @@ class CPLConfig:
     )
     tau: float = setting(
         0.1,
-        Number(low=0, low_open=True),
+        POSITIVE,
         "temperature of the contrast between the two divergences",
     )
     top_fraction: float = setting(
         0.5,
-        Number(low=0, high=1, low_open=True),
+        POSITIVE_FRACTION,
         "share of a response's positive-gain tokens that is selected",
     )
     quota: str = setting(
@@ -171,7 +237,7 @@ class CPLConfig:
     )
     min_gain: float = setting(
         0.0,
-        Number(low=0, high=1),
+        FRACTION,
         "least rise of a selected token's entropy, in units of log(vocabulary size)",
     )
     divergence: str = setting(
@@ -213,3 +279,8 @@ class CPLConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "cpl.")
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether the loss has a weight."""
+        return self.coef > 0

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from areal_cppo.core.checks import POSITIVE, Choice, check_argument
+from areal_cppo.core.shapes import check_shapes
+
 KINDS = ("kl", "k1", "k2", "k3")
 
 # Stands for log 0, the log-probability of a word whose logit is -inf. Far below any of
@@ -30,21 +33,29 @@ _CHUNK = 128  # rows in fp32 at a time: 80 MB each with a vocabulary of 150k
 def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Compute log-probabilities in fp32, finite whatever the logits.
 
-    Args:
-        logits: ``[..., V]``, any float dtype; -inf marks a word that cannot occur.
-        temperature: what logits are divided by, > 0.
+    Parameters
+    ----------
+    logits
+        ``[..., V]``, any float dtype; -inf marks a word that cannot occur.
+    temperature
+        What logits are divided by, > 0.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[..., V]`` fp32, nats, in ``[-1e9, 0]``.
 
-    Raises:
-        ValueError: the temperature is not > 0.
+    Raises
+    ------
+    ValueError
+        The temperature is not > 0.
     """
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature: expected a number > 0, found {temperature}; "
-            "pass the temperature that the tokens were sampled with"
-        )
+    check_argument(
+        "temperature",
+        temperature,
+        POSITIVE,
+        "pass the temperature that the tokens were sampled with",
+    )
     scaled = logits.float() if temperature == 1 else logits.float() / temperature
     log_p = torch.log_softmax(scaled, dim=-1)
     return log_p.clamp(min=_MIN_LOG_PROB)
@@ -142,12 +153,18 @@ def _kl_gradients(
 ) -> None:
     """Write KL's gradients of a chunk of n rows.
 
-    Args:
-        anchor_logits, view_logits: ``[n, V]``.
-        kl: ``[n]`` fp32, the divergence.
-        scale: ``[n, 1]`` fp32, the incoming gradient over the temperature.
-        temperature: what logits are divided by.
-        to_anchor, to_view: ``[n, V]``, written; ``None`` where nobody asks.
+    Parameters
+    ----------
+    anchor_logits, view_logits
+        ``[n, V]``.
+    kl
+        ``[n]`` fp32, the divergence.
+    scale
+        ``[n, 1]`` fp32, the incoming gradient over the temperature.
+    temperature
+        What logits are divided by.
+    to_anchor, to_view
+        ``[n, V]``, written; ``None`` where nobody asks.
     """
     log_p = log_probs(anchor_logits, temperature)
     log_q = log_probs(view_logits, temperature)
@@ -170,11 +187,16 @@ def _estimator_gradients(
 ) -> None:
     """Write k1's, k2's or k3's gradients of a chunk of n rows.
 
-    Args:
-        anchor_logits, view_logits: ``[n, V]``.
-        labels: ``[n]`` int64.
-        slopes: ``[n, 2]`` fp32, f'(r) for the anchor and for the view.
-        scale, temperature, to_anchor, to_view: as of :func:`_kl_gradients`.
+    Parameters
+    ----------
+    anchor_logits, view_logits
+        ``[n, V]``.
+    labels
+        ``[n]`` int64.
+    slopes
+        ``[n, 2]`` fp32, f'(r) for the anchor and for the view.
+    scale, temperature, to_anchor, to_view
+        As of :func:`_kl_gradients`.
     """
     for branch, (logits, target) in enumerate(
         ((anchor_logits, to_anchor), (view_logits, to_view))
@@ -236,40 +258,36 @@ def token_divergence(
     KL(anchor || view) over the full vocabulary. Gradient flows to both logits; detach
     one to keep it from there.
 
-    Args:
-        anchor_logits: ``[N, V]``, any float dtype, given the original image.
-        view_logits: ``[N, V]``, any float dtype, given the view.
-        labels: ``[N]`` ints in ``[0, V)``, the sampled tokens; ``kl`` ignores them.
-        kind: ``kl``, ``k1``, ``k2`` or ``k3``.
-        temperature: what logits are divided by, > 0.
+    Parameters
+    ----------
+    anchor_logits
+        ``[N, V]``, any float dtype, given the original image.
+    view_logits
+        ``[N, V]``, any float dtype, given the view.
+    labels
+        ``[N]`` ints in ``[0, V)``, the sampled tokens; ``kl`` ignores them.
+    kind
+        ``kl``, ``k1``, ``k2`` or ``k3``.
+    temperature
+        What logits are divided by, > 0.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]`` fp32, nats (``k2``: nats squared); ``kl``, ``k2``, ``k3`` are >= 0.
 
-    Raises:
-        ValueError: an unknown kind, shapes that do not agree, temperature <= 0.
+    Raises
+    ------
+    ValueError
+        An unknown kind, shapes that do not agree, temperature <= 0.
     """
-    _check_shapes(anchor_logits, view_logits, labels)
-    if kind not in KINDS:
-        raise ValueError(
-            f"kind: expected one of {', '.join(KINDS)}, found {kind!r}; "
-            "set cpl.divergence to one of them"
-        )
+    check_shapes(
+        "take all at the same selected positions",
+        anchor_logits=(anchor_logits, "N V"),
+        view_logits=(view_logits, "N V"),
+        labels=(labels, "N"),
+    )
+    check_argument("kind", kind, Choice(KINDS), "set cpl.divergence to one of them")
     return _Divergence.apply(
         anchor_logits, view_logits, labels.long(), kind, temperature
     )
-
-
-def _check_shapes(anchor_logits: Tensor, view_logits: Tensor, labels: Tensor) -> None:
-    """Refuse logits and labels that do not belong together."""
-    if anchor_logits.dim() != 2 or anchor_logits.shape != view_logits.shape:
-        raise ValueError(
-            "view_logits: expected the shape [N, V] of anchor_logits, found "
-            f"{list(view_logits.shape)} beside {list(anchor_logits.shape)}; "
-            "take both at the same selected positions"
-        )
-    if labels.shape != anchor_logits.shape[:1]:
-        raise ValueError(
-            f"labels: expected shape {list(anchor_logits.shape[:1])}, found "
-            f"{list(labels.shape)}; pass one sampled token a selected position"
-        )

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from areal_cppo.core.checks import check_chunk_size
 from areal_cppo.core.divergence import log_probs, token_divergence
 from areal_cppo.core.scores import TokenScores, score_tokens, token_entropy
+from areal_cppo.core.shapes import check_shapes
 
 CHUNK = 1024  # rows: 0.6 GB in fp32 with a vocabulary of 150k
 _SCORE_CHUNK = 256  # two passes' logits and their log-probabilities at a time
@@ -28,10 +30,14 @@ Projection = Callable[[Tensor], Tensor]  # [n, D] to [n, V]
 class TokenStatistics(NamedTuple):
     """What the policy loss and its metrics need of each token's distribution.
 
-    Attributes:
-        logprobs: ``[T]`` fp32, nats, of the labels, at the temperature; with gradient.
-        entropy: ``[T]`` fp32, nats, at the temperature; no gradient.
-        lowest, highest: ``[T]`` fp32, least and largest logit; no gradient.
+    Attributes
+    ----------
+    logprobs
+        ``[T]`` fp32, nats, of the labels, at the temperature; with gradient.
+    entropy
+        ``[T]`` fp32, nats, at the temperature; no gradient.
+    lowest, highest
+        ``[T]`` fp32, least and largest logit; no gradient.
     """
 
     logprobs: Tensor
@@ -49,21 +55,35 @@ def token_statistics(
 ) -> TokenStatistics:
     """Compute log-probabilities and entropies from hidden states.
 
-    Args:
-        hidden: ``[T, D]``, T >= 1, any float dtype.
-        project: the output head.
-        labels: ``[T]`` int64 in ``[0, V)``.
-        temperature: what logits are divided by, > 0.
-        chunk_size: rows of logits at a time, >= 1; None: all at once, kept for the
-            backward pass. No effect on the result.
+    Parameters
+    ----------
+    hidden
+        ``[T, D]``, T >= 1, any float dtype.
+    project
+        The output head.
+    labels
+        ``[T]`` int64 in ``[0, V)``.
+    temperature
+        What logits are divided by, > 0.
+    chunk_size
+        Rows of logits at a time, >= 1; None: all at once, kept for the backward pass.
+        No effect on the result.
 
-    Returns:
+    Returns
+    -------
+    TokenStatistics
         Four tensors ``[T]``.
 
-    Raises:
-        ValueError: shapes do not agree, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes do not agree, or an argument is out of range.
     """
-    _check(hidden, labels, chunk_size)
+    check_shapes(
+        "take both at the same tokens", hidden=(hidden, "T D"), labels=(labels, "T")
+    )
+    if chunk_size is not None:
+        check_chunk_size(chunk_size)
 
     def read(rows: Tensor, chosen: Tensor) -> TokenStatistics:
         logits = project(rows)
@@ -93,21 +113,31 @@ def score_hidden(
 ) -> TokenScores:
     """Compute what the selection needs from the hidden states of two passes.
 
-    Args:
-        anchor: ``[G, D]``, any float dtype, given the original image; G may be 0.
-        negative: ``[G, D]``, given the negative view, at the same tokens.
-        project: the output head.
-        temperature: what logits are divided by, > 0.
-        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+    Parameters
+    ----------
+    anchor
+        ``[G, D]``, any float dtype, given the original image; G may be 0.
+    negative
+        ``[G, D]``, given the negative view, at the same tokens.
+    project, temperature, chunk_size
+        As :func:`token_statistics` takes them; always in chunks.
 
-    Returns:
+    Returns
+    -------
+    TokenScores
         Three tensors ``[G]`` without gradient, as :func:`score_tokens`.
 
-    Raises:
-        ValueError: shapes do not agree, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes do not agree, or an argument is out of range.
     """
-    _check(anchor, anchor[:, 0], chunk_size)
-    _check_same(anchor, negative=negative)
+    check_shapes(
+        "take both at the same tokens",
+        anchor=(anchor, "G D"),
+        negative=(negative, "G D"),
+    )
+    check_chunk_size(chunk_size)
     parts = [
         score_tokens(project(rows), project(others), temperature)
         for rows, others in zip(anchor.split(chunk_size), negative.split(chunk_size))
@@ -128,22 +158,31 @@ def view_divergences(
 ) -> tuple[Tensor, Tensor]:
     """Compute both views' divergences from the anchor from hidden states.
 
-    Args:
-        anchor, positive, negative: ``[N, D]``, any float dtype, of the three passes at
-            the selected tokens; N may be 0.
-        project: the output head.
-        labels: ``[N]`` ints in ``[0, V)``, the sampled tokens.
-        kind, temperature: as :func:`token_divergence` takes them.
-        grad: which of the three distributions carry gradient, to their hidden states
-            and to the head.
-        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+    Parameters
+    ----------
+    anchor, positive, negative
+        ``[N, D]``, any float dtype, of the three passes at the selected tokens; N may
+        be 0.
+    project, chunk_size
+        As :func:`token_statistics` takes them; always in chunks.
+    labels
+        ``[N]`` ints in ``[0, V)``, the sampled tokens.
+    kind, temperature
+        As :func:`token_divergence` takes them.
+    grad
+        Which of the three distributions carry gradient, to their hidden states and to
+        the head.
 
-    Returns:
-        Divergence of the positive and of the negative view, ``[N]`` fp32 each. With
-        N = 0 they are still connected to the inputs' graphs.
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Divergence of the positive and of the negative view, ``[N]`` fp32 each. With N =
+        0 they are still connected to the inputs' graphs.
 
-    Raises:
-        ValueError: shapes do not agree, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes do not agree, or an argument is out of range.
     """
     views = {"positive": positive, "negative": negative}
     to_positive, to_negative = _divergences(
@@ -181,19 +220,25 @@ def hidden_entropy(
 ) -> Tensor:
     """Compute the entropy of each token's distribution from hidden states.
 
-    Args:
-        hidden: ``[N, D]``, any float dtype; N may be 0.
-        project: the output head.
-        temperature: what logits are divided by, > 0.
-        chunk_size: rows of logits at a time, >= 1; no effect on the result.
+    Parameters
+    ----------
+    hidden
+        ``[N, D]``, any float dtype; N may be 0.
+    project, temperature, chunk_size
+        As :func:`token_statistics` takes them; always in chunks.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]`` fp32, nats, with gradient.
 
-    Raises:
-        ValueError: ``hidden`` is not 2-dimensional, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        ``hidden`` is not 2-dimensional, or an argument is out of range.
     """
-    _check(hidden, hidden[:, 0], chunk_size)
+    check_shapes("flatten batch and time into T", hidden=(hidden, "T D"))
+    check_chunk_size(chunk_size)
 
     def read(rows: Tensor) -> Tensor:
         return token_entropy(project(rows), temperature)
@@ -213,8 +258,13 @@ def _divergences(
     chunk_size: int,
 ) -> tuple[Tensor, ...]:
     """Compute each view's divergence from the anchor, ``[N]`` fp32 each."""
-    _check(anchor, labels, chunk_size)
-    _check_same(anchor, **views)
+    check_shapes(
+        "take all at the same tokens",
+        anchor=(anchor, "N D"),
+        labels=(labels, "N"),
+        **{name: (view, "N D") for name, view in views.items()},
+    )
+    check_chunk_size(chunk_size)
 
     def project_branch(name: str, rows: Tensor) -> Tensor:
         if name in grad:
@@ -245,31 +295,3 @@ def _again_in_backward(read: Callable, *tensors: Tensor):
     if not torch.is_grad_enabled():
         return read(*tensors)
     return checkpoint(read, *tensors, use_reentrant=False, preserve_rng_state=False)
-
-
-def _check(hidden: Tensor, labels: Tensor, chunk_size: int | None) -> None:
-    """Refuse hidden states that are no matrix, other labels, chunks without rows."""
-    if hidden.dim() != 2:
-        raise ValueError(
-            f"hidden: expected shape [T, D], found {list(hidden.shape)}; "
-            "flatten batch and time into T"
-        )
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"labels: expected shape {list(hidden.shape[:1])}, one for each of the "
-            f"hidden states, found {list(labels.shape)}; take both at the same tokens"
-        )
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"chunk_size: expected an integer >= 1, found {chunk_size}; pass 1 or more"
-        )
-
-
-def _check_same(anchor: Tensor, **views: Tensor) -> None:
-    """Refuse hidden states of other tokens."""
-    for name, view in views.items():
-        if view.shape != anchor.shape:
-            raise ValueError(
-                f"{name}: expected shape {list(anchor.shape)} as of anchor, found "
-                f"{list(view.shape)}; take both at the same tokens"
-            )

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from areal_cppo.core.checks import POSITIVE, Choice, check_argument
+from areal_cppo.core.config import AGGREGATIONS
+from areal_cppo.core.shapes import check_shapes
+
 
 def contrastive_perception_loss(
     positive_divergence: Tensor, negative_divergence: Tensor, tau: float
@@ -21,27 +25,31 @@ def contrastive_perception_loss(
     That is the two-way InfoNCE loss on -divergence / tau with the positive view as the
     match: low where the anchor agrees with the positive view and not with the negative.
 
-    Args:
-        positive_divergence: ``[N]`` float, nats, anchor from positive view.
-        negative_divergence: ``[N]`` float, nats, anchor from negative view.
-        tau: temperature of the contrast, > 0.
+    Parameters
+    ----------
+    positive_divergence
+        ``[N]`` float, nats, anchor from positive view.
+    negative_divergence
+        ``[N]`` float, nats, anchor from negative view.
+    tau
+        Temperature of the contrast, > 0.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]``, >= 0; log 2 where the divergences are equal.
 
-    Raises:
-        ValueError: shapes differ or ``tau`` is not > 0.
+    Raises
+    ------
+    ValueError
+        Shapes differ or ``tau`` is not > 0.
     """
-    if positive_divergence.shape != negative_divergence.shape:
-        raise ValueError(
-            "negative_divergence: expected shape "
-            f"{list(positive_divergence.shape)} as of positive_divergence, found "
-            f"{list(negative_divergence.shape)}; take both at the same tokens"
-        )
-    if not tau > 0:
-        raise ValueError(
-            f"tau: expected a number > 0, found {tau}; the published value is 0.1"
-        )
+    check_shapes(
+        "take both at the same tokens",
+        positive_divergence=(positive_divergence, "N"),
+        negative_divergence=(negative_divergence, "N"),
+    )
+    check_argument("tau", tau, POSITIVE, "the published value is 0.1")
     return functional.softplus((positive_divergence - negative_divergence) / tau)
 
 
@@ -59,31 +67,39 @@ def aggregate_token_loss(
     tokens. A sequence's tokens must all be in one call. Tokens of weight 0 still count
     in their sequence's mean.
 
-    Args:
-        token_loss: ``[N]`` float, weights already applied.
-        sequence_ids: ``[N]`` ints; equal ids, one sequence.
-        aggregation: ``sequence`` or ``token``.
-        normalizer: the global count, > 0 (anything if N is 0), a number or a
-            0-dimensional tensor.
+    Parameters
+    ----------
+    token_loss
+        ``[N]`` float, weights already applied.
+    sequence_ids
+        ``[N]`` ints; equal ids, one sequence.
+    aggregation
+        ``sequence`` or ``token``.
+    normalizer
+        The global count, > 0 (anything if N is 0), a number or a 0-dimensional tensor.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A 0-dimensional tensor; with N = 0 a zero connected to ``token_loss``'s graph,
         so that every rank of a distributed run has a backward pass.
 
-    Raises:
-        ValueError: shapes differ, an unknown aggregation, a normalizer not > 0.
+    Raises
+    ------
+    ValueError
+        Shapes differ, an unknown aggregation, a normalizer not > 0.
     """
-    if aggregation not in ("sequence", "token"):
-        raise ValueError(
-            f"aggregation: expected one of sequence, token, found {aggregation!r}; "
-            "set cpl.aggregation to one of them"
-        )
-    if token_loss.dim() != 1 or token_loss.shape != sequence_ids.shape:
-        raise ValueError(
-            "sequence_ids: expected the shape [N] of token_loss, found "
-            f"{list(sequence_ids.shape)} beside {list(token_loss.shape)}; "
-            "index both with the same selection"
-        )
+    check_argument(
+        "aggregation",
+        aggregation,
+        Choice(AGGREGATIONS),
+        "set cpl.aggregation to one of them",
+    )
+    check_shapes(
+        "index both with the same selection",
+        token_loss=(token_loss, "N"),
+        sequence_ids=(sequence_ids, "N"),
+    )
     if len(token_loss) == 0:
         return token_loss.sum()
     if not normalizer > 0:

@@ -51,6 +51,7 @@ from areal_cppo.core.checks import (
 )
 from areal_cppo.core.config import AGGREGATIONS, StalenessConfig, require_perturbed
 from areal_cppo.core.divergence import cut_off, sampled_kl
+from areal_cppo.core.shapes import check_shapes
 
 DIVERGENCES = ("k3", "kl")
 ENTROPIES = ("sampled", "full")
@@ -72,8 +73,10 @@ class PAPOStalenessConfig(StalenessConfig):
 class PAPOConfig:
     """PAPO's terms beside the policy loss, ``actor.papo`` in the YAML.
 
-    Raises:
-        ValueError: a value is out of range or of a wrong type, or has no effect.
+    Raises
+    ------
+    ValueError
+        A value is out of range or of a wrong type, or has no effect.
     """
 
     gamma: float = setting(
@@ -157,18 +160,30 @@ def perception_divergence(
     ``exp(-r) - 1 + r`` with ``r = anchor_logprobs - negative_logprobs``. Gradient flows
     to both.
 
-    Args:
-        anchor_logprobs: ``[N]`` float, nats, of the sampled tokens, original image.
-        negative_logprobs: ``[N]`` float, nats, of the same given the negative view.
-        max_divergence: what it is cut off at, nats; no gradient beyond. None: never.
+    Parameters
+    ----------
+    anchor_logprobs
+        ``[N]`` float, nats, of the sampled tokens, original image.
+    negative_logprobs
+        ``[N]`` float, nats, of the same given the negative view.
+    max_divergence
+        What it is cut off at, nats; no gradient beyond. None: never.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]``, nats, >= 0.
 
-    Raises:
-        ValueError: the shapes differ.
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
-    _check_same(anchor_logprobs, negative_logprobs=negative_logprobs)
+    check_shapes(
+        "take both at the same tokens",
+        anchor_logprobs=(anchor_logprobs, "N"),
+        negative_logprobs=(negative_logprobs, "N"),
+    )
     return cut_off(sampled_kl(anchor_logprobs - negative_logprobs), max_divergence)
 
 
@@ -184,29 +199,31 @@ def papo_loss(
 
     ``-gamma divergence + eta1 anchor_entropy + eta2 negative_entropy``.
 
-    Args:
-        divergence: ``[N]`` float, nats, of the negative view from the anchor.
-        anchor_entropy: ``[N]`` float, nats, exact or ``-log pi(token)``.
-        negative_entropy: ``[N]`` float, nats, the same given the negative view.
-        gamma, eta1, eta2: weights, >= 0.
+    Parameters
+    ----------
+    divergence
+        ``[N]`` float, nats, of the negative view from the anchor.
+    anchor_entropy
+        ``[N]`` float, nats, exact or ``-log pi(token)``.
+    negative_entropy
+        ``[N]`` float, nats, the same given the negative view.
+    gamma, eta1, eta2
+        Weights, >= 0.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]``, nats.
 
-    Raises:
-        ValueError: shapes differ.
+    Raises
+    ------
+    ValueError
+        Shapes differ.
     """
-    _check_same(
-        divergence, anchor_entropy=anchor_entropy, negative_entropy=negative_entropy
+    check_shapes(
+        "take all at the same tokens",
+        divergence=(divergence, "N"),
+        anchor_entropy=(anchor_entropy, "N"),
+        negative_entropy=(negative_entropy, "N"),
     )
     return -gamma * divergence + eta1 * anchor_entropy + eta2 * negative_entropy
-
-
-def _check_same(first: Tensor, **others: Tensor) -> None:
-    """Refuse tensors of other tokens."""
-    for name, other in others.items():
-        if other.shape != first.shape:
-            raise ValueError(
-                f"{name}: expected shape {list(first.shape)} as the other tensors, "
-                f"found {list(other.shape)}; take all at the same tokens"
-            )

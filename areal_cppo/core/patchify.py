@@ -11,11 +11,14 @@ patch_size^2), ``I`` images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from areal_cppo.core.checks import COUNT, check_argument
+from areal_cppo.core.shapes import check_shapes
 
 # The mean and standard deviation of CLIP's training images, as in Qwen2(.5)-VL's
 # processors; Qwen3-VL's have 0.5 throughout.
@@ -27,12 +30,18 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class PatchLayout:
     """How a processor normalises images and orders their patches.
 
-    Attributes:
-        patch_size: side of a patch, pixels.
-        temporal_patch_size: how often a still image's patches are repeated.
-        merge_size: side of the square of patches that becomes one token.
-        channels: colour channels.
-        image_mean, image_std: one number per channel, in units of the [0, 1] image.
+    Attributes
+    ----------
+    patch_size
+        Side of a patch, pixels.
+    temporal_patch_size
+        How often a still image's patches are repeated.
+    merge_size
+        Side of the square of patches that becomes one token.
+    channels
+        Colour channels.
+    image_mean, image_std
+        One number per channel, in units of the [0, 1] image.
     """
 
     patch_size: int = 14
@@ -44,17 +53,14 @@ class PatchLayout:
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: expected an integer >= 1, found {getattr(self, name)}; "
-                    "take it from the model's image processor"
-                )
+            fix = "take it from the model's image processor"
+            check_argument(name, getattr(self, name), COUNT, fix)
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(
-                    f"{name}: expected {self.channels} numbers, one per channel, "
-                    f"found {len(getattr(self, name))}; "
-                    "take them from the model's image processor"
+                    f"{name}: expected {self.channels} numbers, one per channel, found "
+                    f"{len(getattr(self, name))}; take them from the model's image "
+                    "processor"
                 )
         if min(self.image_std) <= 0:
             raise ValueError(
@@ -66,20 +72,18 @@ class PatchLayout:
     def from_image_processor(cls, image_processor: Any) -> "PatchLayout":
         """Read the layout off an image processor of the Qwen-VL family.
 
-        Args:
-            image_processor: any object with ``patch_size``, ``temporal_patch_size``,
-                ``merge_size``, ``image_mean`` and ``image_std``.
+        Parameters
+        ----------
+        image_processor
+            Any object with ``patch_size``, ``temporal_patch_size``, ``merge_size``,
+            ``image_mean`` and ``image_std``.
 
-        Raises:
-            ValueError: an attribute is missing.
+        Raises
+        ------
+        ValueError
+            An attribute is missing.
         """
-        names = (
-            "patch_size",
-            "temporal_patch_size",
-            "merge_size",
-            "image_mean",
-            "image_std",
-        )
+        names = [field.name for field in fields(cls) if field.name != "channels"]
         missing = [name for name in names if not hasattr(image_processor, name)]
         if missing:
             raise ValueError(
@@ -87,14 +91,10 @@ class PatchLayout:
                 f"{type(image_processor).__name__} without {', '.join(missing)}; "
                 "use a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model"
             )
-        return cls(
-            patch_size=image_processor.patch_size,
-            temporal_patch_size=image_processor.temporal_patch_size,
-            merge_size=image_processor.merge_size,
-            channels=len(image_processor.image_mean),
-            image_mean=tuple(image_processor.image_mean),
-            image_std=tuple(image_processor.image_std),
-        )
+        found = {name: getattr(image_processor, name) for name in names}
+        for name in ("image_mean", "image_std"):
+            found[name] = tuple(found[name])
+        return cls(channels=len(found["image_mean"]), **found)
 
     @property
     def patch_features(self) -> int:
@@ -107,17 +107,25 @@ def unpatchify(
 ) -> list[Tensor]:
     """Put the patches of still images back together.
 
-    Args:
-        pixel_values: ``[P, F]``, any dtype, the processor's output.
-        image_grid_thw: ``[I, 3]`` ints: temporal (1), vertical and horizontal patches.
-        layout: of the processor.
+    Parameters
+    ----------
+    pixel_values
+        ``[P, F]``, any dtype, the processor's output.
+    image_grid_thw
+        ``[I, 3]`` ints: temporal (1), vertical and horizontal patches.
+    layout
+        Of the processor.
 
-    Returns:
+    Returns
+    -------
+    list[Tensor]
         I tensors ``[C, H, W]`` in the processor's normalised units, on the same device
         and of the same dtype; fresh memory.
 
-    Raises:
-        ValueError: a video, or patches that do not fit the grid or the layout.
+    Raises
+    ------
+    ValueError
+        A video, or patches that do not fit the grid or the layout.
     """
     grids = image_grids(pixel_values, image_grid_thw, layout)
     merge, size = layout.merge_size, layout.patch_size
@@ -153,16 +161,23 @@ def unpatchify(
 def patchify(images: Sequence[Tensor], layout: PatchLayout) -> Tensor:
     """Cut images into patches in the processor's order: the inverse of `unpatchify`.
 
-    Args:
-        images: tensors ``[C, H, W]`` of one dtype, H and W multiples of patch_size *
-            merge_size, in the processor's normalised units.
-        layout: of the processor.
+    Parameters
+    ----------
+    images
+        Tensors ``[C, H, W]`` of one dtype, H and W multiples of patch_size *
+        merge_size, in the processor's normalised units.
+    layout
+        Of the processor.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``pixel_values``, ``[P, F]``; ``[0, F]`` fp32 when there is no image.
 
-    Raises:
-        ValueError: an image's shape does not fit the layout.
+    Raises
+    ------
+    ValueError
+        An image's shape does not fit the layout.
     """
     size, merge = layout.patch_size, layout.merge_size
     side = size * merge
@@ -195,27 +210,28 @@ def image_grids(
 ) -> list[tuple[int, int, int]]:
     """Check that patches, grid and layout agree and return the grid as ints.
 
-    Args:
-        pixel_values: ``[P, F]``.
-        image_grid_thw: ``[I, 3]`` ints.
-        layout: of the processor.
+    Parameters
+    ----------
+    pixel_values, image_grid_thw, layout
+        As :func:`unpatchify` takes them.
 
-    Returns:
+    Returns
+    -------
+    list[tuple[int, int, int]]
         One ``(1, patches high, patches wide)`` per image.
 
-    Raises:
-        ValueError: as :func:`unpatchify`.
+    Raises
+    ------
+    ValueError
+        As :func:`unpatchify`.
     """
-    if image_grid_thw.dim() != 2 or image_grid_thw.shape[1] != 3:
-        raise ValueError(
-            f"image_grid_thw: expected shape [images, 3], found "
-            f"{list(image_grid_thw.shape)}; pass the processor's own"
-        )
-    if pixel_values.dim() != 2 or pixel_values.shape[1] != layout.patch_features:
-        raise ValueError(
-            f"pixel_values: expected shape [patches, {layout.patch_features}], found "
-            f"{list(pixel_values.shape)}; make the layout from the model's processor"
-        )
+    check_shapes(
+        "pass the processor's own", image_grid_thw=(image_grid_thw, "images 3")
+    )
+    check_shapes(
+        "make the layout from the model's processor",
+        pixel_values=(pixel_values, f"patches {layout.patch_features}"),
+    )
     grids = [(t, h, w) for t, h, w in image_grid_thw.tolist()]
     for t, h, w in grids:
         if t != 1:
@@ -241,11 +257,14 @@ def image_grids(
 def denormalize(images: Sequence[Tensor], layout: PatchLayout) -> list[Tensor]:
     """Undo the processor's normalisation: ``image * std + mean``.
 
-    Args:
-        images: tensors ``[C, H, W]``, any float dtype, in normalised units.
-        layout: of the processor.
+    Parameters
+    ----------
+    images, layout
+        Tensors ``[C, H, W]``, any float dtype, in the processor's normalised units.
 
-    Returns:
+    Returns
+    -------
+    list[Tensor]
         fp32 tensors ``[C, H, W]`` in [0, 1] up to rounding.
     """
     return [
@@ -258,11 +277,14 @@ def denormalize(images: Sequence[Tensor], layout: PatchLayout) -> list[Tensor]:
 def normalize(images: Sequence[Tensor], layout: PatchLayout) -> list[Tensor]:
     """Normalise as the processor does: ``(image - mean) / std``.
 
-    Args:
-        images: tensors ``[C, H, W]``, any float dtype, in [0, 1].
-        layout: of the processor.
+    Parameters
+    ----------
+    images, layout
+        Tensors ``[C, H, W]``, any float dtype, in [0, 1].
 
-    Returns:
+    Returns
+    -------
+    list[Tensor]
         fp32 tensors ``[C, H, W]``.
     """
     return [

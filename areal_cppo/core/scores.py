@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from areal_cppo.core.checks import check_chunk_size
 from areal_cppo.core.divergence import log_probs, row_kl
+from areal_cppo.core.shapes import check_shapes
 
 _GAIN_EPSILON = 1e-6  # of the published score; keeps 0 / 0 out of it
 _ENTROPY_CHUNK = 256  # rows in fp32 at a time: 160 MB with 150k words, not 0.6 MB * T
@@ -22,11 +24,15 @@ _ENTROPY_CHUNK = 256  # rows in fp32 at a time: 160 MB with 150k words, not 0.6 
 class TokenScores(NamedTuple):
     """What tells perception tokens from others, at the gated positions.
 
-    Attributes:
-        anchor_entropy: ``[G]`` fp32, nats, given the original image.
-        negative_entropy: ``[G]`` fp32, nats, given the negative view.
-        divergence: ``[G]`` fp32, nats, >= 0: KL(anchor || negative) over the full
-            vocabulary; a metric, the selection does not use it.
+    Attributes
+    ----------
+    anchor_entropy
+        ``[G]`` fp32, nats, given the original image.
+    negative_entropy
+        ``[G]`` fp32, nats, given the negative view.
+    divergence
+        ``[G]`` fp32, nats, >= 0: KL(anchor || negative) over the full vocabulary; a
+        metric, the selection does not use it.
     """
 
     anchor_entropy: Tensor
@@ -41,18 +47,27 @@ def token_entropy(
 
     Differentiable; under ``torch.no_grad`` it holds ``chunk_size`` rows in fp32.
 
-    Args:
-        logits: ``[T, V]``, any float dtype; -inf marks a word that cannot occur.
-        temperature: what logits are divided by, > 0.
-        chunk_size: rows reduced at a time, >= 1; no effect on the result.
+    Parameters
+    ----------
+    logits
+        ``[T, V]``, any float dtype; -inf marks a word that cannot occur.
+    temperature
+        What logits are divided by, > 0.
+    chunk_size
+        Rows reduced at a time, >= 1; no effect on the result.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]`` fp32, in nats, in ``[0, log V]``.
 
-    Raises:
-        ValueError: ``logits`` is not 2-dimensional, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        ``logits`` is not 2-dimensional, or an argument is out of range.
     """
-    _check_reduction("logits", logits, chunk_size)
+    check_shapes("flatten batch and time into T", logits=(logits, "T V"))
+    check_chunk_size(chunk_size)
     return torch.cat(
         [_entropy(log_probs(rows, temperature)) for rows in logits.split(chunk_size)]
     )
@@ -67,25 +82,31 @@ def score_tokens(
     All rows are in fp32 at a time; :func:`areal_cppo.core.score_hidden` calls it for a
     few.
 
-    Args:
-        anchor_logits: ``[G, V]``, any float dtype, at the gated positions; G may be 0.
-        negative_logits: ``[G, V]``, any float dtype, at the same positions.
-        temperature: what logits are divided by, > 0.
+    Parameters
+    ----------
+    anchor_logits
+        ``[G, V]``, any float dtype, at the gated positions; G may be 0.
+    negative_logits
+        ``[G, V]``, any float dtype, at the same positions.
+    temperature
+        What logits are divided by, > 0.
 
-    Returns:
+    Returns
+    -------
+    TokenScores
         Three tensors ``[G]`` without gradient; the entropies are those of
         :func:`token_entropy`. Not a number where logits are not.
 
-    Raises:
-        ValueError: shapes do not agree, or the temperature is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes do not agree, or the temperature is out of range.
     """
-    _check_reduction("anchor_logits", anchor_logits)
-    if negative_logits.shape != anchor_logits.shape:
-        raise ValueError(
-            f"negative_logits: expected shape {list(anchor_logits.shape)} as of "
-            f"anchor_logits, found {list(negative_logits.shape)}; "
-            "take both at the gated positions"
-        )
+    check_shapes(
+        "take both at the gated positions",
+        anchor_logits=(anchor_logits, "G V"),
+        negative_logits=(negative_logits, "G V"),
+    )
     log_p = log_probs(anchor_logits, temperature)
     log_q = log_probs(negative_logits, temperature)
     return TokenScores(_entropy(log_p), _entropy(log_q), row_kl(log_p, log_q))
@@ -97,16 +118,23 @@ def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
     ``relu(H_negative - H_anchor) / (H_negative + 1e-6)``: the share of the entropy
     under the negative view that seeing the image removes.
 
-    Args:
-        anchor_entropy: ``[T]``, nats, >= 0, given the original image.
-        negative_entropy: ``[T]``, nats, >= 0, given the negative view.
+    Parameters
+    ----------
+    anchor_entropy
+        ``[T]``, nats, >= 0, given the original image.
+    negative_entropy
+        ``[T]``, nats, >= 0, given the negative view.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]``, no unit, in ``[0, 1]``, 0 where entropy does not rise. Not a number
         where an entropy is not; such tokens are never selected.
 
-    Raises:
-        ValueError: the shapes differ.
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
     rise = entropy_rise(anchor_entropy, negative_entropy)
     return rise / (negative_entropy + _GAIN_EPSILON)
@@ -120,18 +148,29 @@ def entropy_rise(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
     tokens, the quotient is mostly noise, and as large as that of a token which reads
     the image.
 
-    Args:
-        anchor_entropy: ``[T]``, nats, >= 0, given the original image.
-        negative_entropy: ``[T]``, nats, >= 0, given the negative view.
+    Parameters
+    ----------
+    anchor_entropy
+        ``[T]``, nats, >= 0, given the original image.
+    negative_entropy
+        ``[T]``, nats, >= 0, given the negative view.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]``, nats, in ``[0, log V]``, 0 where entropy does not rise. Not a number
         where an entropy is not.
 
-    Raises:
-        ValueError: the shapes differ.
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
-    _check_entropies(anchor_entropy, negative_entropy)
+    check_shapes(
+        "compute both at the same positions",
+        anchor_entropy=(anchor_entropy, "T"),
+        negative_entropy=(negative_entropy, "T"),
+    )
     return torch.relu(negative_entropy - anchor_entropy)
 
 
@@ -142,20 +181,33 @@ def rise_eligible(
 
     Not of the paper, whose only condition is a rise > 0.
 
-    Args:
-        anchor_entropy: ``[G]``, nats, given the original image.
-        negative_entropy: ``[G]``, nats, given the negative view.
-        min_gain: least rise in units of ``log(vocabulary)``, in [0, 1]; 0 demands
-            nothing, not even a rise.
-        vocabulary: number of words, >= 2.
+    Parameters
+    ----------
+    anchor_entropy
+        ``[G]``, nats, given the original image.
+    negative_entropy
+        ``[G]``, nats, given the negative view.
+    min_gain
+        Least rise in units of ``log(vocabulary)``, in [0, 1]; 0 demands nothing, not
+        even a rise.
+    vocabulary
+        Number of words, >= 2.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[G]`` bool, False where an entropy is not finite.
 
-    Raises:
-        ValueError: shapes differ, or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes differ, or an argument is out of range.
     """
-    _check_entropies(anchor_entropy, negative_entropy)
+    check_shapes(
+        "compute both at the same positions",
+        anchor_entropy=(anchor_entropy, "T"),
+        negative_entropy=(negative_entropy, "T"),
+    )
     if not 0 <= min_gain <= 1 or vocabulary < 2:
         raise ValueError(
             "min_gain: expected a number in [0, 1] and a vocabulary >= 2, found "
@@ -171,26 +223,3 @@ def rise_eligible(
 def _entropy(log_p: Tensor) -> Tensor:
     """Return the entropy, nats, along the last axis of log-probabilities."""
     return -(log_p.exp() * log_p).sum(dim=-1)
-
-
-def _check_reduction(name: str, logits: Tensor, chunk_size: int = 1) -> None:
-    """Refuse logits that are no matrix, and chunks without rows."""
-    if logits.dim() != 2:
-        raise ValueError(
-            f"{name}: expected shape [T, V], found {list(logits.shape)}; "
-            "flatten batch and time into T"
-        )
-    if chunk_size < 1:
-        raise ValueError(
-            f"chunk_size: expected an integer >= 1, found {chunk_size}; pass 1 or more"
-        )
-
-
-def _check_entropies(anchor_entropy: Tensor, negative_entropy: Tensor) -> None:
-    """Refuse entropies of different positions."""
-    if anchor_entropy.shape != negative_entropy.shape:
-        raise ValueError(
-            f"negative_entropy: expected shape {list(anchor_entropy.shape)} as of "
-            f"anchor_entropy, found {list(negative_entropy.shape)}; "
-            "compute both at the same positions"
-        )

@@ -18,6 +18,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from areal_cppo.core.checks import POSITIVE_FRACTION, Choice, check_argument
+from areal_cppo.core.config import QUOTAS
+from areal_cppo.core.shapes import check_shapes
+
 # A product such as 0.07 * 100 = 7.000000000000001 must not round up to 8, nor one such
 # as 0.29 * 100 = 28.999999999999996 down to 28. Float error is relative, a few 1e-16; a
 # fraction that someone typed is far coarser.
@@ -38,36 +42,41 @@ def select_perception_tokens(
     ``ceil(top_fraction * their number)`` of highest gain (``floor``, but at least 1, of
     any, with ``quota="floor"``); ties go to the earlier token.
 
-    Args:
-        gain: ``[T]`` float, from :func:`entropy_gain`.
-        eligible: ``[T]`` bool, True where a token may be selected.
-        sequence_ids: ``[T]`` ints of any value and order; equal ids, one sequence.
-        top_fraction: in (0, 1].
-        quota: ``ceil`` or ``floor``.
+    Parameters
+    ----------
+    gain
+        ``[T]`` float, from :func:`entropy_gain`.
+    eligible
+        ``[T]`` bool, True where a token may be selected.
+    sequence_ids
+        ``[T]`` ints of any value and order; equal ids, one sequence.
+    top_fraction
+        In (0, 1].
+    quota
+        ``ceil`` or ``floor``.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]`` bool, without gradient.
 
-    Raises:
-        ValueError: shapes differ, ``eligible`` is not bool, ``top_fraction`` is out
-            of range, an unknown quota.
+    Raises
+    ------
+    ValueError
+        Shapes differ, ``eligible`` is not bool, ``top_fraction`` is out of range, an
+        unknown quota.
     """
-    _check_masks(eligible, sequence_ids)
-    if not 0 < top_fraction <= 1:
-        raise ValueError(
-            f"top_fraction: expected a number in (0, 1], found {top_fraction}; "
-            "the published value is 0.5"
-        )
-    if quota not in ("ceil", "floor"):
-        raise ValueError(
-            f"quota: expected one of ceil, floor, found {quota!r}; "
-            "set cpl.quota to one of them"
-        )
-    if gain.shape != eligible.shape:
-        raise ValueError(
-            f"gain: expected shape {list(eligible.shape)} as of eligible, "
-            f"found {list(gain.shape)}; score every packed position"
-        )
+    _check_mask("eligible", eligible, "pass a mask such as advantages > 0")
+    check_shapes(
+        "give every packed position a gain and an id",
+        eligible=(eligible, "T"),
+        sequence_ids=(sequence_ids, "T"),
+        gain=(gain, "T"),
+    )
+    check_argument(
+        "top_fraction", top_fraction, POSITIVE_FRACTION, "the published value is 0.5"
+    )
+    check_argument("quota", quota, Choice(QUOTAS), "set cpl.quota to one of them")
     candidates = eligible & (gain > 0) & torch.isfinite(gain)
     ids, sequence = torch.unique(sequence_ids, return_inverse=True)
     counts = torch.bincount(sequence[candidates], minlength=len(ids))
@@ -86,26 +95,37 @@ def select_random_tokens(
     generator of its own, on the CPU, over its own positions in order: what is drawn
     depends on its seed and its length, neither on the packing nor on the device.
 
-    Args:
-        eligible: ``[T]`` bool, True where a token may be selected.
-        sequence_ids: ``[T]`` ints; equal ids, one sequence.
-        like: ``[T]`` bool, another selection among the eligible tokens.
-        seeds: one for each of the S distinct values of ``sequence_ids``, in ascending
-            order of id, sequences without an eligible token included.
+    Parameters
+    ----------
+    eligible
+        ``[T]`` bool, True where a token may be selected.
+    sequence_ids
+        ``[T]`` ints; equal ids, one sequence.
+    like
+        ``[T]`` bool, another selection among the eligible tokens.
+    seeds
+        One for each of the S distinct values of ``sequence_ids``, in ascending order of
+        id, sequences without an eligible token included.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]`` bool.
 
-    Raises:
-        ValueError: shapes differ, a mask is not bool, ``like`` marks a token that is
-            not eligible, or not S seeds.
+    Raises
+    ------
+    ValueError
+        Shapes differ, a mask is not bool, ``like`` marks a token that is not eligible,
+        or not S seeds.
     """
-    _check_masks(eligible, sequence_ids)
-    if like.dtype != torch.bool or like.shape != eligible.shape:
-        raise ValueError(
-            f"like: expected a bool tensor {list(eligible.shape)} as eligible, found "
-            f"{like.dtype} {list(like.shape)}; pass another selection of these tokens"
-        )
+    _check_mask("eligible", eligible, "pass a mask such as advantages > 0")
+    _check_mask("like", like, "pass another selection of these tokens")
+    check_shapes(
+        "give every packed position an id, and select both among the same tokens",
+        eligible=(eligible, "T"),
+        sequence_ids=(sequence_ids, "T"),
+        like=(like, "T"),
+    )
     if (like & ~eligible).any():
         raise ValueError(
             "like: expected eligible tokens only, found "
@@ -136,17 +156,12 @@ def select_random_tokens(
     return best_per_sequence(score, eligible, sequence, quotas)
 
 
-def _check_masks(eligible: Tensor, sequence_ids: Tensor) -> None:
-    """Refuse masks and ids that do not belong together."""
-    if eligible.dtype != torch.bool or eligible.dim() != 1:
+def _check_mask(name: str, mask: Tensor, fix: str) -> None:
+    """Refuse a mask of numbers, which would index positions."""
+    if mask.dtype != torch.bool:
         raise ValueError(
-            f"eligible: expected a bool tensor [T], found {eligible.dtype} "
-            f"{list(eligible.shape)}; pass a mask such as advantages > 0"
-        )
-    if sequence_ids.shape != eligible.shape:
-        raise ValueError(
-            f"sequence_ids: expected shape {list(eligible.shape)} as of eligible, "
-            f"found {list(sequence_ids.shape)}; give every packed position an id"
+            f"{name}: expected a bool tensor, found {mask.dtype} {list(mask.shape)}; "
+            f"{fix}"
         )
 
 
@@ -155,13 +170,20 @@ def best_per_sequence(
 ) -> Tensor:
     """Mark each sequence's candidates of highest score, as many as its quota.
 
-    Args:
-        score: ``[T]`` float, finite at candidates.
-        candidates: ``[T]`` bool.
-        sequence: ``[T]`` int64 in [0, S).
-        quotas: ``[S]`` int64.
+    Parameters
+    ----------
+    score
+        ``[T]`` float, finite at candidates.
+    candidates
+        ``[T]`` bool.
+    sequence
+        ``[T]`` int64 in [0, S).
+    quotas
+        ``[S]`` int64.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[T]`` bool.
     """
     selected = torch.zeros_like(candidates)

@@ -10,6 +10,10 @@ Letters: ``N`` selected tokens.
 import torch
 from torch import Tensor
 
+from areal_cppo.core.checks import FRACTION, Number, check_argument
+from areal_cppo.core.config import StalenessConfig
+from areal_cppo.core.shapes import check_shapes
+
 # exp() cannot overflow: without a cap the largest weight is exp(20) = 5e8.
 _MAX_LOG_RATIO = 20.0
 
@@ -31,43 +35,51 @@ def staleness_weights(
     0. A token with equal log-probabilities and the current version has weight exactly
     1 (for a cap of 1 or more).
 
-    Args:
-        proximal_logprobs: ``[N]`` float, nats, under the policy at the update's start.
-        behaviour_logprobs: ``[N]`` float, nats, under the policy that sampled.
-        versions: ``[N]`` ints, the policy version that sampled each token.
-        current_version: the policy version at the update's start.
-        cap: upper limit of the ratio, > 0; ``None`` for none.
-        decay: factor per version of staleness, in [0, 1].
-        max_staleness: versions of staleness beyond which a token counts 0, >= 0;
-            ``None`` for no limit.
+    Parameters
+    ----------
+    proximal_logprobs
+        ``[N]`` float, nats, under the policy at the update's start.
+    behaviour_logprobs
+        ``[N]`` float, nats, under the policy that sampled.
+    versions
+        ``[N]`` ints, the policy version that sampled each token.
+    current_version
+        The policy version at the update's start.
+    cap
+        Upper limit of the ratio, > 0; ``None`` for none.
+    decay
+        Factor per version of staleness, in [0, 1].
+    max_staleness
+        Versions of staleness beyond which a token counts 0, >= 0; ``None`` for no
+        limit.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[N]`` fp32, >= 0, never infinite, without gradient.
 
-    Raises:
-        ValueError: shapes differ or an argument is out of range.
+    Raises
+    ------
+    ValueError
+        Shapes differ or an argument is out of range.
     """
-    for name, tensor in (
-        ("behaviour_logprobs", behaviour_logprobs),
-        ("versions", versions),
+    check_shapes(
+        "index all with the same selection",
+        proximal_logprobs=(proximal_logprobs, "N"),
+        behaviour_logprobs=(behaviour_logprobs, "N"),
+        versions=(versions, "N"),
+    )
+    for name, value, check, fix in (
+        ("cap", cap, Number(low=0, low_open=True, optional=True), "pass 5.0"),
+        ("decay", decay, FRACTION, "pass 1.0 for none"),
+        (
+            "max_staleness",
+            max_staleness,
+            Number(low=0, integer=True, optional=True),
+            "pass 0 to keep only on-policy tokens",
+        ),
     ):
-        if tensor.shape != proximal_logprobs.shape:
-            raise ValueError(
-                f"{name}: expected shape {list(proximal_logprobs.shape)} as of "
-                f"proximal_logprobs, found {list(tensor.shape)}; "
-                "index all with the same selection"
-            )
-    if cap is not None and not cap > 0:
-        raise ValueError(f"cap: expected a number > 0 or None, found {cap}; pass 5.0")
-    if not 0 <= decay <= 1:
-        raise ValueError(
-            f"decay: expected a number in [0, 1], found {decay}; pass 1.0 for none"
-        )
-    if max_staleness is not None and max_staleness < 0:
-        raise ValueError(
-            f"max_staleness: expected an integer >= 0 or None, found {max_staleness}; "
-            "pass 0 to keep only on-policy tokens"
-        )
+        check_argument(name, value, check, fix)
     log_ratio = proximal_logprobs.float() - behaviour_logprobs.float()
     weights = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     if cap is not None:
@@ -77,3 +89,44 @@ def staleness_weights(
     if max_staleness is not None:
         weights = weights.masked_fill(staleness > max_staleness, 0.0)
     return weights
+
+
+def token_weights(
+    config: StalenessConfig,
+    logprobs: Tensor,
+    proximal_logprobs: Tensor | None,
+    behaviour_logprobs: Tensor,
+    versions: Tensor,
+    current_version: int,
+) -> Tensor:
+    """Weigh tokens as `actor.cpl.staleness` says.
+
+    Parameters
+    ----------
+    config
+        How a token sampled by an older policy counts.
+    logprobs
+        ``[N]`` float, nats, the current policy's: used where there are no proximal ones
+        (`prox_logp_method: loglinear`).
+    proximal_logprobs
+        ``[N]`` float, nats, at the update's start.
+    behaviour_logprobs, versions, current_version
+        As :func:`staleness_weights` takes them.
+
+    Returns
+    -------
+    Tensor
+        ``[N]`` fp32, without gradient.
+    """
+    proximal = logprobs.detach() if proximal_logprobs is None else proximal_logprobs
+    if not config.importance_weight:
+        proximal = behaviour_logprobs
+    return staleness_weights(
+        proximal,
+        behaviour_logprobs,
+        versions,
+        current_version,
+        cap=config.importance_cap,
+        decay=config.decay,
+        max_staleness=config.max_staleness,
+    )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from areal_cppo.core.checks import Choice, check_argument
 from areal_cppo.core.patchify import (
     PatchLayout,
     denormalize,
@@ -27,7 +28,7 @@ from areal_cppo.core.patchify import (
     patchify,
     unpatchify,
 )
-from areal_cppo.core.perturbation import Perturbation
+from areal_cppo.core.perturbations import Perturbation
 
 _KINDS = ("positive", "negative", "tokens")
 _DIGEST_BYTES = 16
@@ -38,9 +39,12 @@ _UNCHANGED_BELOW = 1 / 255 / 2
 class ViewBatch(NamedTuple):
     """Perturbed images in the processor's layout.
 
-    Attributes:
-        pixel_values: ``[P, F]``, shape, dtype and device of the anchor's.
-        unchanged: ``[I]`` bool on the same device, True where a view is its anchor.
+    Attributes
+    ----------
+    pixel_values
+        ``[P, F]``, shape, dtype and device of the anchor's.
+    unchanged
+        ``[I]`` bool on the same device, True where a view is its anchor.
     """
 
     pixel_values: Tensor
@@ -50,10 +54,14 @@ class ViewBatch(NamedTuple):
 def image_digest(image: Tensor) -> bytes:
     """Hash an image's shape and raw bytes.
 
-    Args:
-        image: any shape, dtype and device.
+    Parameters
+    ----------
+    image
+        Any shape, dtype and device.
 
-    Returns:
+    Returns
+    -------
+    bytes
         16 bytes, the same for equal content on any machine of the same endianness.
     """
     raw = image.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -67,25 +75,29 @@ def image_digest(image: Tensor) -> bytes:
 def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> int:
     """Derive the seed of one image's view, or of one response's random selection.
 
-    Args:
-        run_seed: the run's seed.
-        policy_version: the policy version that the view is drawn for.
-        digest: of the image, or of the sequence's token ids, from
-            :func:`image_digest`.
-        kind: ``positive`` or ``negative`` view, or ``tokens`` for the selection.
+    Parameters
+    ----------
+    run_seed
+        The run's seed.
+    policy_version
+        The policy version that the view is drawn for.
+    digest
+        Of the image, or of the sequence's token ids, from :func:`image_digest`.
+    kind
+        ``positive`` or ``negative`` view, or ``tokens`` for the selection.
 
-    Returns:
+    Returns
+    -------
+    int
         An int in [0, 2^63). All of its bits are mixed: torch's CPU generator uses the
         low 32 only.
 
-    Raises:
-        ValueError: an unknown kind.
+    Raises
+    ------
+    ValueError
+        An unknown kind.
     """
-    if kind not in _KINDS:
-        raise ValueError(
-            f"kind: expected one of {', '.join(_KINDS)}, found {kind!r}; "
-            "pass what the seed is for"
-        )
+    check_argument("kind", kind, Choice(_KINDS), "pass what the seed is for")
     text = f"{int(run_seed)} {int(policy_version)} {kind} ".encode()
     mixed = hashlib.blake2b(text + digest, digest_size=8).digest()
     return int.from_bytes(mixed, "big") >> 1
@@ -99,17 +111,25 @@ def make_views(
 ) -> list[Tensor]:
     """Perturb each image by one perturbation, drawn uniformly.
 
-    Args:
-        images: tensors ``[C, H, W]`` fp32 in [0, 1], on any device.
-        perturbations: at least one, from ``parse_perturbations``.
-        seeds: one per image; it alone decides what is drawn.
+    Parameters
+    ----------
+    images
+        Tensors ``[C, H, W]`` fp32 in [0, 1], on any device.
+    perturbations
+        At least one, from ``parse_perturbations``.
+    seeds
+        One per image; it alone decides what is drawn.
 
-    Returns:
+    Returns
+    -------
+    list[Tensor]
         Tensors of the same shapes, in [0, 1]; an image whose perturbation was not
         applied comes back as it is. The global random state is left alone.
 
-    Raises:
-        ValueError: no perturbation, or not one seed per image.
+    Raises
+    ------
+    ValueError
+        No perturbation, or not one seed per image.
     """
     if not perturbations:
         raise ValueError(
@@ -145,21 +165,33 @@ def perturb_pixel_values(
     Images are clamped to [0, 1] before they are perturbed. Equal images get equal views
     and are perturbed once. The grid, hence every token position, stays the same.
 
-    Args:
-        pixel_values: ``[P, F]``, any float dtype, the anchor's.
-        image_grid_thw: ``[I, 3]`` ints; I may be 0.
-        layout: of the processor that made ``pixel_values``.
-        perturbations: at least one, from ``parse_perturbations``.
-        kind: ``positive`` or ``negative``; decides the seeds only.
-        run_seed: the run's seed.
-        policy_version: the policy version that views are drawn for.
+    Parameters
+    ----------
+    pixel_values
+        ``[P, F]``, any float dtype, the anchor's.
+    image_grid_thw
+        ``[I, 3]`` ints; I may be 0.
+    layout
+        Of the processor that made ``pixel_values``.
+    perturbations
+        At least one, from ``parse_perturbations``.
+    kind
+        ``positive`` or ``negative``; decides the seeds only.
+    run_seed
+        The run's seed.
+    policy_version
+        The policy version that views are drawn for.
 
-    Returns:
+    Returns
+    -------
+    ViewBatch
         The views. Where ``unchanged``, the largest difference from the clamped anchor
         is below half an 8-bit step, and the patches are the anchor's bit for bit.
 
-    Raises:
-        ValueError: as ``unpatchify``, :func:`view_seed` and :func:`make_views`.
+    Raises
+    ------
+    ValueError
+        As ``unpatchify``, :func:`view_seed` and :func:`make_views`.
     """
     images = unpatchify(pixel_values, image_grid_thw, layout)
     digests = [image_digest(image) for image in images]

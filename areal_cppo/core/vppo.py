@@ -33,9 +33,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import Choice, Number, check_fields, refusal, setting
+from areal_cppo.core.checks import (
+    FRACTION,
+    POSITIVE_FRACTION,
+    Choice,
+    Number,
+    check_argument,
+    check_fields,
+    refusal,
+    setting,
+)
 from areal_cppo.core.config import require_perturbed
 from areal_cppo.core.selection import best_per_sequence, quota_per_sequence
+from areal_cppo.core.shapes import check_shapes
 
 DEPENDENCIES = ("kl", "k3")
 # Below it all responses count as equally dependent, as in the published code.
@@ -51,18 +61,20 @@ def vppo_views() -> list[dict[str, Any]]:
 class VPPOConfig:
     """VPPO's filtering and shaping, ``actor.vppo`` in the YAML.
 
-    Raises:
-        ValueError: a value is out of range or of a wrong type.
+    Raises
+    ------
+    ValueError
+        A value is out of range or of a wrong type.
     """
 
     top_fraction: float = setting(
         0.4,
-        Number(low=0, high=1, low_open=True),
+        POSITIVE_FRACTION,
         "share of a response's tokens that keep their policy gradient",
     )
     beta_min: float = setting(
         0.9,
-        Number(low=0, high=1),
+        FRACTION,
         "factor on the advantage of the batch's least dependent response",
     )
     beta_max: float | None = setting(
@@ -96,24 +108,41 @@ class VPPOConfig:
                 "raise it, or lower vppo.beta_min",
             )
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether it changes the policy loss: always."""
+        return True
+
 
 @torch.no_grad()
 def response_dependency(dependency: Tensor, sequence_ids: Tensor, count: int) -> Tensor:
     """Average the tokens' dependencies of each response (section 3.2.2).
 
-    Args:
-        dependency: ``[G]`` float, nats (Eq. 3).
-        sequence_ids: ``[G]`` ints in ``[0, count)``.
-        count: number S of sequences.
+    Parameters
+    ----------
+    dependency
+        ``[G]`` float, nats (Eq. 3).
+    sequence_ids
+        ``[G]`` ints in ``[0, count)``.
+    count
+        Number S of sequences.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[S]`` fp64, nats, without gradient; not a number for a sequence without a
         token, or with one whose dependency is not finite.
 
-    Raises:
-        ValueError: the shapes differ.
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
-    _check_ids(dependency, sequence_ids)
+    check_shapes(
+        "take both at the same tokens",
+        dependency=(dependency, "G"),
+        sequence_ids=(sequence_ids, "G"),
+    )
     sums = torch.zeros(count, dtype=torch.float64, device=dependency.device)
     sums.index_add_(0, sequence_ids, dependency.double())
     means = sums / torch.bincount(sequence_ids, minlength=count)
@@ -132,18 +161,27 @@ def advantage_factors(
 ) -> Tensor:
     """Compute what each response's advantage is multiplied by (Eq. 5).
 
-    Args:
-        response_dependency: ``[S]`` float, nats; not a number where there is none.
-        lowest, highest, mean: of the global batch's response dependencies.
-        beta_min: factor at the lowest.
-        beta_max: factor at the highest; None: so that the batch's mean factor is 1.
+    Parameters
+    ----------
+    response_dependency
+        ``[S]`` float, nats; not a number where there is none.
+    lowest, highest, mean
+        Of the global batch's response dependencies.
+    beta_min
+        Factor at the lowest.
+    beta_max
+        Factor at the highest; None: so that the batch's mean factor is 1.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[S]``, dtype of the input, without gradient; 1 where there is no dependency,
         and everywhere if the batch's hardly differ.
 
-    Raises:
-        ValueError: the mean is not between lowest and highest where they differ.
+    Raises
+    ------
+    ValueError
+        The mean is not between lowest and highest where they differ.
     """
     spread = highest - lowest
     if spread <= _LEAST_SPREAD:
@@ -170,36 +208,36 @@ def select_dependent_tokens(
     Per sequence exactly ``ceil(top_fraction * number of its tokens)``, as in the
     published code; ties go to the earlier token.
 
-    Args:
-        dependency: ``[G]`` float, finite, nats.
-        sequence_ids: ``[G]`` ints; equal ids, one sequence.
-        top_fraction: in (0, 1].
+    Parameters
+    ----------
+    dependency
+        ``[G]`` float, finite, nats.
+    sequence_ids
+        ``[G]`` ints; equal ids, one sequence.
+    top_fraction
+        In (0, 1].
 
-    Returns:
+    Returns
+    -------
+    Tensor
         ``[G]`` bool.
 
-    Raises:
-        ValueError: the shapes differ, or the fraction is out of range.
+    Raises
+    ------
+    ValueError
+        The shapes differ, or the fraction is out of range.
     """
-    _check_ids(dependency, sequence_ids)
-    if not 0 < top_fraction <= 1:
-        raise ValueError(
-            f"top_fraction: expected a number in (0, 1], found {top_fraction}; "
-            "the published value is 0.4"
-        )
+    check_shapes(
+        "take both at the same tokens",
+        dependency=(dependency, "G"),
+        sequence_ids=(sequence_ids, "G"),
+    )
+    check_argument(
+        "top_fraction", top_fraction, POSITIVE_FRACTION, "the published value is 0.4"
+    )
     _, sequence, counts = torch.unique(
         sequence_ids, return_inverse=True, return_counts=True
     )
     quotas = quota_per_sequence(counts, top_fraction, "ceil")
     candidates = torch.ones_like(sequence, dtype=torch.bool)
     return best_per_sequence(dependency, candidates, sequence, quotas)
-
-
-def _check_ids(dependency: Tensor, sequence_ids: Tensor) -> None:
-    """Refuse ids of other tokens."""
-    if dependency.dim() != 1 or sequence_ids.shape != dependency.shape:
-        raise ValueError(
-            f"sequence_ids: expected the shape [G] of dependency, found "
-            f"{list(sequence_ids.shape)} beside {list(dependency.shape)}; "
-            "take both at the same tokens"
-        )

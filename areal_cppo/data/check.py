@@ -1,29 +1,42 @@
-"""Every row of a table is checked once: can it be a problem?"""
+"""Every row of a table is checked once: can it be a problem?
+
+What was found is kept for the next start, in a small JSON file beside the caches of
+`datasets`, under a key made of all that it depends on: the state of the table's files
+and of each image file, the settings, the model's processor, and this package's own
+code.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import PIL
+import pyarrow as pa
+import pyarrow.compute as pc
+import transformers
 from tqdm import tqdm
 
-from areal_cppo.data.findings import BadRow, Findings, findings_key
 from areal_cppo.data.images import (
-    BrokenImage,
-    ExtremeAspectRatio,
-    MissingImage,
+    ImageSource,
     ResizeRule,
+    UnusableImage,
     load_image,
 )
-from areal_cppo.data.prompts import PLACEHOLDER, PromptBuilder
-from areal_cppo.data.schemas import ImageSource, Problem, Schema, read_problem
-from areal_cppo.data.sources import Rows
+from areal_cppo.data.problems import (
+    PLACEHOLDER,
+    Problem,
+    PromptBuilder,
+    Reader,
+)
+from areal_cppo.data.sources import Rows, cache_folder, file_state
 
 # Why a row can't be used, in the order in which it is looked for.
 REASONS = (
@@ -40,55 +53,54 @@ _NOTE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Makes problems of rows.
+class BadRow:
+    """A row that can't be used: its number and name, the reason and what was seen."""
+
+    row: int
+    query_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the check of a table found.
 
     Attributes
     ----------
     rows
-        Where the problems are.
-    table
-        Their columns, as Arrow tables: bytes of images stay what they are.
-    schema
-        What the columns mean.
-    split
-        For the names of rows that have none of their own.
-    repeated
-        Ids that several rows have; these rows' numbers are added to them.
+        Number of rows.
+    bad
+        Those that can't be used, by number.
+    text_only
+        Numbers of usable rows without an image.
     """
 
-    rows: Rows
-    table: Dataset
-    schema: Schema
-    split: str
-    repeated: frozenset[str]
+    rows: int
+    bad: list[BadRow] = field(default_factory=list)
+    text_only: list[int] = field(default_factory=list)
+
+    def keep(self, key: str) -> None:
+        """Write the findings down for :meth:`recall`."""
+        file = _file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(f".{os.getpid()}.part")
+        aside.write_text(json.dumps(asdict(self)))
+        aside.replace(file)
 
     @classmethod
-    def of(cls, rows: Rows, schema: Schema, split: str) -> Reader:
-        """The reader of a table, once its ids are known."""
-        needed = dict.fromkeys(
-            (schema.question, schema.answer, schema.images, schema.id or schema.answer)
-        )
-        table = rows.table.select_columns(list(needed)).with_format("arrow")
-        ids = Counter(map(str, rows.table[schema.id])) if schema.id else Counter()
-        repeated = frozenset(name for name, count in ids.items() if count > 1)
-        return cls(rows, table, schema, split, repeated)
+    def recall(cls, key: str) -> Findings | None:
+        """What was kept under a key, if anything was."""
+        try:
+            kept = json.loads(_file(key).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        kept["bad"] = [BadRow(**bad) for bad in kept["bad"]]
+        return cls(**kept)
 
-    def __len__(self) -> int:
-        return len(self.table)
 
-    def __call__(self, start: int, stop: int) -> list[Problem]:
-        """Problems of the rows from `start` to `stop`; images are not decoded."""
-        return [
-            read_problem(row, self.schema, self._name(row, number), self.rows.folder)
-            for number, row in enumerate(self.table[start:stop].to_pylist(), start)
-        ]
-
-    def _name(self, row: dict[str, Any], number: int) -> str:
-        own = row[self.schema.id] if self.schema.id else None
-        if own is None:
-            return f"{self.split}-{number}"
-        return f"{own}-{number}" if str(own) in self.repeated else str(own)
+def _file(key: str) -> Path:
+    return cache_folder() / f"check-{key}.json"
 
 
 @dataclass(frozen=True)
@@ -129,17 +141,10 @@ class RowCheck:
 
     def _images(self, images: list[ImageSource]) -> int | tuple[str, str]:
         """Tokens of a problem's images, or why one can't be used."""
-        tokens = 0
         try:
-            for source in images:
-                tokens += self.resize.tokens(*load_image(source).size)
-        except MissingImage as error:
-            return "missing_image", str(error)
-        except BrokenImage as error:
-            return "broken_image", str(error)
-        except ExtremeAspectRatio as error:
-            return "extreme_aspect_ratio", str(error)
-        return tokens
+            return sum(self.resize.tokens(*load_image(each).size) for each in images)
+        except UnusableImage as error:
+            return error.reason, str(error)
 
     def _verdict(
         self,
@@ -232,3 +237,53 @@ def _look(
                 done = start + len(problems)
                 note(f"checking {setting}: {done:,} of {total:,} rows")
     return findings
+
+
+def findings_key(rows: Rows, image_column: str, settings: list[Any]) -> str:
+    """A digest of all that findings depend on.
+
+    Parameters
+    ----------
+    image_column
+        Whose paths name files that count too.
+    settings
+        Everything else, as plain values for JSON.
+    """
+    package = Path(__file__).parents[1]
+    own_code = [*sorted(package.glob("data/*.py")), package / "rewards" / "answers.py"]
+    parts = [
+        *(f"{file.resolve()} {file_state(file)}" for file in rows.files),
+        str(rows.folder.resolve()),
+        (PIL.__version__, transformers.__version__, pa.__version__),
+        *(file.read_text() for file in own_code),
+        *settings,
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{json.dumps(part)}\n".encode())
+    for path in image_paths(rows, image_column):
+        digest.update(f"{path} {file_state(path)}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def image_paths(rows: Rows, column: str) -> Iterator[Path]:
+    """Files that a column of images names; no image's bytes are copied."""
+    batches = rows.table.select_columns([column]).with_format("arrow")
+    for batch in batches.iter(4096):
+        for chunk in batch.column(column).chunks:
+            for path in _paths(chunk):
+                yield rows.folder / path
+
+
+def _paths(values: pa.Array) -> Iterator[str]:
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        yield from _paths(values.flatten())
+    elif pa.types.is_struct(values.type):
+        names = [values.type.field(i).name for i in range(values.type.num_fields)]
+        if "path" in names:
+            paths = pc.struct_field(values, "path")
+            if "bytes" in names:
+                paths = paths.filter(pc.is_null(pc.struct_field(values, "bytes")))
+            yield from _paths(paths)
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        yield from (path for path in values.to_pylist() if path)

@@ -11,16 +11,15 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from areal_cppo.config.data import DataConfig
-from areal_cppo.data.check import REASONS, Reader, RowCheck, check_rows
-from areal_cppo.data.findings import BadRow, describe
-from areal_cppo.data.images import BrokenImage, MissingImage, ResizeRule, load_image
-from areal_cppo.data.prompts import PromptBuilder
-from areal_cppo.data.schemas import schema_of
+from areal_cppo.config.blocks import DataConfig
+from areal_cppo.data.check import REASONS, BadRow, RowCheck, check_rows
+from areal_cppo.data.images import ResizeRule, UnusableImage, load_image
+from areal_cppo.data.problems import PromptBuilder, Reader, schema_of
 from areal_cppo.data.sources import load_rows
 from areal_cppo.errors import RunError, UserError
 
 PASS_RATE = "pass_rate"  # left out on purpose: counted, never a bad row
+NAMED = 3  # rows named of each reason
 Note = Callable[[str], None]
 
 
@@ -106,10 +105,10 @@ class ProblemDataset:
             raise UserError(
                 f"{key}: expected no bad rows (data.bad_rows: refuse), found "
                 f"{len(self.bad):,} of {self.n_rows:,} in {path}: "
-                f"{describe(self.bad, bad)}; mend them or set data.bad_rows=skip"
+                f"{_described(self.bad, bad)}; mend them or set data.bad_rows=skip"
             )
         if not usable:
-            why = describe(self.bad, self.counts) or "no row at all"
+            why = _described(self.bad, self.counts) or "no row at all"
             raise UserError(
                 f"{key}: expected usable rows, found none of {self.n_rows:,} in "
                 f"{path}: {why}; look at the first reasons named"
@@ -119,7 +118,7 @@ class ProblemDataset:
         used = f"{len(self):,} of {self.n_rows:,} rows"
         text = f"{setting}: {used} of {path} ({split})"
         if self.counts:
-            text += f"; left out: {describe(self.bad, self.counts)}"
+            text += f"; left out: {_described(self.bad, self.counts)}"
         n_text = len(set(text_only) & set(self._order))
         return text + (f"; {n_text:,} used without an image" if n_text else "")
 
@@ -131,7 +130,7 @@ class ProblemDataset:
         (problem,) = self._read(row, row + 1)
         try:
             pictures = [load_image(source) for source in problem.images]
-        except (MissingImage, BrokenImage) as error:
+        except UnusableImage as error:
             raise RunError(
                 f"the image of problem {problem.query_id} could be read when the data "
                 f"was checked, and can't be now: {error}"
@@ -172,3 +171,13 @@ def _order(usable: list[int], seed: int, shuffle: bool, limit: int | None) -> li
     random.Random(seed).shuffle(drawn)
     drawn = drawn[:limit]
     return drawn if shuffle else sorted(drawn)
+
+
+def _described(bad: list[BadRow], counts: Counter[str]) -> str:
+    """Counts by reason with the first few rows of each, in one line."""
+    parts = []
+    for reason, count in counts.items():
+        first = [item for item in bad if item.reason == reason][:NAMED]
+        named = "; ".join(f"{item.query_id}: {item.detail}" for item in first)
+        parts.append(f"{reason} {count:,}" + (f" ({named})" if named else ""))
+    return ", ".join(parts)

@@ -7,15 +7,20 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import ProcessorMixin
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from areal_cppo.config.data import RANGE, DataConfig
-from areal_cppo.data.schemas import ImageSource
 from areal_cppo.errors import UserError
+
+if TYPE_CHECKING:  # a picture is looked at before torch or transformers is imported
+    from transformers import ProcessorMixin
+
+    from areal_cppo.config.blocks import DataConfig
+
+# An image as a table holds it: the bytes of a file, a file, or none.
+ImageSource = bytes | Path | None
 
 # What Pillow raises on damaged files. tests/data/test_data_images.py looks for more.
 _DECODING_ERRORS = (
@@ -30,22 +35,32 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-
-
 # Not EPS, which Pillow hands to a program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-class MissingImage(Exception):
+class UnusableImage(Exception):
+    """Of a row that can't be used; `reason` is its name (`check.REASONS`)."""
+
+    reason: str
+
+
+class MissingImage(UnusableImage):
     """There is no such image. The message says which."""
 
+    reason = "missing_image"
 
-class BrokenImage(Exception):
+
+class BrokenImage(UnusableImage):
     """The image can't be decoded. The message says why."""
 
+    reason = "broken_image"
 
-class ExtremeAspectRatio(Exception):
+
+class ExtremeAspectRatio(UnusableImage):
     """No size within the limits keeps the image's shape. The message gives its size."""
+
+    reason = "extreme_aspect_ratio"
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -131,6 +146,8 @@ class ResizeRule:
         UserError
             What is left between both's limits is too narrow to hold every picture.
         """
+        from areal_cppo.config.blocks import RANGE
+
         own = processor.image_processor
         low = max(config.min_pixels, own.size["shortest_edge"])
         high = min(config.max_pixels, own.size["longest_edge"])
@@ -153,6 +170,8 @@ class ResizeRule:
             One side is over 200 times the other, or so much longer that an image one
             patch thin would exceed the largest area.
         """
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
         if max(width, height) > 200 * min(width, height):
             raise ExtremeAspectRatio(f"{width} x {height}")
         limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
+from areal_cppo.config.keys import no_data
 from areal_cppo.errors import UserError
 
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
@@ -98,11 +99,7 @@ def load_rows(
         folder = _snapshot(path, setting, note)
         table, files = _from_folder(folder, split, setting)
     else:
-        raise UserError(
-            f"{setting}.path: expected a folder, parquet or JSON lines files, or the "
-            f"name of a dataset on the hub (owner/name), found nothing at {path}; "
-            "correct it"
-        )
+        raise no_data(setting, path)
     return Rows(table, _image_folder(image_folder, folder, note), files)
 
 

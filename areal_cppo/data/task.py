@@ -10,13 +10,12 @@ from transformers import AutoProcessor, ProcessorMixin
 from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
 from areal_cppo.data.dataset import Note, ProblemDataset
 from areal_cppo.errors import UserError
-from areal_cppo.folder import RunFolder
 
 VALIDATION_SEED = 0  # the same problems whatever the run's seed
 
 
 class ProblemTask:
-    """What the controller asks of a task (`areal_cppo.run.heldout.Task`).
+    """What the controller asks of a task (`areal_cppo.run.observers.Task`).
 
     Held-out accuracy is measured by `areal-cppo eval`, on checkpoints: a real model is
     never loaded into the controller.
@@ -82,9 +81,6 @@ class ProblemTask:
 
     def evaluate(self, checkpoint: Path) -> None:
         """Nothing: see `areal-cppo eval`."""
-
-    def write_samples(self, folder: RunFolder, checkpoints: dict[str, Path]) -> None:
-        """Nothing, as it would take the model."""
 
     def _dataset(self, setting: str, seed: int) -> ProblemDataset:
         config = self.config

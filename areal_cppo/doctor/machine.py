@@ -9,7 +9,7 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
-from areal_cppo.doctor.check import Check
+from areal_cppo.doctor import Check
 from areal_cppo.doctor.packages import HOW_TO_INSTALL, HOW_TO_INSTALL_CUDA
 
 GIB = 2**30
@@ -167,11 +167,16 @@ def check_memory() -> Check:
 def check_disk(name: str, folder: Path, needed: int, required: bool = True) -> Check:
     """Free bytes where `folder` is, or will be.
 
-    Args:
-        name: of the row.
-        folder: need not exist yet.
-        needed: bytes.
-        required: whether nothing can run with less.
+    Parameters
+    ----------
+    name
+        Of the row.
+    folder
+        Need not exist yet.
+    needed
+        Bytes.
+    required
+        Whether nothing can run with less.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -220,6 +225,17 @@ def check_checkpoint(folder: Path) -> Check:
         "tiny checkpoint",
         ready,
         str(folder) if ready else f"no config.json and weights in {folder}",
+        "a complete clone, or reinstall areal-cppo",
+    )
+
+
+def check_placeholders(folder: Path) -> Check:
+    """What torchvision and SGLang need where there is no GPU."""
+    ready = (folder / "sitecustomize.py").is_file()
+    return Check(
+        "CPU placeholders",
+        ready,
+        str(folder) if ready else f"no sitecustomize.py in {folder}",
         "a complete clone, or reinstall areal-cppo",
     )
 

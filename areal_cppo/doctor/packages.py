@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from areal_cppo.doctor.check import Check
+from areal_cppo.doctor import Check
+from areal_cppo.errors import UserError
 
 _FLASH_ATTENTION = ">=2.8"
 
@@ -30,7 +31,7 @@ HOW_TO_INSTALL_FLASH_ATTN = (
 
 # This package mends these at their internals, and needs exactly these.
 _EXACT = {"areal": "==1.0.4", "sglang": "==0.5.10.post1"}
-_NEEDED = {
+_WANTED = _EXACT | {
     "torch": ">=2.9",
     "transformers": ">=5.3,<6",
     "kornia": ">=0.8",
@@ -42,10 +43,16 @@ _EXTRAS = ("", "cuda", "sglang")
 _IMPORT_SECONDS = 120  # a cold disk; more means that it hangs
 
 
+def check_versions() -> None:
+    """A UserError unless the packages are there in the versions needed."""
+    for check in (check_package(name, wanted) for name, wanted in _WANTED.items()):
+        if check.lacking:
+            raise UserError(check.as_line())
+
+
 def package_checks() -> list[Check]:
     """A row a package: what this package needs, then what AReaL pins besides."""
-    wanted = _EXACT | _NEEDED
-    rows = [check_package(name, spec) for name, spec in wanted.items()]
+    rows = [check_package(name, wanted) for name, wanted in _WANTED.items()]
     pins = areal_pins()
     rows += [check_pin(name, pins[name]) for name in _PINNED_BY_AREAL if name in pins]
     return rows
@@ -71,10 +78,14 @@ def how_to_install() -> str:
 def check_package(name: str, wanted: str, remedy: str | None = None) -> Check:
     """Whether a distribution is installed in a version that `wanted` allows.
 
-    Args:
-        name: of the distribution.
-        wanted: a version specifier, as `>=2.9`.
-        remedy: how to get it; by default with everything else.
+    Parameters
+    ----------
+    name
+        Of the distribution.
+    wanted
+        A version specifier, as `>=2.9`.
+    remedy
+        How to get it; by default with everything else.
     """
     remedy = remedy or how_to_install()
     found = _version(name)
@@ -118,8 +129,10 @@ def areal_pins() -> dict[str, SpecifierSet]:
 def check_flash_attn(environment: Mapping[str, str] = os.environ) -> Check:
     """Whether the kernels of flash-attn load, not only whether it is installed.
 
-    Args:
-        environment: of the process that tries.
+    Parameters
+    ----------
+    environment
+        Of the process that tries.
     """
     remedy = (
         "only for actor.attn_impl=flash_attention_2, after "

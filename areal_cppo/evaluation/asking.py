@@ -17,7 +17,7 @@ from areal_cppo.evaluation.client import Client
 from areal_cppo.evaluation.folder import EvaluationFolder
 from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY
-from areal_cppo.rollout.engine import CPPOBackend, Refused
+from areal_cppo.rollout.requests import CPPOBackend, Refused
 
 _BACKEND = CPPOBackend()
 _UNKNOWN = dict.fromkeys(

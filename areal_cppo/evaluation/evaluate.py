@@ -15,6 +15,7 @@ from areal.api.alloc_mode import ModelAllocation
 from transformers import AutoProcessor
 
 from areal_cppo import __version__
+from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.evaluation.asking import Asker
@@ -25,8 +26,7 @@ from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY, summarize
 from areal_cppo.serving.cpu import needs_shim
 from areal_cppo.serving.server import GenerationServer
-from areal_cppo.tasks.load import load_task
-from areal_cppo.tasks.registry import TASK_NAMES
+from areal_cppo.tasks.experiment import load_task
 
 # Requests at a time and server where the configuration has no number of its own.
 _CONCURRENCY = 128

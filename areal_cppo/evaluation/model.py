@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+from areal_cppo.config.keys import is_hub_name
 from areal_cppo.errors import UserError
 from areal_cppo.serving.server import check_model
 
 ADAPTERS = "adapter_config.json"  # what PEFT calls it
 MERGED = "merged-model"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/model
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+
+
+def find_model(name: str) -> Path:
+    """The folder that `name` says, of a model or of adapters; nothing is written.
+
+    Parameters
+    ----------
+    name
+        A model's folder, a folder of LoRA adapters, or the name of a model that was
+        downloaded from the hub.
+
+    Raises
+    ------
+    UserError
+        There is no such model, or it has no image processor.
+    """
+    folder = Path(name).expanduser()
+    if (folder / ADAPTERS).is_file():
+        return folder
+    if is_hub_name(name):
+        return _downloaded(name)
+    return _with_processor(folder)
 
 
 def model_folder(name: str, out: Path, note: Callable[[str], None]) -> Path:
@@ -22,8 +43,7 @@ def model_folder(name: str, out: Path, note: Callable[[str], None]) -> Path:
     Parameters
     ----------
     name
-        A model's folder, a folder of LoRA adapters, or the name of a model that was
-        downloaded from the hub.
+        As of `find_model`.
     out
         Where the model that adapters and their base make is written.
     note
@@ -32,13 +52,15 @@ def model_folder(name: str, out: Path, note: Callable[[str], None]) -> Path:
     Raises
     ------
     UserError
-        There is no such model, or it has no image processor.
+        There is no such model or base, or it has no image processor.
     """
-    folder = Path(name).expanduser()
-    if not folder.exists() and _HUB_NAME.fullmatch(name):
-        return _downloaded(name)
+    folder = find_model(name)
     if (folder / ADAPTERS).is_file():
-        folder = _merged(folder, out / MERGED, note)
+        folder = _with_processor(_merged(folder, out / MERGED, note))
+    return folder
+
+
+def _with_processor(folder: Path) -> Path:
     folder = check_model(folder).absolute()
     if not any((folder / file).is_file() for file in _PROCESSOR):
         raise UserError(
@@ -69,7 +91,7 @@ def _merged(adapters: Path, folder: Path, note: Callable[[str], None]) -> Path:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     base = json.loads((adapters / ADAPTERS).read_text())["base_model_name_or_path"]
-    if not base or not (Path(base).is_dir() or _HUB_NAME.fullmatch(base)):
+    if not base or not (Path(base).is_dir() or is_hub_name(base)):
         raise UserError(
             f"--model: expected the base model of the adapters in {adapters}, found "
             f"nothing at {base}; correct base_model_name_or_path in {ADAPTERS}"

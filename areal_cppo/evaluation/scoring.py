@@ -15,12 +15,11 @@ from typing import Any
 
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
-from areal_cppo.rollout.engine import Refused
-from areal_cppo.tasks.responses import boxed_answer
+from areal_cppo.rollout.requests import Refused
+from areal_cppo.tasks.responses import REWARD_FN, boxed_answer
 
 _WEIGHTS = {"answer_weight": 2.0, "format_weight": 1.0}
 
-SYNTHETIC = "areal_cppo.tasks.reward.reward_fn"
 MAX_PROCESSES = 8
 
 
@@ -48,7 +47,7 @@ class Scorer:
         processes = min(MAX_PROCESSES, os.cpu_count() or 1)
         self._pool = RewardPool(reward_fn, timeout_seconds, processes)
         self._extract: Callable[[str], Any] = (
-            boxed_answer if reward_fn == SYNTHETIC else final_answer
+            boxed_answer if reward_fn == REWARD_FN else final_answer
         )
 
     def __enter__(self) -> Scorer:

@@ -21,11 +21,12 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.config.models import VISION_MODELS
+from areal_cppo.data.problems import processed
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.picture_input import PictureInput
-from areal_cppo.patches.qwen_positions import correct_image_positions
+from areal_cppo.patches.transformers import correct_image_positions
 
 _BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
 _GOES_ON = "\u2026"  # of a character that several tokens spell
@@ -105,13 +106,9 @@ class VisionModel:
             The prompt has not one image token a picture, or holds what the tokenizer
             has no token for.
         """
+        resized = [self.input.resized(picture) for picture in pictures]
         try:
-            inputs = self.processor(
-                text=[prompt],
-                images=[self.input.resized(picture) for picture in pictures],
-                return_tensors="pt",
-                return_mm_token_type_ids=True,
-            ).to(self.device)
+            inputs = processed(self.processor, prompt, resized).to(self.device)
         except Exception as error:  # of tokenizers and processors, of no common kind
             raise UserError(
                 "--prompt: expected text that the model's processor takes, found "

@@ -1,15 +1,16 @@
-"""The page that `areal-cppo inspect` writes, of the run report's parts."""
+"""The pages that `inspect` and `views` write, of the run report's parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 import yaml
 
 from areal_cppo.core import CPLConfig
-from areal_cppo.report.markup import number, text
-from areal_cppo.report.page import page_html, versions
+from areal_cppo.inspection.sheet import KIND_WORDS, Sheet
+from areal_cppo.report.page import number, render
 from areal_cppo.report.sample_html import samples_html
 from areal_cppo.report.samples import SampleView, TokenView
 
@@ -44,31 +45,30 @@ class Inspection:
 
 
 def inspection_html(inspection: Inspection) -> str:
-    """The whole page, which needs nothing but itself."""
-    tokens = [token for sample in inspection.samples for token in sample.tokens]
-    header = (
-        '<header><p class="eyebrow">areal_cppo inspection</p>'
-        f"<h1>{text(inspection.title)}</h1>"
-        f'<p class="muted">{" · ".join(map(text, inspection.facts))}</p>'
-        f'<div class="headline bare"><div class="facts">{_figures(tokens)}</div></div>'
-        "</header>"
-    )
-    one = len(inspection.samples) == 1
-    main = samples_html(
-        inspection.samples,
-        title="Response, token by token" if one else "Responses, token by token",
-        large=True,
-    )
-    return page_html(
-        inspection.title,
-        header,
-        main + _rules(inspection.cpl),
-        f"<p>Made with {versions()}.</p>",
+    """The whole page of `inspect`, which needs nothing but itself."""
+    cpl, samples = inspection.cpl, inspection.samples
+    title = "Response" if len(samples) == 1 else "Responses"
+    return render(
+        "inspection.html.j2",
+        inspection=inspection,
+        figures=_figures([token for sample in samples for token in sample.tokens]),
+        samples=samples_html(samples, f"{title}, token by token", large=True),
+        selected=cpl and _SELECTED[cpl.selection],
+        settings=cpl and yaml.safe_dump({"cpl": asdict(cpl)}, sort_keys=False),
     )
 
 
-def _figures(tokens: list[TokenView]) -> str:
-    """What selected and other tokens have in common, as key figures."""
+def sheet_html(sheet: Sheet) -> str:
+    """The whole page of `views`, which needs nothing but itself."""
+    families = [
+        (kind, KIND_WORDS[kind], list(strips))
+        for kind, strips in groupby(sheet.strips, key=lambda strip: strip.kind)
+    ]
+    return render("views.html.j2", sheet=sheet, families=families)
+
+
+def _figures(tokens: list[TokenView]) -> list[tuple[str, str, str]]:
+    """What perception tokens have in common: label, value, explanation."""
     chosen = [token for token in tokens if token.selected]
     figures = [
         (
@@ -94,24 +94,4 @@ def _figures(tokens: list[TokenView]) -> str:
         known = [value for value in values if value is not None]
         if known:
             figures.append((label, number(sum(known) / len(known)), words))
-    return "".join(
-        f'<section class="card"><h2 class="label">{label}</h2>'
-        f'<p class="big">{value}</p><p class="muted">{words}</p></section>'
-        for label, value, words in figures
-    )
-
-
-def _rules(cpl: CPLConfig | None) -> str:
-    if cpl is None:
-        return ""
-    written = yaml.safe_dump({"cpl": asdict(cpl)}, sort_keys=False)
-    return (
-        '<section aria-labelledby="rules"><h2 id="rules">How tokens were selected</h2>'
-        '<div class="card"><p>The model predicts each token of the response three '
-        "times: from the original picture (the anchor), from the positive and from the "
-        "negative view. Entropy gain is the share of the entropy under the negative "
-        f"view that seeing the original removes. {_SELECTED[cpl.selection]}, by the "
-        "rules that training has; without advantages there is no gate, and every token "
-        "counts.</p><details><summary>actor.cpl</summary>"
-        f'<pre tabindex="0">{text(written)}</pre></details></div></section>'
-    )
+    return figures

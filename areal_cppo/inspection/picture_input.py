@@ -1,4 +1,4 @@
-"""From a picture's file to the patches that a model of the Qwen-VL family takes."""
+"""From pictures to the patches that a model of the Qwen-VL family takes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,11 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, Qwen2VLImageProcessorFast
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.core import PatchLayout
-from areal_cppo.data.images import (
-    BrokenImage,
-    ExtremeAspectRatio,
-    MissingImage,
-    ResizeRule,
-    load_image,
-)
+from areal_cppo.data.images import ExtremeAspectRatio, ResizeRule
 from areal_cppo.errors import UserError
-
-
-def read_picture(path: str) -> Image.Image:
-    """An image file as training reads it: upright, 8-bit RGB.
-
-    Raises
-    ------
-    UserError
-        There is no such file, or it holds no picture.
-    """
-    try:
-        return load_image(Path(path).expanduser())
-    except MissingImage:
-        raise UserError(
-            f"image: expected an image file, found none at {path}; correct the path"
-        ) from None
-    except BrokenImage as error:
-        raise UserError(
-            f"image: expected a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM picture, found "
-            f"{error}; convert it to one of these"
-        ) from error
+from areal_cppo.inspection.files import no_processor, processor_source
 
 
 @dataclass(frozen=True)
@@ -100,20 +74,13 @@ class PictureInput:
         UserError
             There is none; or as `of`.
         """
-        folder = Path(model).expanduser()
         try:
             image_processor = AutoImageProcessor.from_pretrained(
-                folder if folder.exists() else model,
-                local_files_only=True,
-                use_fast=True,
+                processor_source(model), local_files_only=True, use_fast=True
             )
         except (OSError, ValueError) as error:
-            raise UserError(
-                "--model: expected a model's folder with an image processor "
-                "(processor_config.json or preprocessor_config.json), found none at "
-                f"{model}; give a Qwen-VL model, or leave --model out"
-            ) from error
-        return cls.of(image_processor, folder.name, data)
+            raise no_processor(model) from error
+        return cls.of(image_processor, Path(model).name, data)
 
     def patches(
         self, pictures: Sequence[Image.Image]

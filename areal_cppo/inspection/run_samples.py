@@ -1,75 +1,34 @@
-"""Responses of a run: those it has written, or of its last checkpoint."""
+"""Responses of a run: those it writes at its end, or of its last checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from areal_cppo.errors import UserError
+import torch
+
+from areal_cppo.config.experiment import load_config
+from areal_cppo.data.task import ProblemTask
 from areal_cppo.folder import RunFolder
-from areal_cppo.inspection.judging import Asking, Grade, Roles, inspect_response
+from areal_cppo.inspection.judging import Asking, Grade, inspect_response
 from areal_cppo.inspection.model import VisionModel
+from areal_cppo.inspection.picture_input import PictureInput
 from areal_cppo.inspection.settings import Settings
-from areal_cppo.report.samples import SampleView, read_samples
+from areal_cppo.inspection.tokens import judge, token_views
+from areal_cppo.inspection.views import VIEW_KINDS, Views
+from areal_cppo.report.samples import SampleView, write_samples
+from areal_cppo.tasks import responses, sampling
+from areal_cppo.tasks.experiment import ReadingExperiment, load_task
+from areal_cppo.tasks.model import load_model, response_logits
+from areal_cppo.tasks.problems import Problem
+from areal_cppo.tasks.tokenizer import decode
 
-N_PROBLEMS = 3  # as many as a run's own samples
+N_PROBLEMS = 3  # responses shown of each policy
 
-
-def run_folder(path: str) -> RunFolder:
-    """The folder of a run, with its configuration.
-
-    Raises
-    ------
-    UserError
-        It is none.
-    """
-    folder = RunFolder(Path(path).expanduser())
-    if not folder.config.is_file():
-        raise UserError(
-            f"--run: expected a run's folder with config.yaml, found none at {path}; "
-            "give the folder that a run wrote"
-        )
-    return folder
-
-
-def last_checkpoint(folder: RunFolder) -> Path:
-    """The latest of a run's checkpoints.
-
-    Raises
-    ------
-    UserError
-        It has none.
-    """
-    found = {
-        int(path.name.removeprefix("step-")): path
-        for path in folder.checkpoints.glob("step-*")
-        if path.name.removeprefix("step-").isdigit()
-    }
-    if not found:
-        raise UserError(
-            f"--run: expected checkpoints/step-* in {folder.path}, found none; wait "
-            "for the run's first, or give --model DIR"
-        )
-    return found[max(found)]
-
-
-def written_samples(folder: RunFolder) -> list[SampleView]:
-    """The samples that the run wrote at its end; none of a run without.
-
-    Raises
-    ------
-    UserError
-        They can't be read.
-    """
-    if not (folder.path / "samples.json").is_file():
-        return []
-    try:
-        return read_samples(folder.path)
-    except ValueError as error:
-        raise UserError(f"--run: samples.json: {error}") from error
+Task = ReadingExperiment | ProblemTask
 
 
 def checkpoint_samples(
@@ -79,11 +38,9 @@ def checkpoint_samples(
     settings: Settings,
 ) -> list[SampleView]:
     """Responses of a checkpoint to the first held-out problems of the run's task."""
-    from areal_cppo.config.experiment import load_config
-    from areal_cppo.tasks.load import load_task
-
     config = load_config(folder.config)
     task = load_task(config)
+    synthetic = isinstance(task, ReadingExperiment)
     samples = []
     kind, problems = _problems(task, model)
     for at, problem in enumerate(problems, start=1):
@@ -97,16 +54,16 @@ def checkpoint_samples(
                 prompt=f"{problem['messages']}\n(answer: {problem['answer']})",
                 policy="after",
                 grade=_grade(task, problem, config.actor.correct_reward),
-                roles=_roles(task),
+                roles=responses.token_roles if synthetic else None,
             )
         )
     return samples
 
 
-def _problems(task: Any, model: VisionModel) -> tuple[str, Iterable[dict[str, Any]]]:
+def _problems(task: Task, model: VisionModel) -> tuple[str, Iterable[dict[str, Any]]]:
     """The first problems with an image, and of which kind they are: held-out ones;
     of a run that has none, those it trains on."""
-    if hasattr(task, "heldout_dataset"):
+    if isinstance(task, ReadingExperiment):
         kind, problems = "Held-out", task.heldout_dataset(model.processor, N_PROBLEMS)
     elif validation := task.valid_dataset():
         kind, problems = "Validation", validation
@@ -117,18 +74,8 @@ def _problems(task: Any, model: VisionModel) -> tuple[str, Iterable[dict[str, An
     return kind, islice(with_image, N_PROBLEMS)
 
 
-def _roles(task: Any) -> Roles | None:
-    """Where the task is synthetic, what each token does is known."""
-    if not hasattr(task, "heldout_dataset"):
-        return None
-    from areal_cppo.tasks.responses import token_roles
-
-    return token_roles
-
-
-def _grade(task: Any, problem: dict[str, Any], correct_reward: float) -> Grade:
-    module, _, name = task.workflow_kwargs["reward_fn"].rpartition(".")
-    reward_fn = getattr(import_module(module), name)
+def _grade(task: Task, problem: dict[str, Any], correct_reward: float) -> Grade:
+    reward_fn = resolve_name(task.workflow_kwargs["reward_fn"])
     weights = {
         key: task.workflow_kwargs["reward"][key]
         for key in ("answer_weight", "format_weight")
@@ -144,3 +91,80 @@ def _grade(task: Any, problem: dict[str, Any], correct_reward: float) -> Grade:
         return reward, reward > correct_reward
 
     return grade
+
+
+def write_heldout_samples(
+    folder: RunFolder, task: Task, checkpoints: dict[str, Path]
+) -> None:
+    """Write greedy responses to the first held-out problems of a run.
+
+    Nothing where the task is real data: it would take the model.
+
+    Parameters
+    ----------
+    checkpoints
+        Models' folders by policy, `before` and `after` training.
+    """
+    if not isinstance(task, ReadingExperiment):
+        return
+    problems = task.heldout(N_PROBLEMS)
+    # By the checkpoint's processor: views are seeded by its very bytes.
+    source = PictureInput.of_model(str(checkpoints["before"]), None)
+    actor = task.config.actor
+    views = Views.draw(
+        *source.patches([problem.image for problem in problems]),
+        source.layout,
+        actor.cpl.views,
+        actor.view_seed,
+    )
+    samples: list[SampleView] = []
+    for policy, checkpoint in checkpoints.items():
+        samples += _heldout_samples(task, policy, checkpoint, problems, views)
+    write_samples(folder.path, samples)
+
+
+@torch.no_grad()
+def _heldout_samples(
+    task: ReadingExperiment,
+    policy: str,
+    checkpoint: Path,
+    problems: list[Problem],
+    views: Views,
+) -> list[SampleView]:
+    actor = task.config.actor
+    model = load_model(checkpoint)
+    ids = sampling.sample(model, views.pixels["anchor"], temperature=0.0).ids
+    logits = {
+        kind: response_logits(model, pixels, ids)
+        for kind, pixels in views.pixels.items()
+    }
+    images = {kind: views.pictures(kind) for kind in views.pixels}
+    names = {kind: views.names(kind) for kind in VIEW_KINDS}
+    scores = sampling.score_responses(ids, problems)
+    samples = []
+    for i, (pieces, problem, score) in enumerate(
+        zip(decode(ids), problems, scores, strict=True)
+    ):
+        n = len(pieces)
+        numbers = judge(
+            {kind: rows[i, :n] for kind, rows in logits.items()},
+            ids[i, :n],
+            actor.cpl,
+            actor.temperature,
+            actor.view_seed,
+        )
+        answer = responses.boxed_answer("".join(pieces))
+        samples.append(
+            SampleView(
+                title=f"Held-out problem {i + 1}",
+                prompt=f"{responses.QUESTION} (answer: {problem.answer})",
+                tokens=token_views(pieces, numbers, responses.token_roles(pieces)),
+                correct=score.correct,
+                answer="none" if answer is None else str(answer),
+                reward=score.reward,
+                policy=policy,
+                perturbations={kind: drawn[i] for kind, drawn in names.items()},
+                **{kind: pictures[i] for kind, pictures in images.items()},
+            )
+        )
+    return samples

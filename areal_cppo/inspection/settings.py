@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config import TASK_NAMES
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.core import CPLConfig
-from areal_cppo.errors import UserError
-from areal_cppo.tasks.registry import TASK_NAMES
 
 DEFAULT_SEED = 1  # of actor.view_seed
 
@@ -49,14 +48,9 @@ def read_settings(
     Raises
     ------
     UserError
-        The file is missing or wrong, or `key=value` is given without one.
+        The file is missing or wrong.
     """
     if config is None:
-        if overrides:
-            raise UserError(
-                f"--set: expected --config FILE to override a key of, found "
-                f"{overrides[0]} without it; give both"
-            )
         return Settings(seed=DEFAULT_SEED if seed is None else seed)
     from areal_cppo.config.experiment import load_config
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from areal_cppo.inspection.sheet import KIND_WORDS, Draw, Sheet, Strip
 from areal_cppo.report.figure_style import INK, MUTED, STYLE
-from areal_cppo.report.stylesheet import THEMES
+from areal_cppo.report.page import THEMES
 
 # White on them keeps a contrast of at least 4.5; told apart with any colour vision.
 KIND_COLORS = {
@@ -36,7 +36,8 @@ def write_sheet(sheet: Sheet, path: Path) -> None:
     Views share one width, which follows from their shape and number; small pictures
     are enlarged pixel by pixel, large ones reduced smoothly.
     """
-    with rc_context(STYLE | {"axes.grid": False}):
+    # Pictures keep their own pixels in an SVG.
+    with rc_context(STYLE | {"axes.grid": False, "image.composite_image": False}):
         figure = _figure(sheet)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
         figure.savefig(path, dpi=_DPI, facecolor="white", metadata=metadata)
@@ -47,31 +48,26 @@ class _Page:
 
     def __init__(self, height: float):
         self.figure = Figure(figsize=(_WIDTH, height))
-        self.height = height
+        self.axes = self.figure.add_axes(
+            (0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(height, 0), autoscale_on=False
+        )
+        self.axes.set_axis_off()
         self.top = _MARGIN
 
     def text(self, x: float, y: float, words: str, **style) -> None:
         """Words whose upper left corner is `x` from the left, `y` below `top`."""
-        self.figure.text(
-            x / _WIDTH,
-            1 - (self.top + y) / self.height,
-            words,
-            **{"va": "top", "color": INK, "parse_math": False} | style,
-        )
+        look = {"va": "top", "color": INK, "parse_math": False} | style
+        self.axes.text(x, self.top + y, words, **look)
 
     def image(self, x: float, y: float, size: tuple[float, float], image, **edge):
-        left, bottom = x / _WIDTH, 1 - (self.top + y + size[1]) / self.height
-        box = (left, bottom, size[0] / _WIDTH, size[1] / self.height)
-        axes = self.figure.add_axes(box)
-        axes.imshow(image, aspect="auto", interpolation="none")
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(visible=True, color=MUTED, linewidth=0.6, **edge)
+        (width, height), top = size, self.top + y
+        extent = (x, x + width, top + height, top)
+        self.axes.imshow(image, extent=extent, aspect="auto", interpolation="none")
+        edge = {"fill": False, "edgecolor": MUTED, "linewidth": 0.6} | edge
+        self.axes.add_patch(Rectangle((x, top), width, height, **edge))
 
     def box(self, x: float, size: tuple[float, float], color) -> None:
-        corner = x / _WIDTH, 1 - (self.top + size[1]) / self.height
-        extent = size[0] / _WIDTH, size[1] / self.height
-        self.figure.add_artist(Rectangle(corner, *extent, color=color, linewidth=0))
+        self.axes.add_patch(Rectangle((x, self.top), *size, color=color, linewidth=0))
 
 
 def _figure(sheet: Sheet) -> Figure:

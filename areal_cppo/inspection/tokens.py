@@ -13,14 +13,10 @@ import torch
 from areal_cppo.core import (
     CPLConfig,
     entropy_gain,
-    entropy_rise,
-    image_digest,
-    rise_eligible,
-    select_perception_tokens,
-    select_random_tokens,
+    perception_tokens,
+    selection_seeds,
     token_divergence,
     token_entropy,
-    view_seed,
 )
 from areal_cppo.core.divergence import log_probs
 from areal_cppo.errors import RunError
@@ -65,8 +61,8 @@ def judge(
 ) -> TokenNumbers:
     """Score and select one response's tokens.
 
-    Selected is as in training (`areal_cppo.step.perception`), but for the gate:
-    there is no advantage here, and every token counts.
+    Selected is as in training, but for the gate: there is no advantage here, and every
+    token counts.
 
     Parameters
     ----------
@@ -88,9 +84,18 @@ def judge(
         A number is not finite: the model's weights or its dtype are at fault.
     """
     entropy = {kind: token_entropy(rows, temperature) for kind, rows in logits.items()}
+    pair = entropy["anchor"], entropy["negative"]
+    one_response = torch.zeros_like(labels)
     numbers = TokenNumbers(
-        gain=entropy_gain(entropy["anchor"], entropy["negative"]),
-        selected=_select(entropy, labels, logits["anchor"].shape[-1], config, seed),
+        gain=entropy_gain(*pair),
+        selected=perception_tokens(
+            config,
+            *pair,
+            torch.ones_like(labels, dtype=torch.bool),
+            one_response,
+            vocabulary=logits["anchor"].shape[-1],
+            seeds=selection_seeds(seed, 0, labels, one_response),
+        ),
         entropy=entropy,
         probability={
             kind: _probability(rows, labels, temperature)
@@ -126,7 +131,7 @@ def token_views(
     numbers
         As many tokens'.
     roles
-        What each token does, where that is known (`areal_cppo.tasks.triangles.task`).
+        What each token does, where that is known (`areal_cppo.tasks.responses`).
     """
     columns = {"gain": numbers.gain, "selected": numbers.selected}
     for name in ("entropy", "probability", "divergence"):
@@ -139,29 +144,6 @@ def token_views(
             pieces, roles or [""] * len(pieces), rows, strict=True
         )
     ]
-
-
-def _select(
-    entropy: dict[str, torch.Tensor],
-    labels: torch.Tensor,
-    vocabulary: int,
-    config: CPLConfig,
-    seed: int,
-) -> torch.Tensor:
-    pair = entropy["anchor"], entropy["negative"]
-    eligible = rise_eligible(*pair, config.min_gain, vocabulary=vocabulary)
-    every = torch.ones_like(eligible)
-    if config.selection == "all":
-        return every
-    one = torch.zeros_like(labels)  # all tokens are of one response
-    score = entropy_rise if config.selection == "entropy_rise" else entropy_gain
-    chosen = select_perception_tokens(
-        score(*pair), eligible, one, config.top_fraction, config.quota
-    )
-    if config.selection == "random":
-        drawn = view_seed(seed, 0, image_digest(labels), "tokens")
-        return select_random_tokens(every, one, chosen, [drawn])
-    return chosen
 
 
 def _probability(

@@ -15,12 +15,14 @@ B groups a batch, bound S and weights of version v:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import simpy
 
 from areal_cppo.plan.setting import Setting
 
 
+@dataclass(slots=True, eq=False)
 class Group:
     """The responses to one prompt, which are trained together.
 
@@ -42,24 +44,13 @@ class Group:
         Tokens of the longest sequence, prompt included.
     """
 
-    __slots__ = (
-        "number",
-        "prompt_tokens",
-        "left",
-        "tokens",
-        "oldest",
-        "interrupted",
-        "longest",
-    )
-
-    def __init__(self, number: int, prompt_tokens: int, responses: int):
-        self.number = number
-        self.prompt_tokens = prompt_tokens
-        self.left = responses
-        self.tokens: dict[int, int] = {}
-        self.oldest: list[int] = []
-        self.interrupted = 0
-        self.longest = 0
+    number: int
+    prompt_tokens: int
+    left: int
+    tokens: dict[int, int] = field(default_factory=dict)
+    oldest: list[int] = field(default_factory=list)
+    interrupted: int = 0
+    longest: int = 0
 
     @property
     def response_tokens(self) -> int:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from areal_cppo.plan.rates import Rates, ServerRates
 from areal_cppo.plan.setting import Setting
 
@@ -116,12 +118,9 @@ def _envelope(server: ServerRates, running: float) -> float:
                 break
             hull.pop()
         hull.append((x, y))
-    best = 0.0
-    for (x0, y0), (x1, y1) in zip(hull, hull[1:]):
-        at = min(max(running, x0), x1)
-        if running >= x0:
-            best = max(best, y0 + (y1 - y0) * (at - x0) / (x1 - x0))
-    return best
+    places, speeds = zip(*hull)
+    reached = [speed for place, speed in hull if place <= running]
+    return max(*reached, float(np.interp(running, places, speeds)))
 
 
 def _fastest_pace(server: ServerRates) -> float:

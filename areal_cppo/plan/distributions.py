@@ -12,23 +12,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import erf, exp, log, sqrt
+from math import exp, log
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter
 
-from areal_cppo.errors import UserError
-from areal_cppo.plan.fields import Fields, number, show
+from areal_cppo.plan.fields import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    Positive,
+    Strict,
+    refusal,
+    show,
+)
 
+_NORMAL = NormalDist()
 _QUANTILES = 512
 
 
+def _some(values: Any) -> Any:
+    if not isinstance(values, list | tuple) or not values:
+        raise refusal(
+            "a list of at least one length",
+            "give the lengths that were seen, in tokens",
+        )
+    return values
+
+
+_Lengths = Annotated[
+    tuple[Annotated[AtLeastOne, AfterValidator(round)], ...], BeforeValidator(_some)
+]
+
+
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Strict):
     """Always the same."""
 
-    value: int
+    kind: ClassVar[str] = "fixed"
+
+    value: Count
 
     @property
     def mean(self) -> float:
@@ -46,15 +71,14 @@ class Fixed:
         """Int `[size]`, each >= 1."""
         return np.full(size, self.value)
 
-    def as_json(self) -> dict[str, Any]:
-        return {"kind": "fixed", "value": self.value}
-
 
 @dataclass(frozen=True)
-class Empirical:
+class Empirical(Strict):
     """One of the lengths that were seen, each as likely as any."""
 
-    values: tuple[int, ...]
+    kind: ClassVar[str] = "empirical"
+
+    values: _Lengths
 
     @property
     def mean(self) -> float:
@@ -75,17 +99,16 @@ class Empirical:
         """Int `[size]`, each >= 1."""
         return rng.choice(np.array(self.values), size)
 
-    def as_json(self) -> dict[str, Any]:
-        return {"kind": "empirical", "values": list(self.values)}
-
 
 @dataclass(frozen=True)
-class Lognormal:
+class Lognormal(Strict):
     """A long tail, cut at `maximum`."""
 
-    median: float
-    sigma: float
-    maximum: int
+    kind: ClassVar[str] = "lognormal"
+
+    median: Positive
+    sigma: NotNegative
+    maximum: Count
 
     @property
     def mean(self) -> float:
@@ -94,15 +117,14 @@ class Lognormal:
         if not self.sigma:
             return min(self.median, float(self.maximum))
         cut = (most - mu) / self.sigma
-        below = exp(mu + self.sigma**2 / 2) * _normal(cut - self.sigma)
-        return below + self.maximum * (1 - _normal(cut))
+        below = exp(mu + self.sigma**2 / 2) * _NORMAL.cdf(cut - self.sigma)
+        return below + self.maximum * (1 - _NORMAL.cdf(cut))
 
     @lru_cache(maxsize=64)  # asked for each split
     def longest(self, number: int) -> float:
         """Mean of the longest of so many, by quantiles."""
-        normal = NormalDist()
         ranks = ((i + 0.5) / _QUANTILES for i in range(_QUANTILES))
-        scores = (normal.inv_cdf(rank ** (1 / number)) for rank in ranks)
+        scores = (_NORMAL.inv_cdf(rank ** (1 / number)) for rank in ranks)
         lengths = (self.median * exp(self.sigma * z) for z in scores)
         return sum(min(length, self.maximum) for length in lengths) / _QUANTILES
 
@@ -111,46 +133,22 @@ class Lognormal:
         drawn = rng.lognormal(log(self.median), self.sigma, size)
         return np.clip(np.rint(drawn), 1, self.maximum).astype(int)
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "kind": "lognormal",
-            "median": self.median,
-            "sigma": self.sigma,
-            "maximum": self.maximum,
-        }
+
+_ADAPTERS = {made.kind: TypeAdapter(made) for made in (Empirical, Fixed, Lognormal)}
 
 
-Distribution = Fixed | Empirical | Lognormal
+def _read(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise refusal(
+            "an object of named fields", "see docs/throughput.md for the format"
+        )
+    if "kind" not in value:
+        raise refusal("the field 'kind'", "add it", found="none")
+    fields = dict(value)
+    kind = fields.pop("kind")
+    if kind not in tuple(_ADAPTERS):  # of any type
+        raise refusal(f"one of {', '.join(_ADAPTERS)}", at=".kind", found=show(kind))
+    return _ADAPTERS[kind].validate_python(fields)
 
 
-def parse_distribution(fields: Fields) -> Distribution:
-    """From an object of the rates file.
-
-    Raises
-    ------
-    UserError
-        A field is missing, unknown or out of range.
-    """
-    kind = fields.choice("kind", ("empirical", "fixed", "lognormal"))
-    if kind == "fixed":
-        found: Distribution = Fixed(fields.whole("value"))
-    elif kind == "lognormal":
-        median = fields.number("median", above=True)
-        sigma = fields.number("sigma")
-        found = Lognormal(median, sigma, fields.whole("maximum"))
-    else:
-        values, name = fields.take("values"), fields.name("values")
-        if not isinstance(values, list) or not values:
-            raise UserError(
-                f"{name}: expected a list of at least one length, found "
-                f"{show(values)}; give the lengths that were seen, in tokens"
-            )
-        numbers = (number(value, f"{name}[{i}]", 1.0) for i, value in enumerate(values))
-        found = Empirical(tuple(round(value) for value in numbers))
-    fields.finish()
-    return found
-
-
-def _normal(z: float) -> float:
-    """Standard normal distribution function."""
-    return 0.5 * (1 + erf(z / sqrt(2)))
+Distribution = Annotated[Fixed | Empirical | Lognormal, PlainValidator(_read)]

@@ -1,129 +1,109 @@
-"""Fields of a JSON object, read with one line for each mistake.
+"""Fields of a JSON document: their types, and one line for each mistake.
 
-Every error names the field by its path in the file, as `server.decode[2]`.
+The types are pydantic's, as annotations of plain dataclasses: what is read from a
+document is checked, what is made in code is not. A line names the field by its path in
+the file, as `server.decode[2]`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from math import isfinite
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from areal_cppo.errors import UserError
 
 _SHOWN = 60  # characters of a wrong value
+_REFUSED = "refused"
 
 
-class Fields:
-    """A JSON object at `path`, of which each field is taken once.
+class Strict:
+    """Base of dataclasses that take no other fields than their own."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def refusal(
+    expected: str, mend: str = "correct it", **found: str
+) -> PydanticCustomError:
+    """What a validator raises of its value.
 
     Parameters
     ----------
-    value
-        What the file holds there.
-    file
-        What errors call the file.
-    path
-        The fields that lead to the object, as `server`; empty for the whole file.
+    expected, mend
+        What would be right, and what to do.
+    found
+        `at`: the way from the value to the wrong part of it, as `[1][0]`; `found`: how
+        that is shown.
+    """
+    return PydanticCustomError(_REFUSED, expected, {"mend": mend, "at": ""} | found)
+
+
+def checked(kind: Any, expected: str, **limits: Any) -> Any:
+    """A type that nothing is converted to, and what its refusal says was expected."""
+
+    def check(value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise refusal(expected) from error
+
+    return Annotated[kind, Field(strict=True, **limits), WrapValidator(check)]
+
+
+Count = checked(int, "a whole number >= 1", ge=1)
+NotNegative = checked(float, "a number >= 0", ge=0, allow_inf_nan=False)
+Positive = checked(float, "a number > 0", gt=0, allow_inf_nan=False)
+AtLeastOne = checked(float, "a number >= 1", ge=1, allow_inf_nan=False)
+Flag = checked(bool, "true or false")
+Texts = checked(dict[str, str], "an object of texts (command, machine, date)")
+
+
+def read_as(adapter: TypeAdapter, document: Any, name: str) -> Any:
+    """What the adapter makes of a document; `name` is what errors call that.
 
     Raises
     ------
     UserError
-        From every method, if the field is not what it must be.
+        A field is missing, unknown or out of range.
     """
-
-    def __init__(self, value: Any, file: str, path: str = ""):
-        self._file, self._path = file, path
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{self.path}: expected an object of named fields, found "
-                f"{show(value)}; "
-                "see docs/throughput.md for the format"
-            )
-        self._left = dict(value)
-
-    @property
-    def path(self) -> str:
-        """The object as errors call it."""
-        return f"{self._file}: {self._path}" if self._path else self._file
-
-    def name(self, key: str) -> str:
-        """The field as errors call it."""
-        return f"{self._file}: {self._inside(key)}"
-
-    def take(self, key: str, default: Any = ...) -> Any:
-        """The field's value; without a default it has to be there."""
-        if key not in self._left and default is ...:
-            raise UserError(
-                f"{self.path}: expected the field {key!r}, found none; add it"
-            )
-        return self._left.pop(key, default)
-
-    def inner(self, key: str, default: Any = ...) -> Fields:
-        """An object within."""
-        return Fields(self.take(key, default), self._file, self._inside(key))
-
-    def number(
-        self, key: str, default: Any = ..., *, least: float = 0.0, above: bool = False
-    ) -> float:
-        """A finite number, >= `least`, or > `least` if `above`."""
-        return number(self.take(key, default), self.name(key), least, above)
-
-    def whole(self, key: str, default: Any = ..., *, least: int = 1) -> int:
-        """A whole number >= `least`."""
-        value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(
-                f"{self.name(key)}: expected a whole number >= {least}, found "
-                f"{show(value)}; correct it"
-            )
-        return value
-
-    def flag(self, key: str, default: Any = ...) -> bool:
-        """true or false."""
-        value = self.take(key, default)
-        if not isinstance(value, bool):
-            raise UserError(
-                f"{self.name(key)}: expected true or false, found {show(value)}; "
-                "correct it"
-            )
-        return value
-
-    def choice(self, key: str, among: Collection[str]) -> str:
-        """One of some words."""
-        value = self.take(key)
-        if value not in among:
-            raise UserError(
-                f"{self.name(key)}: expected one of {', '.join(sorted(among))}, found "
-                f"{show(value)}; correct it"
-            )
-        return value
-
-    def finish(self) -> None:
-        """Nothing may be left over: it would be a misspelt field."""
-        if self._left:
-            raise UserError(
-                f"{self.path}: expected no other fields, found "
-                f"{', '.join(map(repr, sorted(self._left)))}; correct or remove"
-            )
-
-    def _inside(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
-
-
-def number(value: Any, name: str, least: float = 0.0, above: bool = False) -> float:
-    """A finite number in range; see `Fields.number`."""
-    sign = ">" if above else ">="
-    right = not isinstance(value, bool) and isinstance(value, int | float)
-    if right and isfinite(value) and (value > least if above else value >= least):
-        return float(value)
-    raise UserError(
-        f"{name}: expected a number {sign} {least:g}, found {show(value)}; correct it"
-    )
+    try:
+        return adapter.validate_python(document)
+    except ValidationError as error:
+        raise UserError(_line(error.errors(), name)) from error
 
 
 def show(value: Any) -> str:
     """A wrong value as the file has it, cut where it is long."""
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _line(errors: list[ErrorDetails], file: str) -> str:
+    """Of the first mistake."""
+    kind, place = errors[0]["type"], errors[0]["loc"]
+    found, mend = show(errors[0]["input"]), "see docs/throughput.md for the format"
+    expected, at = "an object of named fields", ""
+    if kind == _REFUSED:
+        known = {"found": found} | errors[0]["ctx"]
+        expected, found, mend = errors[0]["msg"], known["found"], known["mend"]
+        at = known["at"]
+    elif kind == "missing":
+        *place, key = place
+        expected, found, mend = f"the field {key!r}", "none", "add it"
+    elif kind == "unexpected_keyword_argument":
+        *place, _ = place
+        others = [e["loc"][-1] for e in errors if e["type"] == kind]
+        found = ", ".join(map(repr, sorted(others)))
+        expected, mend = "no other fields", "correct or remove"
+    return f"{_path(file, place)}{at}: expected {expected}, found {found}; {mend}"
+
+
+def _path(file: str, place: Sequence[str | int]) -> str:
+    """The field at a place as errors call it."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    inside = "".join(steps).removeprefix(".")
+    return f"{file}: {inside}" if inside else file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from areal_cppo.plan.setting import Setting
 
@@ -38,8 +38,7 @@ class Step:
     interrupted: int
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """Sums over all servers since the beginning.
 
     Attributes
@@ -65,8 +64,7 @@ class Served:
 
     def since(self, earlier: Served) -> Served:
         """What came after `earlier`."""
-        before, now = asdict(earlier), asdict(self)
-        return Served(**{name: now[name] - before[name] for name in now})
+        return Served(*(now - before for now, before in zip(self, earlier)))
 
 
 @dataclass(frozen=True)

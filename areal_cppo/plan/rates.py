@@ -42,28 +42,72 @@ import json
 from dataclasses import asdict, dataclass, field
 from math import log2
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 
 from areal_cppo.errors import UserError
-from areal_cppo.plan.distributions import Distribution, parse_distribution
-from areal_cppo.plan.fields import Fields, number, show
+from areal_cppo.plan.distributions import Distribution
+from areal_cppo.plan.fields import (
+    AtLeastOne,
+    Count,
+    Flag,
+    NotNegative,
+    Positive,
+    Strict,
+    Texts,
+    read_as,
+    refusal,
+    show,
+)
 
 VERSION = 1
 
 
+def _pair(point: Any) -> Any:
+    if not isinstance(point, list | tuple) or len(point) != 2:
+        raise refusal("[running requests, tokens/s]")
+    return point
+
+
+def _points(points: Any) -> Any:
+    if not isinstance(points, list | tuple) or not points:
+        raise refusal(
+            "a list of [running requests, tokens/s]", "give at least one point"
+        )
+    return points
+
+
+def _rising(curve: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    for i, ((before, _), (running, _)) in enumerate(zip(curve, curve[1:]), start=1):
+        if running <= before:
+            raise refusal(
+                f"more running requests than the point before has ({before:g})",
+                "sort the points",
+                at=f"[{i}][0]",
+                found=f"{running:g}",
+            )
+    return curve
+
+
+_Point = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
+_Curve = Annotated[
+    tuple[_Point, ...], BeforeValidator(_points), AfterValidator(_rising)
+]
+
+
 @dataclass(frozen=True)
-class ServerRates:
+class ServerRates(Strict):
     """One generation server; see the module's header."""
 
-    gpus: int
-    slots: int
-    decode: tuple[tuple[float, float], ...]
-    prefill_tokens_per_second: float
-    request_seconds: float
-    prefill_seconds: float = 0.0
-    prefix_caching: bool = False
+    gpus: Count
+    slots: Count
+    decode: _Curve
+    prefill_tokens_per_second: Positive
+    request_seconds: NotNegative
+    prefill_seconds: NotNegative = 0.0
+    prefix_caching: Flag = False
 
     def tokens_per_second(self, running: float) -> float:
         """Of the server, with so many requests running."""
@@ -83,13 +127,13 @@ class ServerRates:
 
 
 @dataclass(frozen=True)
-class TrainerRates:
+class TrainerRates(Strict):
     """The trainer; see the module's header."""
 
-    gpus: int
-    step_seconds: float
-    token_seconds: float
-    sync_seconds: float
+    gpus: Count
+    step_seconds: NotNegative
+    token_seconds: NotNegative
+    sync_seconds: NotNegative = 0.0
 
     def seconds(self, tokens: float, ranks: int) -> float:
         """Of a step that trains `tokens` tokens, spread evenly over `ranks` ranks."""
@@ -100,48 +144,70 @@ class TrainerRates:
         )
 
 
+def _takes_time(trainer: TrainerRates) -> TrainerRates:
+    if not trainer.step_seconds and not trainer.token_seconds:
+        raise refusal(
+            "step_seconds or token_seconds > 0",
+            "a train step takes time",
+            found="0 for both",
+        )
+    return trainer
+
+
 @dataclass(frozen=True)
-class WeightRates:
+class WeightRates(Strict):
     """A weight update; see the module's header."""
 
-    update_seconds: float
-    resume_seconds: float = 0.0
+    update_seconds: NotNegative
+    resume_seconds: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
-class Contention:
+class Contention(Strict):
     """What sharing processors costs; see the module's header."""
 
-    server_slowdown: float = 1.0
-    trainer_slowdown: float = 1.0
+    server_slowdown: AtLeastOne = 1.0
+    trainer_slowdown: AtLeastOne = 1.0
 
 
-@dataclass(frozen=True)
-class Rates:
+@dataclass(frozen=True, kw_only=True)
+class Rates(Strict):
     """A rates file; see the module's header."""
 
     server: ServerRates
-    trainer: TrainerRates
+    trainer: Annotated[TrainerRates, AfterValidator(_takes_time)]
     weights: WeightRates
-    reward_seconds: float
+    contention: Contention = Contention()
+    reward_seconds: NotNegative
     prompt_tokens: Distribution
     response_tokens: Distribution
-    contention: Contention = Contention()
-    measured: dict[str, str] = field(default_factory=dict)
+    measured: Texts = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What `parse_rates` reads."""
-        return {
-            "version": VERSION,
-            "server": asdict(self.server),
-            "trainer": asdict(self.trainer),
-            "weights": asdict(self.weights),
-            "contention": asdict(self.contention),
-            "reward_seconds": self.reward_seconds,
-            "prompt_tokens": self.prompt_tokens.as_json(),
-            "response_tokens": self.response_tokens.as_json(),
-            "measured": dict(self.measured),
-        }
+        document = {"version": VERSION, **asdict(self)}
+        for key in ("prompt_tokens", "response_tokens"):
+            document[key] = {"kind": getattr(self, key).kind, **document[key]}
+        return document
+
+
+def _right_version(document: Any) -> Any:
+    """The document without its version."""
+    if not isinstance(document, dict):
+        return document
+    if "version" not in document:
+        raise refusal("the field 'version'", "add it", found="none")
+    version = document["version"]
+    if version != VERSION or isinstance(version, bool):
+        raise refusal(
+            f"version {VERSION}",
+            "write it again with this version of areal-cppo",
+            found=show(version),
+        )
+    return {key: value for key, value in document.items() if key != "version"}
+
+
+_FILE = TypeAdapter(Annotated[Rates, BeforeValidator(_right_version)])
 
 
 def read_rates(path: str | Path) -> Rates:
@@ -180,106 +246,4 @@ def parse_rates(document: Any, name: str = "rates") -> Rates:
     UserError
         A field is missing, unknown or out of range.
     """
-    fields = Fields(document, name)
-    version = fields.take("version")
-    if version != VERSION or isinstance(version, bool):
-        raise UserError(
-            f"{name}: expected version {VERSION}, found {show(version)}; write it "
-            "again with this version of areal-cppo"
-        )
-    rates = Rates(
-        server=_server(fields.inner("server")),
-        trainer=_trainer(fields.inner("trainer")),
-        weights=_weights(fields.inner("weights")),
-        contention=_contention(fields.inner("contention", {})),
-        reward_seconds=fields.number("reward_seconds"),
-        prompt_tokens=parse_distribution(fields.inner("prompt_tokens")),
-        response_tokens=parse_distribution(fields.inner("response_tokens")),
-        measured=_measured(fields.take("measured", {}), fields.name("measured")),
-    )
-    fields.finish()
-    return rates
-
-
-def _server(fields: Fields) -> ServerRates:
-    server = ServerRates(
-        gpus=fields.whole("gpus"),
-        slots=fields.whole("slots"),
-        decode=_curve(fields.take("decode"), fields.name("decode")),
-        prefill_tokens_per_second=fields.number(
-            "prefill_tokens_per_second", above=True
-        ),
-        prefill_seconds=fields.number("prefill_seconds", 0.0),
-        request_seconds=fields.number("request_seconds"),
-        prefix_caching=fields.flag("prefix_caching", False),
-    )
-    fields.finish()
-    return server
-
-
-def _curve(points: Any, name: str) -> tuple[tuple[float, float], ...]:
-    if not isinstance(points, list) or not points:
-        raise UserError(
-            f"{name}: expected a list of [running requests, tokens/s], found "
-            f"{show(points)}; give at least one point"
-        )
-    curve: list[tuple[float, float]] = []
-    for i, point in enumerate(points):
-        at = f"{name}[{i}]"
-        if not isinstance(point, list | tuple) or len(point) != 2:
-            raise UserError(
-                f"{at}: expected [running requests, tokens/s], found {show(point)}; "
-                "correct it"
-            )
-        running = number(point[0], f"{at}[0]", above=True)
-        if curve and running <= curve[-1][0]:
-            raise UserError(
-                f"{at}[0]: expected more running requests than the point before has "
-                f"({curve[-1][0]:g}), found {running:g}; sort the points"
-            )
-        curve.append((running, number(point[1], f"{at}[1]", above=True)))
-    return tuple(curve)
-
-
-def _trainer(fields: Fields) -> TrainerRates:
-    trainer = TrainerRates(
-        gpus=fields.whole("gpus"),
-        step_seconds=fields.number("step_seconds"),
-        token_seconds=fields.number("token_seconds"),
-        sync_seconds=fields.number("sync_seconds", 0.0),
-    )
-    fields.finish()
-    if not trainer.step_seconds and not trainer.token_seconds:
-        raise UserError(
-            f"{fields.path}: expected step_seconds or token_seconds > 0, found 0 for "
-            "both; a train step takes time"
-        )
-    return trainer
-
-
-def _weights(fields: Fields) -> WeightRates:
-    weights = WeightRates(
-        update_seconds=fields.number("update_seconds"),
-        resume_seconds=fields.number("resume_seconds", 0.0),
-    )
-    fields.finish()
-    return weights
-
-
-def _contention(fields: Fields) -> Contention:
-    contention = Contention(
-        server_slowdown=fields.number("server_slowdown", 1.0, least=1.0),
-        trainer_slowdown=fields.number("trainer_slowdown", 1.0, least=1.0),
-    )
-    fields.finish()
-    return contention
-
-
-def _measured(value: Any, name: str) -> dict[str, str]:
-    texts = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
-    if not texts:
-        raise UserError(
-            f"{name}: expected an object of texts (command, machine, date), found "
-            f"{show(value)}; correct it"
-        )
-    return value
+    return read_as(_FILE, document, name)

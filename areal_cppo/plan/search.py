@@ -1,39 +1,64 @@
 """Which split of N GPUs between generation and training, and which staleness bound.
 
 For each bound every split has its upper bound on throughput (`areal_cppo.plan.bounds`),
-which takes microseconds; `areal_cppo.plan.candidates` says which ones are simulated.
+which takes microseconds. The first one simulated is the one where that is highest. Then
+in turn comes the middle of the wider gap beside the best one so far, and the one that
+would be best if generation stayed as far behind its upper bound everywhere as it did
+there. A split whose upper bound is below what another one gives is never simulated, nor
+one closer than a given number of servers to another that was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from areal_cppo.errors import UserError
-from areal_cppo.plan.bounds import step_bound
-from areal_cppo.plan.candidates import Candidate, choose
+from areal_cppo.plan.bounds import StepBound, step_bound
+from areal_cppo.plan.outcome import Outcome
 from areal_cppo.plan.rates import Rates
 from areal_cppo.plan.setting import Setting
 from areal_cppo.plan.simulation import simulate
 
 MOST_GPUS = 16_384  # more would take hours and was never tried
 
-NOT_MODELLED = (
-    "what staleness does to learning: samples/s are not progress",
-    "a response's pace as its context grows, and memory for it: the decode curve is "
-    "taken at a typical length, and the slots must fit",
-    "how weight updates, data and rewards slow down with the number of servers: each "
-    "update takes the given seconds, networks and disks are never busy",
-    "failures, restarts, checkpoints and evaluations",
-    "refused responses and rejected groups: every sample is trained on",
-    "lengths that depend on the prompt, or change as training goes on",
-    "micro-batches and pipeline bubbles: a rank's time is linear in its tokens",
-    "a trainer that shares GPUs with servers; where all GPUs take turns, moving models "
-    "in and out of memory takes no time",
-)
-
+_WARMUP = 2  # steps, besides the bound
 _SPACING = 1 / 64  # of the GPUs
 _NEAR = 0.02  # of samples/s; within that the lower bound is recommended
+TRAINER_WAITS = 0.05  # share of the time; if it waits less it is the bottleneck
+
+
+@dataclass
+class Candidate:
+    """A split and a bound.
+
+    Attributes
+    ----------
+    setting
+        Servers, ranks, bound and the rest.
+    bound
+        The least that a step can take.
+    outcome
+        What the simulation gave; None: it was not simulated.
+    """
+
+    setting: Setting
+    bound: StepBound
+    outcome: Outcome | None = None
+
+    @property
+    def most(self) -> float:
+        """Upper bound on samples/s."""
+        return self.setting.samples / self.bound.seconds()
+
+    @property
+    def samples_per_second(self) -> float:
+        """Simulated."""
+        return self.outcome.samples_per_second if self.outcome else 0.0
+
+    def predicted(self, efficiency: float) -> float:
+        """Samples/s if generation reaches that share of its upper bound."""
+        return self.setting.samples / self.bound.seconds(efficiency)
 
 
 @dataclass
@@ -129,7 +154,14 @@ def search(
     total = len(bounds) * min(tries, len(pairs)) + 1
 
     def candidate(servers: int, ranks: int, bound: int) -> Candidate:
-        setting = _setting(base, servers, ranks, bound)
+        setting = replace(
+            base,
+            servers=servers,
+            ranks=ranks,
+            staleness=bound,
+            steps=base.steps + bound + _WARMUP,
+            warmup=bound + _WARMUP,
+        )
         return Candidate(setting, step_bound(rates, setting))
 
     groups = [[candidate(*pair, bound) for pair in pairs] for bound in bounds]
@@ -151,22 +183,6 @@ def search(
     return plan
 
 
-def _setting(base: Setting, servers: int, ranks: int, bound: int) -> Setting:
-    warmup = bound + 2
-    return Setting(
-        servers=servers,
-        ranks=ranks,
-        batch=base.batch,
-        group=base.group,
-        staleness=bound,
-        steps=base.steps + warmup,
-        warmup=warmup,
-        admission=base.admission,
-        concurrent=base.concurrent,
-        seed=base.seed,
-    )
-
-
 def _name(candidate: Candidate) -> str:
     setting = candidate.setting
     return (
@@ -181,3 +197,66 @@ def _figures(candidate: Candidate) -> str:
         f"{outcome.samples_per_second:.3g} samples/s, trainer idle "
         f"{outcome.trainer_idle:.0%}"
     )
+
+
+def choose(
+    candidates: list[Candidate], spacing: float, tries: int
+) -> Iterator[Candidate]:
+    """The next one to simulate, given what the earlier ones gave."""
+    efficiency, done = 1.0, []
+    while len(done) < tries:
+        best = max(done, key=lambda c: c.samples_per_second, default=None)
+        least = best.samples_per_second if best else 0.0
+        left = [
+            c
+            for c in candidates
+            if c.most > least
+            and all(c is not d and _apart(c, d) >= spacing for d in done)
+        ]
+        if not left:
+            return
+        if len(done) % 2 and best is not None:
+            chosen = _between(left, done, best)
+        else:
+            chosen = max(left, key=lambda c: c.predicted(efficiency))
+        yield chosen
+        done.append(chosen)
+        efficiency = _efficiency(max(done, key=lambda c: c.samples_per_second))
+
+
+def _apart(one: Candidate, other: Candidate) -> int:
+    return abs(one.setting.servers - other.setting.servers)
+
+
+def _between(
+    left: list[Candidate], done: list[Candidate], best: Candidate
+) -> Candidate:
+    """In the middle of the wider gap beside the best one so far."""
+    gaps = []
+    for side in (-1, 1):
+
+        def beyond(c: Candidate, side: int = side) -> bool:
+            return (c.setting.servers - best.setting.servers) * side > 0
+
+        near = min((_apart(d, best) for d in done if beyond(d)), default=None)
+        gap = [
+            c for c in left if beyond(c) and (near is None or _apart(c, best) < near)
+        ]
+        gaps.append(sorted(gap, key=lambda c: c.setting.servers))
+    wider = max(gaps, key=len)
+    return wider[len(wider) // 2] if wider else max(left, key=lambda c: c.most)
+
+
+def _efficiency(candidate: Candidate) -> float:
+    """How far generation stayed behind its bound, if it decided."""
+    outcome, bound = candidate.outcome, candidate.bound
+    if outcome is None or outcome.trainer_idle < TRAINER_WAITS:
+        return 1.0
+    low, high = 0.01, 1.0
+    for _ in range(30):  # the bound's seconds fall as efficiency rises
+        middle = (low + high) / 2
+        if bound.seconds(middle) > outcome.step_seconds:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
 
 import simpy
 
+from areal_cppo.plan.admission import Group
 from areal_cppo.plan.rates import ServerRates
-
-if TYPE_CHECKING:
-    from areal_cppo.plan.admission import Group
 
 # A request is done if it lacks less than that: sums of floats are not exact.
 _TOKENS = 1e-6
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """One response being made.
 
@@ -45,15 +44,12 @@ class Request:
         Version of the weights that made its first token; None before.
     """
 
-    __slots__ = ("group", "left", "done", "interruptions", "oldest", "start")
-
-    def __init__(self, group: Group, tokens: int):
-        self.group = group
-        self.left = tokens
-        self.done = 0
-        self.interruptions = 0
-        self.oldest: int | None = None
-        self.start = 0.0
+    group: Group
+    left: int
+    done: int = 0
+    interruptions: int = 0
+    oldest: int | None = None
+    start: float = 0.0  # in the server's virtual time
 
     def made(self, tokens: int, version: int) -> None:
         """So many more tokens are there, of weights of this version."""

@@ -6,7 +6,7 @@ groups start again, and waits for the next batch. Groups go to the servers in tu
 whatever those have to do already. An interrupted response goes on at the same server,
 which prefills the prompt and what there is of the response again.
 
-What is left out: `NOT_MODELLED` of `areal_cppo.plan.search`.
+What is left out: `NOT_MODELLED` of `areal_cppo.plan.table`.
 """
 
 from __future__ import annotations

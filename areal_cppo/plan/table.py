@@ -5,9 +5,26 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from areal_cppo.plan.candidates import Candidate, reason
 from areal_cppo.plan.rates import Rates
-from areal_cppo.plan.search import NOT_MODELLED, Plan
+from areal_cppo.plan.search import TRAINER_WAITS, Candidate, Plan
+from areal_cppo.report.table import table as aligned
+
+NOT_MODELLED = (
+    "what staleness does to learning: samples/s are not progress",
+    "a response's pace as its context grows, and memory for it: the decode curve is "
+    "taken at a typical length, and the slots must fit",
+    "how weight updates, data and rewards slow down with the number of servers: each "
+    "update takes the given seconds, networks and disks are never busy",
+    "failures, restarts, checkpoints and evaluations",
+    "refused responses and rejected groups: every sample is trained on",
+    "lengths that depend on the prompt, or change as training goes on",
+    "micro-batches and pipeline bubbles: a rank's time is linear in its tokens",
+    "a trainer that shares GPUs with servers; where all GPUs take turns, moving models "
+    "in and out of memory takes no time",
+)
+
+_HELD = 0.3  # share of the time; what holds groups back for longer is named
+_FULL = 0.9  # share of the slots, or of the best speed
 
 _HEADINGS = (
     "generate",
@@ -30,20 +47,55 @@ def table(plan: Plan, rates: Rates, most: int = 5) -> str:
     recommended = plan.recommended
     if recommended is not None and recommended not in shown:
         shown.append(recommended)
-    rows = [_HEADINGS, *(_row(c, rates) for c in shown)]
+    notes = [reason(c) for c in shown]
     if plan.turns is not None:
-        rows.append(_row(plan.turns, rates))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-    notes = [""] + [f"    {reason(c)}" for c in shown]
-    if plan.turns is not None:
-        notes.append("    all GPUs generate, then all train: the synchronous baseline")
-    text = []
-    for line, note in zip(lines, notes):
-        text += [line, note] if note else [line]
+        shown.append(plan.turns)
+        notes.append("all GPUs generate, then all train: the synchronous baseline")
+    heading, *rows = aligned(_HEADINGS, [_row(c, rates) for c in shown]).splitlines()
+    lines = [heading]
+    for row, note in zip(rows, notes, strict=True):
+        lines += [row, f"    {note}"]
     if recommended is not None:
-        text.append(f"recommended: {_sentence(recommended, plan, rates)}")
-    return "\n".join(text)
+        lines.append(f"recommended: {_sentence(recommended, plan, rates)}")
+    return "\n".join(lines)
+
+
+def reason(candidate: Candidate) -> str:
+    """Which side is the bottleneck, in words."""
+    outcome = candidate.outcome
+    if outcome is None:
+        return "not simulated"
+    setting = outcome.setting
+    best = f"{outcome.decode_utilisation:.0%} of their best speed"
+    if setting.staleness == 0:
+        return (
+            f"one side waits for the other: the trainer {outcome.trainer_idle:.0%} of "
+            f"the time; the servers generate at {best}"
+        )
+    waits = f"the trainer waits {outcome.trainer_idle:.0%} of the time"
+    works = f"the servers generate at {best}"
+    cause, share = max(outcome.held.items(), key=lambda pair: pair[1])
+    if outcome.trainer_idle < TRAINER_WAITS:
+        held = share if cause == "bound" else 0.0
+        back = f", held back by the bound {held:.0%} of the time" if held > 0.1 else ""
+        return f"training is the bottleneck: {waits}; {works}{back}"
+    full = outcome.occupancy > _FULL or outcome.decode_utilisation > _FULL
+    if full or share < _HELD:
+        return f"generation is the bottleneck: {waits}; {works}"
+    if cause == "bound":
+        return (
+            f"the staleness bound is the bottleneck: {waits}; {share:.0%} of it no "
+            f"group may start; {works}"
+        )
+    if cause == "queue":
+        return (
+            f"the queue of prompts is the bottleneck: {waits}; AReaL fills it only "
+            f"meanwhile; {works}"
+        )
+    return (
+        f"generation is the bottleneck: {waits}; {works}, as max_concurrent_rollouts "
+        f"leaves {1 - outcome.occupancy:.0%} of their slots free"
+    )
 
 
 def _row(candidate: Candidate, rates: Rates) -> tuple[str, ...]:

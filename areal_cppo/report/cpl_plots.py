@@ -1,28 +1,34 @@
 """The report's plots of CPL by step. Each returns `None` without its data."""
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.report.figure_style import Plot
-from areal_cppo.report.runs import Run, is_number
+from areal_cppo.report.figure_style import Curve, Plot
+from areal_cppo.report.runs import RunContents, is_number
 
 QUANTILES = ("cpl_gain_p10", "cpl_gain_p50", "cpl_gain_p90")
 
 
-def cpl_plot(run: Run) -> Plot | None:
+def cpl_plot(run: RunContents) -> Plot | None:
     """CPL above the divergences it compares."""
-    loss = run.series("cpl_loss")
-    parts = (
-        (run.series("cpl_positive_divergence"), fs.GREEN, "positive divergence"),
-        (run.series("cpl_negative_divergence"), fs.VERMILLION, "negative divergence"),
-        (run.series("cpl_margin"), fs.PURPLE, "margin"),
-    )
-    if not loss[0]:
+    loss = Curve("CPL", fs.BLUE, *run.series("cpl_loss"))
+    if not loss:
         return None
+    parts = [
+        Curve(label, color, *run.series(key))
+        for key, color, label in (
+            ("cpl_positive_divergence", fs.GREEN, "positive divergence"),
+            ("cpl_negative_divergence", fs.VERMILLION, "negative divergence"),
+            ("cpl_margin", fs.PURPLE, "margin"),
+        )
+    ]
+    parts = [part for part in parts if part]
     figure, (upper, lower) = fs.panels(2, fs.HALF, (1, 1.5))
-    fs.curve(upper, *loss, fs.BLUE, "CPL")
+    loss.draw(upper)
     upper.axhline(np.log(2), color=fs.MUTED, linewidth=1, linestyle=(0, (4, 3)))
     upper.annotate(
         "ln 2: no contrast",
@@ -34,125 +40,116 @@ def cpl_plot(run: Run) -> Plot | None:
         color=fs.MUTED,
         fontsize=8,
     )
-    upper.set_ylim(0, max(0.8, *loss[1]) * 1.1)
+    upper.set_ylim(0, max(0.8, *loss.values) * 1.1)
     upper.set_ylabel("CPL (nats)")
-    for series, color, label in parts:
-        if series[0]:
-            fs.curve(lower, *series, color, label)
+    for part in parts:
+        part.draw(lower)
     lower.axhline(0, color=fs.MUTED, linewidth=0.8)
     lower.set_ylabel("divergence (nats)")
-    if lower.get_legend_handles_labels()[0]:
+    if parts:
         fs.legend_above(lower)
     fs.step_axis(lower)
-    courses = [fs.course("CPL", *loss)]
-    courses += [fs.course(label, *series) for series, _, label in parts if series[0]]
     return Plot(
         "cpl",
         "Contrastive Perception Loss",
         "At perception tokens, how far the prediction moves from the anchor's under "
         "the positive and the negative view. The margin is negative minus positive."
-        f"{fs.smoothing_note(loss[0])}",
-        f"Two line plots by training step: {'; '.join(courses)}.",
+        f"{loss.smoothed}",
+        _alt(loss, *parts),
         fs.svg_text(figure),
     )
 
 
-def gain_plot(run: Run) -> Plot | None:
+def gain_plot(run: RunContents) -> Plot | None:
     """Entropies given anchor and negative view, above the spread of entropy gain."""
-    entropies = (
-        (run.series("cpl_anchor_entropy"), fs.BLUE, "anchor"),
-        (run.series("cpl_negative_entropy"), fs.VERMILLION, "negative view"),
-    )
-    band = _quantiles(run)
-    if not (band[0] or any(series[0] for series, _, _ in entropies)):
+    entropies = [
+        Curve(label, color, *run.series(key))
+        for key, color, label in (
+            ("cpl_anchor_entropy", fs.BLUE, "anchor"),
+            ("cpl_negative_entropy", fs.VERMILLION, "negative view"),
+        )
+    ]
+    steps, (low, middle, high) = _quantiles(run)
+    median = Curve("median", fs.BLUE, steps, middle)
+    if not (median or any(entropies)):
         return None
     figure, (upper, lower) = fs.panels(2, fs.HALF)
-    for series, color, label in entropies:
-        if series[0]:
-            fs.curve(upper, *series, color, label)
-            fs.legend_above(upper)
+    for entropy in filter(None, entropies):
+        entropy.draw(upper)
+        fs.legend_above(upper)
     upper.set_ylabel("entropy (nats)")
     upper.set_ylim(bottom=0)
-    steps, (low, middle, high) = band
-    if steps:
+    if median:
         lower.fill_between(
             steps, low, high, color=fs.SKY, alpha=0.4, linewidth=0, label="10 to 90 %"
         )
-        fs.curve(lower, steps, middle, fs.BLUE, "median")
+        median.draw(lower)
         fs.legend_above(lower)
     _share_axis(lower, high)
     lower.set_ylabel("entropy gain")
     fs.step_axis(lower)
-    courses = [
-        fs.course(f"entropy given the {label}", *series)
-        for series, _, label in entropies
-    ]
-    courses.append(fs.course("median entropy gain", steps, middle))
+    named = [replace(e, label=f"entropy given the {e.label}") for e in entropies]
     return Plot(
         "gain",
         "Entropy gain",
         "Of all gated tokens: mean entropy given each image, and how far it rises, as "
         "a share of the negative view's. Perception tokens are chosen from the top; a "
         "median far above 0 means that entropy rises everywhere."
-        f"{fs.smoothing_note(steps or entropies[0][0][0])}",
-        f"Two line plots by training step: {'; '.join(courses)}.",
+        f"{(median or entropies[0]).smoothed}",
+        _alt(*named, replace(median, label="median entropy gain")),
         fs.svg_text(figure),
     )
 
 
-def selection_plot(run: Run) -> Plot | None:
+def selection_plot(run: RunContents) -> Plot | None:
     """How many responses count in CPL, and how many perception tokens each has."""
-    gated, count = (
-        run.series("cpl_gated_share"),
-        run.series("cpl_selected_per_response"),
+    gated = Curve("gated share of responses", fs.GREEN, *run.series("cpl_gated_share"))
+    count = Curve(
+        "perception tokens per response",
+        fs.BLUE,
+        *run.series("cpl_selected_per_response"),
     )
-    if not (gated[0] or count[0]):
+    if not (gated or count):
         return None
-    figure, (upper, lower) = fs.panels(2, fs.HALF)
-    _panel(upper, gated, fs.GREEN, "gated share\nof responses")
-    _share_axis(upper, gated[1])
-    _panel(lower, count, fs.BLUE, "perception tokens\nper response")
-    fs.step_axis(lower)
     return Plot(
         "selection",
         "What counts in CPL",
         "Responses that the gate lets into CPL, and the tokens that entropy gain "
-        f"selects in each of them.{fs.smoothing_note(count[0] or gated[0])}",
-        "Two line plots by training step: "
-        f"{fs.course('gated share of responses', *gated)}; "
-        f"{fs.course('perception tokens per response', *count)}.",
-        fs.svg_text(figure),
+        f"selects in each of them.{(count or gated).smoothed}",
+        _alt(gated, count),
+        _two_panels(
+            (gated, "gated share\nof responses"),
+            (count, "perception tokens\nper response"),
+        ),
     )
 
 
-def shortcut_plot(run: Run) -> Plot | None:
+def shortcut_plot(run: RunContents) -> Plot | None:
     """The two metrics in which the shortcut shows when both rise."""
-    share, divergence = (
-        run.series("cpl_selected_share"),
-        run.series("cpl_unselected_divergence"),
+    share = Curve("perception token share", fs.BLUE, *run.series("cpl_selected_share"))
+    divergence = Curve(
+        "divergence of tokens not selected",
+        fs.VERMILLION,
+        *run.series("cpl_unselected_divergence"),
     )
-    if not (share[0] or divergence[0]):
+    if not (share or divergence):
         return None
-    figure, (upper, lower) = fs.panels(2, fs.HALF)
-    _panel(upper, share, fs.BLUE, "perception token\nshare")
-    _share_axis(upper, share[1])
-    _panel(lower, divergence, fs.VERMILLION, "divergence of\nother tokens (nats)")
-    fs.step_axis(lower)
     return Plot(
         "shortcut",
         "Watch for the shortcut",
         "The share of gated tokens that is selected, and how far the tokens that are "
         "not selected move under the negative view. If both rise, the policy learns to "
         "change every token once it recognises the perturbation."
-        f"{fs.smoothing_note(share[0] or divergence[0])}",
-        "Two line plots by training step: "
-        f"{fs.course('perception token share', *share)}; "
-        f"{fs.course('divergence of tokens not selected', *divergence)}.",
-        fs.svg_text(figure),
+        f"{(share or divergence).smoothed}",
+        _alt(share, divergence),
+        _two_panels(
+            (share, "perception token\nshare"),
+            (divergence, "divergence of\nother tokens (nats)"),
+        ),
     )
 
 
-def _quantiles(run: Run) -> tuple[list[int], tuple[list[float], ...]]:
+def _quantiles(run: RunContents) -> tuple[list[int], tuple[list[float], ...]]:
     """The steps that have all quantiles of the gain, and the quantiles."""
     rows = [
         (record["step"], *(record[key] for key in QUANTILES))
@@ -163,15 +160,24 @@ def _quantiles(run: Run) -> tuple[list[int], tuple[list[float], ...]]:
     return list(steps), tuple(list(column) for column in columns)
 
 
-def _panel(
-    ax: Axes, series: tuple[list[int], list[float]], color: str, label: str
-) -> None:
-    """A metric that is at least 0, alone in its panel."""
-    if series[0]:
-        fs.curve(ax, *series, color, label)
-        ax.set_ylim(0, max(series[1]) * 1.15 or 1)
-    ax.yaxis.set_major_locator(fs.ticks(5))
-    ax.set_ylabel(label)
+def _alt(*curves: Curve) -> str:
+    """A picture of two panels, for those who cannot see it."""
+    courses = "; ".join(curve.words for curve in curves)
+    return f"Two line plots by training step: {courses}."
+
+
+def _two_panels(upper: tuple[Curve, str], lower: tuple[Curve, str]) -> str:
+    """Two metrics that are at least 0, with their axes' labels; the upper a share."""
+    figure, axes = fs.panels(2, fs.HALF)
+    for ax, (curve, label) in zip(axes, (upper, lower), strict=True):
+        if curve:
+            curve.draw(ax)
+            ax.set_ylim(0, max(curve.values) * 1.15 or 1)
+        ax.yaxis.set_major_locator(fs.ticks(5))
+        ax.set_ylabel(label)
+    _share_axis(axes[0], upper[0].values)
+    fs.step_axis(axes[1])
+    return fs.svg_text(figure)
 
 
 def _share_axis(ax: Axes, values: list[float]) -> None:

@@ -61,6 +61,7 @@ STYLE = {
     "ytick.labelcolor": INK,
 }
 
+LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "columnspacing": 1.4}
 HALF = (5.6, 4.2)  # inches, for half of the page's width
 MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
 
@@ -97,23 +98,53 @@ def panels(
     return figure, list(axes[:, 0])
 
 
-def curve(
-    ax: Axes, steps: Sequence[int], values: Sequence[float], color: str, label: str
-) -> None:
-    """A metric by step: marked when short, else faint under its trailing mean."""
-    if len(steps) <= MARKED_STEPS:
-        ax.plot(steps, values, color=color, label=label, marker="o", markersize=3.5)
-        return
-    ax.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
-    width = smoothing(steps)
-    windows = (values[max(0, i - width + 1) : i + 1] for i in range(len(values)))
-    means = [sum(window) / len(window) for window in windows]
-    ax.plot(steps, means, color=color, label=label)
+@dataclass(frozen=True)
+class Curve:
+    """A metric by step, and how it is called and drawn; false where nothing is known.
 
+    `smoothed` says what a caption must say of its drawing, if anything.
+    """
 
-def smoothing(steps: Sequence[int]) -> int:
-    """Steps of the trailing mean: more of them in longer runs."""
-    return max(5, len(steps) // 30)
+    label: str
+    color: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def draw(self, ax: Axes) -> None:
+        """Marked when short, else faint under its trailing mean."""
+        style = {"color": self.color, "label": self.label}
+        if len(self.steps) <= MARKED_STEPS:
+            ax.plot(self.steps, self.values, **style, marker="o", markersize=3.5)
+            return
+        ax.plot(self.steps, self.values, color=self.color, alpha=0.3, linewidth=0.9)
+        ends = range(1, len(self.values) + 1)
+        windows = (self.values[max(0, end - self._smoothing) : end] for end in ends)
+        ax.plot(self.steps, [sum(w) / len(w) for w in windows], **style)
+
+    @property
+    def smoothed(self) -> str:
+        if len(self.steps) <= MARKED_STEPS:
+            return ""
+        return f" Faint: each step; bold: mean of the last {self._smoothing} steps."
+
+    @property
+    def _smoothing(self) -> int:
+        """Steps of the trailing mean: more of them in longer runs."""
+        return max(5, len(self.steps) // 30)
+
+    @property
+    def words(self) -> str:
+        """Its course, for those who cannot see it."""
+        if not self.steps:
+            return f"{self.label} not recorded"
+        first = f"{self.values[0]:.3g} at step {self.steps[0]}"
+        if len(self.steps) == 1:
+            return f"{self.label} {first}"
+        last = f"{self.values[-1]:.3g} at step {self.steps[-1]}"
+        return f"{self.label} from {first} to {last}"
 
 
 def step_axis(ax: Axes) -> None:
@@ -122,28 +153,9 @@ def step_axis(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticks(8, integer=True))
 
 
-def course(label: str, steps: Sequence[int], values: Sequence[float]) -> str:
-    """A curve in words, for those who cannot see it."""
-    if not steps:
-        return f"{label} not recorded"
-    if len(steps) == 1:
-        return f"{label} {values[0]:.3g} at step {steps[0]}"
-    return (
-        f"{label} from {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step "
-        f"{steps[-1]}"
-    )
-
-
 def ticks(number: int, integer: bool = False) -> MaxNLocator:
     """At most about so many ticks, at round values."""
     return MaxNLocator(number, integer=integer, steps=[1, 2, 5, 10])
-
-
-def smoothing_note(steps: Sequence[int]) -> str:
-    """What a caption must say about `curve`, if anything."""
-    if len(steps) <= MARKED_STEPS:
-        return ""
-    return f" Faint: each step; bold: mean of the last {smoothing(steps)} steps."
 
 
 def legend_above(ax: Axes, columns: int = 4) -> None:
@@ -152,9 +164,7 @@ def legend_above(ax: Axes, columns: int = 4) -> None:
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         ncols=columns,
-        borderaxespad=0.2,
-        borderpad=0,
-        columnspacing=1.4,
+        **LEGEND,
     )
 
 

@@ -8,7 +8,8 @@ from areal_cppo.report.confidence import (
     unpaired_difference_interval,
     wilson_interval,
 )
-from areal_cppo.report.runs import Run, is_number
+from areal_cppo.report.page import number
+from areal_cppo.report.runs import RunContents, is_number
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class HeldOut:
         """The 95 % Wilson interval."""
         return None if self.n is None else wilson_interval(self.right, self.n)
 
+    @property
+    def words(self) -> str:
+        """The picture of it, for those who cannot see it."""
+        said = f"step {self.step}: {number(self.accuracy, 'share')}"
+        if self.interval:
+            low, high = (number(end, "share") for end in self.interval)
+            said += f", 95 % interval {low} to {high}"
+        return said
+
 
 @dataclass(frozen=True)
 class Change:
@@ -45,8 +55,28 @@ class Change:
         """The change in percentage points."""
         return 100 * (self.after.accuracy - self.before.accuracy)
 
+    @property
+    def images(self) -> str:
+        """On how many it was measured, in words; empty where that is not known."""
+        before, after = self.before.n, self.after.n
+        if after and before == after:
+            return f", on {after} images"
+        return f", on {before} and {after} images" if after and before else ""
 
-def heldout_points(run: Run) -> list[HeldOut]:
+    @property
+    def method(self) -> str:
+        """How its interval was found."""
+        if self.interval is None:
+            return "No interval: the number of images is not recorded."
+        if self.paired:
+            return "Paired: image by image, the same ones before and after."
+        return (
+            "Unpaired: results image by image are not recorded, so on the same images "
+            "this interval is usually wider than it need be."
+        )
+
+
+def heldout_points(run: RunContents) -> list[HeldOut]:
     """Every held-out evaluation in order of step, from whichever file has it."""
     points: dict[int, HeldOut] = {}
     for step, accuracy in zip(*run.series("heldout_accuracy"), strict=True):

@@ -1,16 +1,18 @@
 """The run report: one HTML file that needs nothing but itself."""
 
-import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from areal_cppo.report.headline import header_html, run_title
-from areal_cppo.report.markup import number, text
-from areal_cppo.report.page import page_html, versions
+from areal_cppo.folder import RunFolder, replace_file
+from areal_cppo.report.headline import facts, gaps, run_size, run_title
+from areal_cppo.report.heldout import accuracy_change, heldout_points
+from areal_cppo.report.page import render
 from areal_cppo.report.plots import Plot, all_plots
-from areal_cppo.report.runs import Run, load_run
+from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.sample_html import samples_html
-from areal_cppo.report.vocabulary import METRICS
+from areal_cppo.metrics import meanings
 
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.
@@ -35,89 +37,50 @@ def write_report(folder: Path | str) -> Path:
     for plot in plots:
         (pictures / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
     path = run.folder / "report.html"
-    part = run.folder / "report.html.part"
-    part.write_text(report_html(run, plots), encoding="utf-8")
-    part.replace(path)
+    replace_file(path, report_html(run, plots))
     return path
 
 
-def report_html(run: Run, plots: list[Plot]) -> str:
+def report_html(run: RunContents, plots: list[Plot]) -> str:
     """The page."""
-    sections = [
-        _plots(plots),
-        samples_html(run.samples) if run.samples else "",
-        _metrics_table(run),
-        _config(run),
-    ]
-    return page_html(
-        run_title(run),
-        header_html(run),
-        "".join(sections),
-        "<p>How this report was made: from the files of the run's folder, with "
-        f"{versions()}.</p>",
+    points = heldout_points(run)
+    return render(
+        "report.html.j2",
+        run=run,
+        title=run_title(run),
+        size=run_size(run),
+        points=points,
+        change=accuracy_change(points),
+        facts=facts(run),
+        gaps=gaps(run),
+        plots=plots,
+        samples=samples_html(run.samples) if run.samples else "",
+        metrics=list(_last_values(run)),
+        config=run.config_text and shareable(run.config_text, run.folder),
     )
 
 
-def _plots(plots: list[Plot]) -> str:
-    if not plots:
-        return ""
-    figures = "".join(
-        f'<figure class="card {"wide" if plot.wide else "half"}">'
-        f"<h3>{text(plot.title)}</h3>"
-        f'<img class="plot" src="{plot.data_uri}" alt="{text(plot.alt)}">'
-        f"<figcaption>{text(plot.caption)}</figcaption></figure>"
-        for plot in sorted(plots, key=lambda plot: plot.wide)
-    )
-    return (
-        '<section aria-labelledby="course"><h2 id="course">Course of the run</h2>'
-        f'<div class="plots">{figures}</div></section>'
-    )
-
-
-def _metrics_table(run: Run) -> str:
+def _last_values(run: RunContents) -> Iterator[dict[str, Any]]:
+    """The latest value of each metric, in the order in which they are declared."""
     recorded = {key for record in run.metrics for key in record}
-    rows = []
-    for key in [*METRICS, *sorted(recorded - METRICS.keys())]:
-        steps, values = run.series(key)
-        if key in NOT_LISTED or not steps:
+    known = meanings(RunFolder(run.folder).meanings) if recorded else {}
+    for name in [*known, *sorted(recorded - known.keys())]:
+        steps, values = run.series(name)
+        if name in NOT_LISTED or not steps:
             continue
-        title, unit, words = METRICS.get(key, (key, "", "Not described here."))
-        rows.append(
-            f'<tr><th scope="row">{text(title)}</th>'
-            f'<td class="value">{number(values[-1], unit)}</td>'
-            f'<td class="value step">{number(steps[-1])}</td>'
-            f"<td>{text(words)} <code>{text(key)}</code></td></tr>"
-        )
-    if not rows:
-        return ""
-    return (
-        '<section aria-labelledby="metrics"><h2 id="metrics">Last values</h2>'
-        '<div class="card scroll"><table class="metrics"><thead><tr>'
-        '<th scope="col">Metric</th><th scope="col" class="value">Last value</th>'
-        '<th scope="col" class="value step">'
-        'Step</th><th scope="col">Meaning</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
-
-
-def _config(run: Run) -> str:
-    if run.config_text is None:
-        return ""
-    return (
-        '<section aria-labelledby="config"><h2 id="config">Resolved config</h2>'
-        '<details class="card"><summary>config.yaml</summary>'
-        f'<pre tabindex="0">{text(shareable(run.config_text, run.folder))}</pre>'
-        "</details></section>"
-    )
+        unknown = {"title": name, "unit": "", "help": "Not described here."}
+        yield {
+            "name": name,
+            **known.get(name, unknown),
+            "value": values[-1],
+            "step": steps[-1],
+        }
 
 
 def shareable(config: str, folder: Path) -> str:
     """The config without secrets and without where this machine keeps things."""
     config = SECRET.sub(r"\1 (hidden)", config)
-    for place, name in (
-        (folder.resolve(), "RUN"),
-        (Path(os.path.expanduser("~")), "~"),
-    ):
+    for place, name in ((folder.resolve(), "RUN"), (Path.home(), "~")):
         if len(place.parts) > 1:  # never the root folder
             config = re.sub(rf"{re.escape(str(place))}(?=[/\s'\"]|$)", name, config)
     return config

@@ -1,7 +1,7 @@
 """The report's plots by step, CPL aside. Each returns `None` without its data."""
 
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
@@ -13,27 +13,19 @@ from areal_cppo.report.cpl_plots import (
     selection_plot,
     shortcut_plot,
 )
-from areal_cppo.report.figure_style import Plot
+from areal_cppo.report.figure_style import Curve, Plot
 from areal_cppo.report.heldout import heldout_points
-from areal_cppo.report.runs import Run, is_number
+from areal_cppo.report.runs import RunContents, is_number
 from areal_cppo.report.timeline_plots import WIDE, timeline_plot, timeline_zoom_plot
+from areal_cppo.report.trace import PHASES
 
 FEWEST_SLOTS = 12  # room on the axis, so that two bars are not two walls
 MOST_BARS = 120  # more steps than this are averaged in blocks
 
-PHASES = (
-    ("seconds_rollout", "rollout wait"),
-    ("seconds_logprobs", "log-probs"),
-    ("seconds_reference", "reference log-probs"),
-    ("seconds_advantages", "advantages"),
-    ("seconds_update", "update"),
-    ("seconds_weights", "weights"),
-)
 
-
-def all_plots(run: Run) -> list[Plot]:
+def all_plots(run: RunContents) -> list[Plot]:
     """Every plot that the run has data for, in the report's order."""
-    makers: tuple[Callable[[Run], Plot | None], ...] = (
+    makers: tuple[Callable[[RunContents], Plot | None], ...] = (
         learning_plot,
         cpl_plot,
         gain_plot,
@@ -49,19 +41,23 @@ def all_plots(run: Run) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def learning_plot(run: Run) -> Plot | None:
+def learning_plot(run: RunContents) -> Plot | None:
     """Reward and training accuracy by step, held-out accuracy with intervals."""
-    rewards, accuracies = run.series("reward"), run.series("accuracy")
+    reward = Curve("reward", fs.GREEN, *run.series("reward"))
+    accuracy = Curve("training accuracy", fs.BLUE, *run.series("accuracy"))
     points = heldout_points(run)
-    if not (rewards[0] or accuracies[0] or points):
+    heldout = Curve(
+        "held-out accuracy",
+        fs.VERMILLION,
+        [point.step for point in points],
+        [point.accuracy for point in points],
+    )
+    curves = [curve for curve in (reward, accuracy, heldout) if curve]
+    if not curves:
         return None
     figure, (ax,) = fs.panels(1, fs.HALF)
-    for (steps, values), color, label in (
-        (rewards, fs.GREEN, "reward"),
-        (accuracies, fs.BLUE, "training accuracy"),
-    ):
-        if steps:
-            fs.curve(ax, steps, values, color, label)
+    for curve in filter(None, (reward, accuracy)):
+        curve.draw(ax)
     if points:
         spreads = [p.interval or (p.accuracy, p.accuracy) for p in points]
         below = [p.accuracy - low for p, (low, _) in zip(points, spreads, strict=True)]
@@ -69,11 +65,11 @@ def learning_plot(run: Run) -> Plot | None:
             high - p.accuracy for p, (_, high) in zip(points, spreads, strict=True)
         ]
         ax.errorbar(
-            [p.step for p in points],
-            [p.accuracy for p in points],
+            heldout.steps,
+            heldout.values,
             yerr=[np.maximum(below, 0), np.maximum(above, 0)],
-            color=fs.VERMILLION,
-            label="held-out accuracy",
+            color=heldout.color,
+            label=heldout.label,
             fmt="D",
             markersize=4.5,
             capsize=3,
@@ -81,53 +77,29 @@ def learning_plot(run: Run) -> Plot | None:
             clip_on=False,
             zorder=5,
         )
-    values = [*rewards[1], *accuracies[1], *(p.accuracy for p in points)]
-    if all(0 <= value <= 1 for value in values):
+    if all(0 <= value <= 1 for curve in curves for value in curve.values):
         ax.set_ylim(0, 1)
     fs.step_axis(ax)
     ax.set_ylabel("reward; share correct")
     fs.legend_above(ax)
     greedy = " Held-out accuracy is of greedy ones, with 95 % Wilson intervals."
     greedy = greedy if points else " Held-out accuracy was not measured."
-    alt = "; ".join(
-        fs.course(label, steps, values)
-        for label, (steps, values) in (
-            ("reward", rewards),
-            ("training accuracy", accuracies),
-            (
-                "held-out accuracy",
-                ([p.step for p in points], [p.accuracy for p in points]),
-            ),
-        )
-        if steps
-    )
     return Plot(
         "learning",
         "Reward and accuracy",
         f"Training accuracy is of sampled responses.{greedy}"
-        f"{fs.smoothing_note(rewards[0] or accuracies[0])}",
-        f"Line plot by training step: {alt}.",
+        f"{(reward or accuracy).smoothed}",
+        f"Line plot by training step: {'; '.join(curve.words for curve in curves)}.",
         fs.svg_text(figure),
     )
 
 
-def staleness_totals(run: Run) -> dict[int, float]:
-    """Response tokens by staleness, over the whole run."""
-    totals: Counter[int] = Counter()
-    for record in run.metrics:
-        histogram = record.get("staleness_histogram")
-        for key, tokens in histogram.items() if isinstance(histogram, dict) else ():
-            if key.isdecimal() and is_number(tokens):
-                totals[int(key)] += tokens
-    return dict(sorted(totals.items()))
-
-
-def staleness_plot(run: Run) -> Plot | None:
+def staleness_plot(run: RunContents) -> Plot | None:
     """Staleness of the tokens trained on: over the run, and by step."""
-    totals, mean = staleness_totals(run), run.series("staleness_mean")
-    largest = run.series("staleness_max")
-    total = sum(totals.values())
-    if not (total or mean[0]):
+    totals, total = run.staleness, sum(run.staleness.values())
+    mean = Curve("mean", fs.BLUE, *run.series("staleness_mean"))
+    largest = Curve("largest", fs.ORANGE, *run.series("staleness_max"))
+    if not (total or mean):
         return None
     figure = fs.Figure(figsize=fs.HALF, layout="constrained")
     upper, lower = figure.subplots(2, 1)
@@ -142,18 +114,19 @@ def staleness_plot(run: Run) -> Plot | None:
     upper.xaxis.set_major_locator(fs.ticks(10, integer=True))
     upper.set_xlabel("staleness (policy versions)")
     upper.set_ylabel("response tokens")
-    if largest[0]:
+    if largest:
         lower.plot(
-            *largest,
-            color=fs.ORANGE,
-            label="largest",
+            largest.steps,
+            largest.values,
+            color=largest.color,
+            label=largest.label,
             linewidth=1,
             drawstyle="steps-mid",
         )
-    if mean[0]:
-        fs.curve(lower, *mean, fs.BLUE, "mean")
-    if mean[0] or largest[0]:
-        lower.set_ylim(0, max([*mean[1], *largest[1]]) * 1.1 or 1)
+    if mean:
+        mean.draw(lower)
+    if mean or largest:
+        lower.set_ylim(0, max([*mean.values, *largest.values]) * 1.1 or 1)
         fs.legend_above(lower)
     lower.set_ylabel("staleness\n(policy versions)")
     fs.step_axis(lower)
@@ -162,23 +135,23 @@ def staleness_plot(run: Run) -> Plot | None:
         "staleness",
         "Staleness",
         "How many policy versions ago the trained-on tokens were sampled: the whole "
-        f"run, then step by step.{fs.smoothing_note(mean[0])}",
+        f"run, then step by step.{mean.smoothed}",
         f"Histogram of response tokens by staleness: {spread or 'not recorded'}. "
-        f"Line plot: {fs.course('mean staleness', *mean)}.",
+        f"Line plot: {replace(mean, label='mean staleness').words}.",
         fs.svg_text(figure),
     )
 
 
-def step_time_plot(run: Run) -> Plot | None:
+def step_time_plot(run: RunContents) -> Plot | None:
     """What a step's wall time goes to, stacked."""
-    known = [phase for phase in PHASES if run.series(phase[0])[0]]
+    known = [phase for phase in PHASES if run.series(phase.metric)[0]]
     if not known:
         return None
     steps = np.array([record["step"] for record in run.metrics], dtype=float)
     table = np.array(
         [
             [r[key] if is_number(r.get(key)) else 0.0 for r in run.metrics]
-            for key, _ in known
+            for key in (phase.metric for phase in known)
         ]
     )
     block = -(-len(steps) // MOST_BARS)
@@ -187,9 +160,9 @@ def step_time_plot(run: Run) -> Plot | None:
     means = np.array([table[:, part].mean(axis=1) for part in blocks]).T
     figure, (ax,) = fs.panels(1, WIDE)
     floor = np.zeros(len(centres))
-    for row, (_, label) in zip(means, known, strict=True):
-        color = fs.PHASE_COLORS[label]
-        ax.bar(centres, row, bottom=floor, width=0.9 * block, color=color, label=label)
+    for row, phase in zip(means, known, strict=True):
+        style = {"color": fs.PHASE_COLORS[phase.name], "label": phase.name}
+        ax.bar(centres, row, bottom=floor, width=0.9 * block, **style)
         floor += row
     ax.grid(visible=False, axis="x")
     ax.set_ylabel("seconds per step")
@@ -197,8 +170,8 @@ def step_time_plot(run: Run) -> Plot | None:
     fs.step_axis(ax)
     fs.legend_above(ax)
     parts = ", ".join(
-        f"{label} {seconds:.2f} s"
-        for seconds, (_, label) in zip(table.mean(axis=1), known, strict=True)
+        f"{phase.name} {seconds:.2f} s"
+        for seconds, phase in zip(table.mean(axis=1), known, strict=True)
     )
     averaged = f" Each bar is the mean of {block} steps." if block > 1 else ""
     return Plot(

@@ -1,6 +1,7 @@
 """Read a run's folder, however much of it there is yet."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -17,7 +18,7 @@ RUN_FILES = ("metrics.jsonl", "evaluations.jsonl", "summary.json", "config.yaml"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContents:
     """What a run's folder holds. Missing parts are empty and named in `notes`.
 
     `metrics` has a record a step and `evaluations` one per evaluation, both in
@@ -75,6 +76,17 @@ class Run:
         return found
 
     @property
+    def staleness(self) -> dict[int, float]:
+        """Response tokens trained on, by staleness in policy versions."""
+        totals: Counter[int] = Counter()
+        for record in self.metrics:
+            histogram = record.get("staleness_histogram")
+            for key, tokens in histogram.items() if isinstance(histogram, dict) else ():
+                if key.isdecimal() and is_number(tokens):
+                    totals[int(key)] += tokens
+        return dict(sorted(totals.items()))
+
+    @property
     def has_cpl(self) -> bool:
         """Whether any step recorded the Contrastive Perception Loss."""
         return any(key.startswith("cpl_") for rec in self.metrics for key in rec)
@@ -93,7 +105,7 @@ def is_number(value: Any) -> bool:
     return isfinite(value)
 
 
-def load_run(folder: Path | str) -> Run:
+def load_run(folder: Path | str) -> RunContents:
     """Read a run's folder; raise `ValueError` if it is not one."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -118,7 +130,7 @@ def load_run(folder: Path | str) -> Run:
     summary = _json_file(folder / "summary.json", dict, notes)
     timeline = _timeline(_json_file(folder / "timeline.json", dict, notes), notes)
     config_text, config = _config(folder / "config.yaml", notes)
-    return Run(
+    return RunContents(
         folder=folder,
         metrics=metrics,
         evaluations=evaluations,

@@ -1,14 +1,22 @@
-"""Sample responses: tokens coloured by entropy gain, beside the three images."""
+"""Sample responses: tokens coloured by entropy gain, beside the three images.
 
-from collections.abc import Sequence
+What the template `samples.html.j2` asks; it has the section's words and order.
+"""
 
-from areal_cppo.report.markup import number, png_uri, text
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from math import isfinite
+
+from areal_cppo.report.page import TEMPLATES
 from areal_cppo.report.samples import IMAGE_KINDS, SampleView, TokenView
-from areal_cppo.report.token_html import numbers_html, readout_html, tokens_html
 from areal_cppo.report.vocabulary import IMAGES, ROLES
 
-_COARSE = 300  # pixels: a smaller picture is enlarged, and its pixels may be seen
-_LONG = 120  # tokens: beyond, the numbers stay in sight while the response is scrolled
+# What a token is asked of each image: (field's end, words with the unit after a comma).
+_QUESTIONS = (
+    ("probability", "Probability", ""),
+    ("entropy", "Entropy", ", nats"),
+    ("divergence", "KL from anchor", ", nats"),
+)
+_NOTHING = "\u2013"
 
 
 def samples_html(
@@ -20,31 +28,28 @@ def samples_html(
 
     `large` gives the images the page's width.
     """
-    cards: dict[tuple, list[SampleView]] = {}
+    return TEMPLATES.get_template("samples.html.j2").module.section(
+        samples, title, large
+    )
+
+
+def cards(samples: Iterable[SampleView]) -> list[list[list[SampleView]]]:
+    """A card for each question; within it, a part for each set of the same images."""
+    questions = _grouped(samples, _question)
+    return [
+        _grouped(sorted(card, key=lambda sample: sample.policy != "before"), _images)
+        for card in questions
+    ]
+
+
+def _grouped(
+    samples: Iterable[SampleView], key: Callable[[SampleView], Hashable]
+) -> list[list[SampleView]]:
+    """Groups of the same key, in order of their first."""
+    groups: dict[Hashable, list[SampleView]] = {}
     for sample in samples:
-        cards.setdefault(_question(sample), []).append(sample)
-    body = "".join(
-        _card(number, group, large)
-        for number, group in enumerate(cards.values(), start=1)
-    )
-    roles = {token.role for sample in samples for token in sample.tokens}
-    return (
-        f'<section aria-labelledby="samples"><h2 id="samples">{text(title)}</h2>'
-        f"{legend_html(roles)}{body}</section>"
-    )
-
-
-def legend_html(roles: set[str]) -> str:
-    """What colour, underlining and the letters below the tokens mean."""
-    known = [f"<b>{key}</b> {words}" for key, words in ROLES.items() if key in roles]
-    letters = f"<p>{' · '.join(known)}</p>" if known else ""
-    return (
-        '<div class="legend"><p>Entropy gain 0<span class="ramp"></span>1</p>'
-        "<p><u>underlined</u> perception token, selected by entropy gain</p>"
-        f'{letters}<p class="muted keys">Point at a token for its numbers, or reach it '
-        "with <kbd>Tab</kbd> and <kbd>←</kbd> <kbd>→</kbd>; <kbd>↑</kbd> "
-        "<kbd>↓</kbd> go to the underlined ones.</p></div>"
-    )
+        groups.setdefault(key(sample), []).append(sample)
+    return list(groups.values())
 
 
 def _question(sample: SampleView) -> tuple:
@@ -52,75 +57,26 @@ def _question(sample: SampleView) -> tuple:
     return sample.prompt, pixels
 
 
-def _card(number_: int, group: list[SampleView], large: bool) -> str:
-    group = sorted(group, key=lambda sample: sample.policy != "before")
-    parts: dict[tuple, list[SampleView]] = {}  # the same images are shown once
-    for sample in group:
-        images = (getattr(sample, kind) for kind in IMAGE_KINDS)
-        key = tuple(image and image.tobytes() for image in images)
-        parts.setdefault(key, []).append(sample)
-    judged = "".join(
-        f'<div class="judged">{_images(number_, part[0])}<div>'
-        + "".join(_response(number_, sample) for sample in part)
-        + "</div></div>"
-        for part in parts.values()
-    )
-    return (
-        f'<article class="card sample{" large" if large else ""}">'
-        f"<h3>{text(group[0].title)}</h3>"
-        f'<p class="muted question">{text(group[0].prompt)}</p>{judged}</article>'
-    )
+def _images(sample: SampleView) -> tuple:
+    images = (getattr(sample, kind) for kind in IMAGE_KINDS)
+    return tuple(image and image.tobytes() for image in images)
 
 
-def _response(number_: int, sample: SampleView) -> str:
-    when = f"{sample.policy.capitalize()} training" if sample.policy else "Response"
-    notes = "".join(f'<p class="remark">{text(note)}</p>' for note in sample.notes)
-    long = " long" if len(sample.tokens) > _LONG else ""
-    name = f"Tokens of sample {number_}: {when.lower()}"
-    return (
-        f'<div class="response{long}"><div class="verdict"><h4>{text(when)}</h4>'
-        f"{_verdict(sample)}</div>{tokens_html(sample.tokens, name)}"
-        f"{readout_html(sample.tokens)}"
-        f'<p class="muted">{_found(sample.tokens)}</p>{notes}'
-        f"{numbers_html(sample.tokens, name)}</div>"
-    )
+def token_text(value: str) -> str:
+    """A token's text with its white space made visible, but for spaces beside words."""
+    shown = value.replace("\n", "\u23ce").replace("\t", "\u21e5")
+    if not shown.strip(" "):
+        shown = shown.replace(" ", "\u2423")
+    return shown or "\u2205"
 
 
-def _verdict(sample: SampleView) -> str:
-    """What the answer is worth, as far as there is something to judge it by."""
-    parts = []
-    if sample.correct is not None:
-        parts.append(
-            f'<span class="tag">{"✓ correct" if sample.correct else "✗ wrong"}</span>'
-        )
-    if sample.answer or sample.correct is not None:
-        parts.append(f"<span>answer <b>{text(sample.answer) or 'none'}</b></span>")
-    if sample.reward is not None:
-        parts.append(f'<span class="muted">reward {number(sample.reward)}</span>')
-    return "".join(parts)
+def role_words(role: str) -> str:
+    """A token's role, in words; empty where it has none."""
+    meaning = ROLES.get(role)
+    return f"{role}: {meaning}" if meaning else role
 
 
-def _images(number_: int, sample: SampleView) -> str:
-    figures = []
-    for kind in IMAGE_KINDS:
-        name, meaning = IMAGES[kind]
-        image = getattr(sample, kind)
-        if image is None:
-            shown = '<span class="nothing">none</span>'
-        else:
-            coarse = ' class="coarse"' if max(image.size) < _COARSE else ""
-            alt = f"{name} of sample {number_}: {meaning}"
-            shown = f'<img{coarse} src="{png_uri(image)}" alt="{text(alt)}">'
-        drawn = text(sample.perturbations.get(kind, ""))
-        figures.append(
-            f"<figure>{shown}<figcaption><b>{name}</b><br>{meaning}"
-            + (f"<br><code>{drawn}</code>" if drawn else "")
-            + "</figcaption></figure>"
-        )
-    return f'<div class="views">{"".join(figures)}</div>'
-
-
-def _found(tokens: Sequence[TokenView]) -> str:
+def found_words(tokens: Sequence[TokenView]) -> str:
     """How the selection compares with the truth, where the roles are known."""
     chosen = sum(token.selected for token in tokens)
     words = f"{chosen} of {len(tokens)} tokens are perception tokens"
@@ -129,3 +85,45 @@ def _found(tokens: Sequence[TokenView]) -> str:
         return f"{words}."
     found = sum(token.selected for token in reads)
     return f"{words}; {found} of the {len(reads)} that read a digit are among them."
+
+
+def token_name(token: TokenView) -> str:
+    """A token's accessible name."""
+    said = [f"{token_text(token.text)}, entropy gain {token.gain:.2f}"]
+    said += ["perception token"] if token.selected else []
+    said += [role_words(token.role)] if token.role else []
+    return ", ".join(said)
+
+
+def questions(tokens: Sequence[TokenView]) -> list[tuple[str, str, str, list[str]]]:
+    """Those that some token answers, each with the images of which one does."""
+    asked = []
+    for end, words, unit in _QUESTIONS:
+        kinds = [
+            kind
+            for kind in IMAGE_KINDS
+            if any(getattr(t, f"{kind}_{end}", None) is not None for t in tokens)
+        ]
+        if kinds:
+            asked.append((end, words, unit, kinds))
+    return asked
+
+
+def token_value(token: TokenView, key: str) -> str:
+    """One of a token's numbers."""
+    value = getattr(token, key)
+    return _NOTHING if value is None or not isfinite(value) else f"{value:.3f}"
+
+
+TEMPLATES.globals |= {
+    "IMAGES": IMAGES,
+    "ROLES": ROLES,
+    "SHORT": {kind: name.removesuffix(" view") for kind, (name, _) in IMAGES.items()},
+    "cards": cards,
+    "found_words": found_words,
+    "questions": questions,
+    "role_words": role_words,
+    "token_name": token_name,
+    "token_text": token_text,
+    "token_value": token_value,
+}

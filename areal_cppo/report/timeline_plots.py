@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from areal_cppo.report import figure_style as fs
 from areal_cppo.report.figure_style import Plot
-from areal_cppo.report.runs import Run
+from areal_cppo.report.runs import RunContents
 from areal_cppo.report.timeline import (
     Interval,
     busy_seconds,
@@ -29,7 +29,7 @@ Lanes = dict[str, list]  # spans by phase
 OTHER_COLORS = (fs.ORANGE, fs.SKY, fs.MUTED)
 
 
-def timeline_plot(run: Run) -> Plot | None:
+def timeline_plot(run: RunContents) -> Plot | None:
     """The whole run."""
     end = run.seconds  # as for the summary's overlap share
     if not run.timeline or end <= 0:
@@ -43,7 +43,7 @@ def timeline_plot(run: Run) -> Plot | None:
     )
 
 
-def timeline_zoom_plot(run: Run) -> Plot | None:
+def timeline_zoom_plot(run: RunContents) -> Plot | None:
     """About 30 seconds from the middle, where the whole run is much longer."""
     end = run.timeline.end
     if not run.timeline or end < 1.5 * ZOOM_SECONDS:
@@ -60,7 +60,9 @@ def timeline_zoom_plot(run: Run) -> Plot | None:
     )
 
 
-def _plot(run: Run, window: Interval, name: str, title: str, words: str) -> Plot:
+def _plot(
+    run: RunContents, window: Interval, name: str, title: str, words: str
+) -> Plot:
     line = run.timeline
     start, end = window
     unit, scale = ("minutes", 60.0) if end - start > 600 else ("seconds", 1.0)
@@ -94,9 +96,7 @@ def _plot(run: Run, window: Interval, name: str, title: str, words: str) -> Plot
             loc="lower right",
             bbox_to_anchor=(1, 1.0),
             ncols=len(labels),
-            borderaxespad=0.2,
-            borderpad=0,
-            columnspacing=1.4,
+            **fs.LEGEND,
         )
     generating, training = (
         busy_seconds(intersect(side, [window])) / (end - start)

@@ -1,100 +1,205 @@
-"""AReaL's SGLang rollout: refusals early and counted, groups whole.
+"""What a rollout worker runs: AReaL's client of the generation servers.
 
-A response that contains a vision token can't be used: whoever reads it looks for one
-more image. If generation is interrupted by a weight update, AReaL sends prompt and
-partial response again; SGLang would answer 500 to such a one, and to one that ends with
-the mark before an image, AReaL would retry, print the request with its images and lose
-the whole group, and the server would count as broken. So it is refused before that.
-
-What becomes of servers that fail: `areal_cppo.rollout.servers`.
-
-The stock controller averages its workers' statistics and drops the counts; this one
-keeps the totals of the counters.
+The worker starts one server (`launch_server`) and answers for it. An engine that is
+given addresses instead (`initialize(addr=...)`, as for evaluation) uses servers that
+others watch. What becomes of servers that fail: `areal_cppo.rollout.servers`.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections import defaultdict
-from itertools import groupby
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-from areal.api import RolloutWorkflow
+from areal.api import (
+    LocalInfServerInfo,
+    ModelRequest,
+    ModelResponse,
+    ParamSpec,
+    WeightUpdateMeta,
+)
 from areal.api.cli_args import InferenceEngineConfig
-from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
+from areal.api.io_struct import HttpRequest
+from areal.infra import RemoteInfEngine, workflow_context
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
+from areal.utils import logging, stats_tracker
+from areal.utils.network import find_free_ports, format_hostport
+from typing_extensions import override
 
-from areal_cppo.rollout.ledger_controller import LedgerRolloutController
-from areal_cppo.rollout.servers.controller import FleetController
-from areal_cppo.rollout.servers.engine import RESENT, ServersEngine
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.engines import CPPORolloutConfig
+from areal_cppo.errors import RunError
+from areal_cppo.rollout.requests import RESENT
+from areal_cppo.rollout.servers.client import ServerClient, ServerError, vocabulary_of
+from areal_cppo.rollout.servers.fleet import Fleet
+from areal_cppo.rollout.servers.generation import Generator
+from areal_cppo.rollout.servers.owned import OwnedServer
+from areal_cppo.rollout.servers.process import launcher
+from areal_cppo.rollout.servers.weights import Weights, wait_for_files
+from areal_cppo.rollout.workflow import GroupWorkflow, WholeGroup
+from areal_cppo.serving.listen import listen_address
 
-REFUSED = "refused/"  # 0 or 1 per response (or group), recorded by the workflow
-
-IMAGE_TOKENS = ("<|image_pad|>", "<|video_pad|>")
-IMAGE_MARK = "<|vision_start|>"
-
-
-class Refused(Exception):
-    """A response that can't be trained on; counted as `refused/<reason>`."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
-class VisionTokenSampled(Refused):
-    """A response holds a vision token, with no image behind it."""
-
-    def __init__(self):
-        super().__init__("vision_token")
+logger = logging.getLogger("CPPOInfEngine")
 
 
-class CPPOBackend(SGLangBackend):
-    """AReaL's SGLang requests, but none that SGLang would fail on."""
+class CPPOInfEngine(RemoteInfEngine):
+    """AReaL's client, with servers that may fail, and with groups whole.
 
-    def build_generation_request(self, req, with_lora, version):
-        """AReaL's request, called just before it is sent.
+    Attributes
+    ----------
+    server
+        The one that this worker started; None if it started none.
+    fleet
+        All servers, as far as the controller has told.
+    """
 
-        Raises `VisionTokenSampled` if there are more images in the tokens than there
-        are images, or the mark of one at their end.
+    def __init__(self, config: InferenceEngineConfig, backend):
+        super().__init__(config, backend)
+        plain = not isinstance(config, CPPORolloutConfig)
+        self.settings = ServersConfig() if plain else config.servers
+        self.server: OwnedServer | None = None
+        self.fleet = Fleet()
+        self._token = ""
+        self._vocabulary: int | None = None
+        self._generator: Generator | None = None
+
+    # Life
+
+    @override
+    def launch_server(self, server_args: dict[str, Any]) -> LocalInfServerInfo:
+        """Start a server and watch it.
+
+        Parameters
+        ----------
+        server_args
+            As AReaL makes them; besides `token`, what requests must carry.
+
+        Raises
+        ------
+        RunError
+            It did not start.
         """
-        vocabulary = req.tokenizer.get_vocab()
-        ids = {vocabulary[token] for token in IMAGE_TOKENS if token in vocabulary}
-        runs = sum(is_image for is_image, _ in groupby(i in ids for i in req.input_ids))
-        marked = req.input_ids[-1:] == [vocabulary.get(IMAGE_MARK)]
-        if runs > len(req.image_data or []) or marked:
-            raise VisionTokenSampled
-        return super().build_generation_request(req, with_lora, version)
+        args = dict(server_args)
+        self._token = args.pop("token", "")
+        args["host"], args["port"] = listen_address(), find_free_ports(1)[0]
+        address = format_hostport(args["host"], args["port"])
+        self.fleet = Fleet([address], own=address)
+        self.server = OwnedServer(
+            ServerClient(address, self._token),
+            launcher(args, self._token),
+            self.backend,
+            self.settings,
+            self.config.setup_timeout,
+            Weights.of_server(args),
+            on_state=lambda state: self.fleet.set_state(address, state),
+        )
+        try:
+            self.server.start()
+        except ServerError as error:
+            raise RunError(
+                f"expected a generation server at {address} within "
+                f"{self.config.setup_timeout:.0f} s, found that it did not start: "
+                f"{error}; see the log of the rollout workers"
+            ) from None
+        return LocalInfServerInfo(host=args["host"], port=args["port"], process=None)
 
+    @override
+    def initialize(
+        self,
+        engine_id: str | None = None,
+        addr: str | list[str] | None = None,
+        train_data_parallel_size: int | None = None,
+        token: str = "",
+        model: str | None = None,
+        servers: list[str] | None = None,
+    ):
+        """AReaL's; besides what servers ask for, the model's folder, all servers.
 
-class GroupWorkflow(RolloutWorkflow):
-    """A workflow that makes whole groups, and decides what becomes of them."""
+        Without `servers` the controller will tell of them.
+        """
+        self._token = token or self._token
+        if model is not None:
+            self._vocabulary = vocabulary_of(model)
+        if self.server is not None:
+            addr = [self.server.address]
+        super().initialize(engine_id, addr, train_data_parallel_size)
+        if self.server is None:
+            own = self.addresses[0] if servers else None
+            self.fleet = Fleet(servers or self.addresses, own)
 
-    @abstractmethod
-    async def arun_group(
-        self, engine, data: dict[str, Any], size: int
-    ) -> dict[str, Any] | None:
-        """`size` responses to a problem as one trajectory dict; None: none is used."""
+    @override
+    def destroy(self):
+        """End the server, too."""
+        super().destroy()
+        self.teardown_server()
 
-    async def arun_episode(self, engine, data: dict[str, Any]) -> dict[str, Any] | None:
-        """One response, a group of its own."""
-        return await self.arun_group(engine, data, 1)
+    @override
+    def teardown_server(self):
+        """End the server, if there is one."""
+        if self.server is not None:
+            self.server.close()
 
+    def server_status(self, states: dict[str, str]) -> dict[str, Any]:
+        """How the server is, and what happened since the last call.
 
-class _WholeGroup(RolloutWorkflow):
-    """What AReaL runs for each problem, in place of its `GroupedRolloutWorkflow`."""
+        Parameters
+        ----------
+        states
+            Of all servers, as the controller knows them.
+        """
+        self.fleet.update(states)
+        return self.server.status()
 
-    def __init__(self, workflow: GroupWorkflow, size: int):
-        self.workflow = workflow
-        self.size = size
+    # Responses
 
-    async def arun_episode(self, engine, data):
-        return await self.workflow.arun_group(engine, data, self.size)
+    @override
+    async def agenerate(self, req: ModelRequest) -> ModelResponse:
+        """A response; its `output_versions` are those its parts were sent with.
 
+        Raises
+        ------
+        RequestFailed
+            At every attempt, or there was no server.
+        """
+        if self._generator is None:
+            self._generator = self._make_generator()
+        if self.config.return_routed_experts:
+            req = req.copy()
+            req.metadata["return_routed_experts"] = True
+        response, resent = await self._generator.generate(
+            await workflow_context.get_aiohttp_session(),
+            req,
+            with_lora=self.config.use_lora,
+            version=self.get_version,
+            is_paused=self.workflow_executor.is_paused,
+        )
+        stats = stats_tracker.get(workflow_context.stat_scope())
+        stats.scalar(**{RESENT: float(resent)})
+        return response
 
-class CPPOInfEngine(ServersEngine):
-    """AReaL's client of the generation servers, with groups whole."""
+    def _make_generator(self) -> Generator:
+        return Generator(
+            self.fleet,
+            self.backend,
+            self.settings,
+            self.config.request_timeout,
+            self._token,
+            self._vocabulary,
+            self._answered,
+            self._count_resent,
+        )
 
+    def _answered(self, address: str, wrong: str | None) -> None:
+        if self.server is not None and address == self.server.address:
+            self.server.answered(wrong)
+
+    def _count_resent(self, address: str, reason: str) -> None:
+        if self.server is not None:
+            self.server.count_resent(address, reason)
+
+    @override
     def _resolve_workflow(
         self, workflow, workflow_kwargs, group_size=1, proxy_addr=None
     ):
@@ -102,67 +207,107 @@ class CPPOInfEngine(ServersEngine):
         if group_size == 1:
             return single
         if isinstance(single, GroupWorkflow):
-            return _WholeGroup(single, group_size)
+            return WholeGroup(single, group_size)
         return GroupedRolloutWorkflow(single, group_size, self.logger)
 
+    # Control
 
-class CPPORolloutController(FleetController, LedgerRolloutController):
-    """AReaL's, with a ledger and a watch on servers; `export_stats` also has totals."""
+    @override
+    def pause_generation(self):
+        """Stop generation; a server that is down is left alone."""
+        self._control(self.backend.get_pause_request(), "pause")
+        time.sleep(self.config.pause_grace_period)
 
-    def _collective_rpc(self, method, *args, **kwargs):
-        replies = super()._collective_rpc(method, *args, **kwargs)
-        if method == "export_stats":
-            self._worker_stats = replies
-        return replies
+    @override
+    def continue_generation(self):
+        """Go on generating.
 
-    def export_stats(self) -> dict[str, float]:
-        """Statistics since the last call, averaged over workers by AReaL.
-
-        For each counter `.../refused/<reason>` there is `.../refused/<reason>/total`,
-        the number of responses refused for it (of groups: `group_dropped`), and
-        likewise for `servers/resent`, the number of requests sent again.
+        Raises
+        ------
+        RunError
+            Weights came over the wire, and not all of them.
         """
-        stats = super().export_stats()
-        totals: dict[str, float] = defaultdict(float)
-        for reply in self._worker_stats:
-            for key, mean in reply.items():
-                counts = REFUSED in key or RESENT in key
-                if counts and not key.endswith("__count"):
-                    totals[f"{key}/total"] += mean * reply[f"{key}__count"]
-        stats.update({key: float(round(total)) for key, total in totals.items()})
-        return stats
+        if self.server is not None:
+            self._on_the_wire(self.server.resume)
+        else:
+            self._control(self.backend.get_resume_request(), "resume")
 
+    @override
+    def offload(self) -> None:
+        """Give up the GPU's memory."""
+        self._control(self.backend.get_offload_request(), "offload")
 
-class CPPORolloutEngine(RemoteSGLangEngine):
-    """AReaL's SGLang engine, controlled by `CPPORolloutController`.
+    @override
+    def onload(self, tags: list[str] | None = None) -> None:
+        """Take the GPU's memory again."""
+        self._control(self.backend.get_onload_request(tags=tags), "onload", tags)
 
-    Workers import it by name: it has to live at module level.
-    """
+    def _control(self, request: HttpRequest, method: str, *arguments) -> None:
+        if self.server is not None:
+            getattr(self.server, method)(*arguments)
+            return
+        for address in self.fleet.addresses():
+            try:
+                client = ServerClient(address, self._token)
+                client.send(request, self.config.request_timeout)
+            except ServerError as error:  # its own worker sees to it
+                logger.warning("%s: %s", address, error)
 
-    def __init__(self, config: InferenceEngineConfig):
-        self.config = config
-        self._engine = CPPOInfEngine(config, CPPOBackend())
+    # Weights
 
-    def initialize(
-        self,
-        engine_id: str | None = None,
-        addr: str | list[str] | None = None,
-        train_data_parallel_size: int | None = None,
-        **servers,
-    ):
-        """AReaL's; `servers` goes to `ServersEngine.initialize`.
+    @override
+    def update_weights_from_disk(self, meta: WeightUpdateMeta) -> Future[str | None]:
+        """Load the weights in `meta.path` once the trainer has written them.
 
-        AReaL lets each worker bound staleness for its share of the batch, rounded down,
-        so that a run whose servers don't divide the batch waits for ever one day. Here
-        the controller alone bounds it: a worker's share is all.
+        The result is the folder of older weights that has to stay, or None.
         """
-        share = 1 if train_data_parallel_size is None else train_data_parallel_size
-        self._engine.initialize(engine_id, addr, share, **servers)
+        before = self.get_version()
+        written = partial(
+            wait_for_files,
+            self.config.experiment_name,
+            self.config.trial_name,
+            before,
+            self.settings.update_seconds,
+        )
+        weights = Weights.of_update(meta, before + 1)
+        return in_thread(self.server.update, weights, written)
 
-    def server_status(self, states: dict[str, str]) -> dict[str, Any]:
-        """How the worker's server is; `states` are those of all servers."""
-        return self._engine.server_status(states)
+    @override
+    def init_weights_update_group(
+        self, meta: WeightUpdateMeta, xccl_group_ranks: list[int] | None = None
+    ) -> Future[None]:
+        """Join the group over which weights will come; a lost server is lost then."""
+        rank = xccl_group_ranks[0] if xccl_group_ranks else 0
+        address = self.server.address
+        request = self.backend.build_init_weights_group_request(address, rank, meta)
+        return in_thread(self._on_the_wire, self.server.join, request)
 
-    @classmethod
-    def as_controller(cls, config: InferenceEngineConfig, scheduler):
-        return CPPORolloutController(cls, config=config, scheduler=scheduler)
+    @override
+    def update_weights_from_distributed(
+        self, meta: WeightUpdateMeta, param_specs: list[ParamSpec]
+    ) -> Future[None]:
+        """Receive these parameters over the group."""
+        backend = self.backend
+        updates = backend.build_distributed_weight_update_requests(meta, param_specs)
+        version = self.get_version() + 1 if meta.version is None else meta.version
+        receive = self.server.receive
+        return in_thread(self._on_the_wire, receive, version, updates.requests)
+
+    def _on_the_wire(self, call: Callable[..., None], *arguments) -> None:
+        try:
+            call(*arguments)
+        except ServerError as error:
+            raise RunError(
+                f"the generation server {self.server.address} failed in a weight "
+                f"update over the wire ({error}); it can't join again: start the run "
+                "again to go on from its last checkpoint, or set "
+                "actor.weight_update_mode=disk"
+            ) from None
+
+
+def in_thread(call: Callable[..., Any], *arguments) -> Future[Any]:
+    """What it returns, for which AReaL's workers wait."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(call, *arguments)
+    pool.shutdown(wait=False)
+    return future

@@ -6,6 +6,8 @@ the order of the data, depends on `N` and the seed alone, so nothing of it has t
 stored. What is stored is which places are done: trained on, or given up after too many
 failures. Places that were handed out when a run was cut off are neither, and are handed
 out again.
+
+`PromptLoader` takes the place of AReaL's dataloader.
 """
 
 from __future__ import annotations
@@ -14,11 +16,20 @@ import heapq
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from areal_cppo.errors import UserError
+from areal.utils import logging
+
+from areal_cppo.errors import RunError, UserError
+
+logger = logging.getLogger("PromptLoader")
+
+GIVEN_UP = "cppo/problems_given_up"  # a statistic of a step: since the start
+
+_UNREADABLE = (RunError, OSError)  # of a problem whose picture is broken or gone
+_MOST_UNREADABLE = 64  # in a row: then it is not the problem's fault
 
 
 class PromptLedger:
@@ -184,3 +195,62 @@ class Ranges:
             else:
                 runs.append([value, value + 1])
         return runs
+
+
+class PromptLoader:
+    """Problems in the ledger's order, and what AReaL's trainer asks of a dataloader.
+
+    An epoch has `len(dataset) // batch_size` steps. The problems that are left over
+    then are not dropped: the next epoch begins with them.
+
+    Parameters
+    ----------
+    dataset
+        Of problems, by index.
+    batch_size
+        Problems a step.
+    ledger
+        Of the same size as the dataset.
+    """
+
+    def __init__(self, dataset: Sequence[Any], batch_size: int, ledger: PromptLedger):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.ledger = ledger
+        self.on_unreadable: Callable[[str], None] = logger.warning
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return len(self.dataset) // self.batch_size
+
+    def take(self) -> tuple[int, Any]:
+        """The next problem that can be read, and its place.
+
+        Raises
+        ------
+        RunError
+            Too many in a row can't be read.
+        """
+        last = None
+        for _ in range(_MOST_UNREADABLE):
+            place = self.ledger.take()
+            _, index = self.ledger.problem(place)
+            try:
+                return place, self.dataset[index]
+            except _UNREADABLE as error:
+                last = error
+                again = self.ledger.give_back(place)
+                self.on_unreadable(
+                    f"problem {index} can't be read ({error}): "
+                    + ("to be tried again" if again else "given up")
+                )
+        raise RunError(
+            f"expected problems that can be read, found {_MOST_UNREADABLE} in a row "
+            f"that can't be; the last: {last}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.ledger.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ledger.load_state_dict(state)

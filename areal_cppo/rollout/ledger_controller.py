@@ -9,9 +9,10 @@ from typing import Any
 from areal.infra.controller import rollout_controller
 from areal.infra.controller.rollout_controller import RolloutController
 from areal.utils import logging
+from typing_extensions import override
 
 from areal_cppo.errors import RunError
-from areal_cppo.rollout.loader import PromptLoader
+from areal_cppo.rollout.ledger import PromptLoader
 
 logger = logging.getLogger("LedgerRollout")
 
@@ -57,6 +58,7 @@ class LedgerRolloutController(RolloutController):
             with condition:
                 condition.notify_all()
 
+    @override
     def prepare_batch(
         self,
         dataloader: PromptLoader,
@@ -101,6 +103,7 @@ class LedgerRolloutController(RolloutController):
             self._place_of[task_id] = place
             yield _Task(data=data, task_id=task_id, **settings)
 
+    @override
     def _create_submit_callback(self, pending_task: _Task):
         """What AReaL's dispatcher runs for a task: a group, or None and why."""
 

@@ -21,14 +21,13 @@ no advantage. With `drop` it is dropped when it lost any.
 from __future__ import annotations
 
 import asyncio
-import uuid
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from areal import workflow_context
-from areal.api import InferenceEngine, ModelRequest, ModelResponse
+from areal.api import InferenceEngine, ModelResponse, RolloutWorkflow
 from areal.api.cli_args import GenerationHyperparameters
 from areal.utils import logging, stats_tracker
 from areal.utils.data import concat_padded_tensors
@@ -40,30 +39,25 @@ from areal.utils.perf_tracer import (
     trace_session,
 )
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
+from typing_extensions import override
 
-from areal_cppo.config.experiment import GroupsConfig
-from areal_cppo.config.rewards import RewardConfig
+from areal_cppo.config.blocks import GroupsConfig, RewardConfig
 from areal_cppo.rewards.pool import (
     RewardError,
     RewardTimeout,
     function_name,
     shared_pool,
 )
-from areal_cppo.rollout.engine import (
+from areal_cppo.rollout.requests import (
     REFUSED,
-    GroupWorkflow,
+    VISION_TOKENS,
+    Prompt,
     Refused,
     VisionTokenSampled,
 )
 
 logger = logging.getLogger("CPPOWorkflow")
 
-VISION_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 REASONS = (
     "prompt_too_long",
     "request_failed",
@@ -71,22 +65,37 @@ REASONS = (
     "reward_timeout",
     "reward_error",
 )
-_IMAGE_TENSORS = ("pixel_values", "image_grid_thw")
 _FEWEST = 2  # responses that can be compared
 
 # What AReaL's client raises when its retries are used up, or the answer is no JSON.
 _REQUEST_ERRORS = (RuntimeError, ValueError, OSError)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """What all responses of a group share; `P` tokens, image tokens expanded."""
+class GroupWorkflow(RolloutWorkflow):
+    """A workflow that makes whole groups, and decides what becomes of them."""
 
-    input_ids: list[int]  # P
-    mm_token_type_ids: list[int]  # P
-    text: str  # decoded again
-    images: list[str]  # base64 of PNG
-    tensors: dict[str, torch.Tensor]  # of `_IMAGE_TENSORS`; empty without an image
+    @abstractmethod
+    async def arun_group(
+        self, engine, data: dict[str, Any], size: int
+    ) -> dict[str, Any] | None:
+        """`size` responses to a problem as one trajectory dict; None: none is used."""
+
+    @override
+    async def arun_episode(self, engine, data: dict[str, Any]) -> dict[str, Any] | None:
+        """One response, a group of its own."""
+        return await self.arun_group(engine, data, 1)
+
+
+class WholeGroup(RolloutWorkflow):
+    """What AReaL runs for each problem, in place of its `GroupedRolloutWorkflow`."""
+
+    def __init__(self, workflow: GroupWorkflow, size: int):
+        self.workflow = workflow
+        self.size = size
+
+    @override
+    async def arun_episode(self, engine, data):
+        return await self.workflow.arun_group(engine, data, self.size)
 
 
 class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
@@ -170,34 +179,14 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         return None if dropped else concat_padded_tensors(kept)
 
     async def _prepare(self, data: dict[str, Any]) -> Prompt:
-        images = data["images"]
-        processed = self.processor(
-            images=images or None,  # an empty list is an error to it
-            text=data["messages"],
-            padding=False,
-            return_tensors="pt",
-        )
-        input_ids = processed["input_ids"][0].tolist()
-        return Prompt(
-            input_ids=input_ids,
-            mm_token_type_ids=processed["mm_token_type_ids"][0].tolist(),
-            text=self.tokenizer.decode(input_ids),
-            images=await asyncio.to_thread(image2base64, images),
-            tensors={key: processed[key] for key in _IMAGE_TENSORS if key in processed},
-        )
+        images = await asyncio.to_thread(image2base64, data["images"])
+        return Prompt.of(data, self.processor, self.tokenizer, images)
 
     async def _respond(
         self, engine: InferenceEngine, prompt: Prompt, answer: str
     ) -> dict[str, Any] | str:
         """One response as a trajectory of batch size 1, or why it is refused."""
-        request = ModelRequest(
-            rid=uuid.uuid4().hex,
-            input_ids=prompt.input_ids,
-            image_data=prompt.images,
-            gconfig=self.gconfig.new(n_samples=1),
-            tokenizer=self.tokenizer,
-            processor=self.processor,
-        )
+        request = prompt.request(self.gconfig, self.processor, self.tokenizer)
         try:
             response, reward = await self._collect_samples(
                 engine, request, prompt.text, {"answer": answer}
@@ -207,6 +196,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         return _trajectory(prompt, response, reward)
 
     @session_context()
+    @override
     async def _collect_samples(self, engine, req, prompt_str, task_data):
         """Response and reward; raises `Refused`."""
         try:
@@ -222,6 +212,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         return response, reward
 
     @trace_session("reward")
+    @override
     async def _compute_rewards(self, resp, prompt_str, task_data) -> float:
         """The reward of a response; raises `Refused`."""
         future = self._rewards.submit(

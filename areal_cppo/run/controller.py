@@ -1,10 +1,10 @@
 """The process that runs one experiment: AReaL's single controller, with CPPO.
 
-Started by `areal_cppo.run.supervisor`, which gives it a pipe. On the pipe it says, a
-JSON object a line, what the run does, and every few seconds that it is alive; what
-AReaL prints goes to the run's log. Exit status: 0 success, 2 a user's mistake, 75
-stopped as asked, 1 anything else; before a non-zero exit it says `error` with one line
-of text.
+Started by `areal_cppo.run.supervisor`; its arguments are the file descriptor of a pipe,
+the configuration and its overrides. On the pipe it says, a JSON object a line, what the
+run does, and every few seconds that it is alive; what AReaL prints goes to the run's
+log. Exit status: 0 success, 2 a user's mistake, 75 stopped as asked, 1 anything else;
+before a non-zero exit it says `error` with one line of text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.run.supervisor import PIPE
 from areal_cppo.serving.cpu import enable_in_this_process, interpreter_environment
 from areal_cppo.serving.processes import RUN_ID_VARIABLE, end_run
 
@@ -36,7 +35,8 @@ def run(
     `inherited` is the environment this process was started with.
     """
     from areal_cppo.config.experiment import load_config
-    from areal_cppo.run.experiment import Run
+    from areal_cppo.patches.contracts import check_upstream
+    from areal_cppo.run.experiment import Experiment
     from areal_cppo.run.preflight import check_settings, check_start
     from areal_cppo.serving.redaction import redact_logs
 
@@ -47,17 +47,18 @@ def run(
         os.environ.update(inherited)
     redact_logs()
     check_settings(config)
+    check_upstream()
     check_start(config)
-    Run(config, say).run()
+    Experiment(config, say).run()
 
 
 def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     """Check what can be checked without starting anything, and say what would be."""
     from areal_cppo.config.experiment import load_config
-    from areal_cppo.config.model_size import count_parameters
+    from areal_cppo.config.models import count_parameters
     from areal_cppo.run.dry_run import describe as describe_plan
     from areal_cppo.run.preflight import check_settings
-    from areal_cppo.tasks.load import load_task
+    from areal_cppo.tasks.experiment import load_task
 
     config = load_config(config_path, overrides)
     model_config = check_settings(config)
@@ -102,8 +103,8 @@ def worth_another_try(error: BaseException) -> bool:
 
 
 def main(argv: list[str]) -> NoReturn:
-    pipe = os.fdopen(int(os.environ.pop(PIPE)), "w", encoding="utf-8", buffering=1)
-
+    descriptor, *words = argv
+    pipe = os.fdopen(int(descriptor), "w", encoding="utf-8", buffering=1)
     lock = threading.Lock()
 
     def say(kind: str, **fields: Any) -> None:
@@ -124,8 +125,8 @@ def main(argv: list[str]) -> NoReturn:
     inherited = dict(os.environ)
     enable_in_this_process()
     try:
-        dry = "--dry-run" in argv
-        config, *overrides = [word for word in argv if word != "--dry-run"]
+        dry = "--dry-run" in words
+        config, *overrides = [word for word in words if word != "--dry-run"]
         if dry:
             dry_run(config, overrides, say)
         else:

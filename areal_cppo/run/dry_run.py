@@ -12,32 +12,25 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
-from areal.api.alloc_mode import ModelAllocation
-
-from areal_cppo.cluster.listen import own_worker
-from areal_cppo.config.experiment import CPPOActorConfig, CPPOConfig
-from areal_cppo.config.memory import (
-    CUDA,
-    gpu_bytes,
-    in_words,
+from areal_cppo.cluster.worker import own_worker
+from areal_cppo.config.budget import (
+    checkpoint_bytes,
+    server_memory,
     trainer_memory,
     worst_case,
 )
-from areal_cppo.config.model_size import checkpoint_bytes, server_memory
-from areal_cppo.config.resources import (
-    gpus,
-    longest_prompt,
-    shares_one_gpu,
-    uses_reference,
-)
+from areal_cppo.config.engines import CPPOActorConfig
+from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.config.memory import CUDA, GIB, gpu_bytes
+from areal_cppo.config.resources import gpus, shares_one_gpu
 from areal_cppo.serving.launch import guarded
 
-_GIB, _MIB = 2**30, 2**20
+_MIB = 2**20
 
 
 def server_command(config: CPPOConfig) -> list[str]:
     """The command that starts a generation server; AReaL adds host and port."""
-    parallel = ModelAllocation.from_str(config.rollout.backend, name="rollout").parallel
+    parallel = config.rollout.parallel
     sglang = copy(config.sglang)
     if config.actor.use_lora:
         # AReaL writes it once the trainer is up, and gives its whole path.
@@ -130,9 +123,9 @@ def _describe_memory(
     trainer = trainer_memory(config, model_config, parameters)
     server = server_memory(config, model_config, parameters)
     lines = [
-        f"memory of a trainer's GPU: {in_words(trainer)}",
+        f"memory of a trainer's GPU: {_in_words(trainer)}",
         f"at worst, that is: {worst_case(config, model_config)}",
-        f"memory of a server's GPU: {in_words(server)}; SGLang takes "
+        f"memory of a server's GPU: {_in_words(server)}; SGLang takes "
         f"{config.sglang.mem_fraction_static} of what is free when it starts for both "
         "(sglang.mem_fraction_static)",
     ]
@@ -161,8 +154,7 @@ def _describe_fit(
 
 def _describe_step(config: CPPOConfig) -> str:
     problems, samples = config.train_dataset.batch_size, config.gconfig.n_samples
-    parallel = ModelAllocation.from_str(config.actor.backend, name="actor").parallel
-    each = problems * samples // parallel.data_parallel_size
+    each = problems * samples // config.actor.parallel.data_parallel_size
     return (
         f"step: {problems} problems x {samples} responses = {problems * samples}; "
         f"{each} a trainer, in {config.actor.ppo_n_minibatches} minibatch(es), "
@@ -171,7 +163,7 @@ def _describe_step(config: CPPOConfig) -> str:
 
 
 def _describe_lengths(config: CPPOConfig) -> str:
-    prompt = longest_prompt(config)
+    prompt = config.longest_prompt
     limit = f"prompt at most {prompt}" if prompt else "prompt not limited"
     return (
         f"tokens: {limit}, response at most {config.gconfig.max_new_tokens}, "
@@ -181,13 +173,13 @@ def _describe_lengths(config: CPPOConfig) -> str:
 
 def _describe_commands(config: CPPOConfig) -> list[str]:
     roles = {"actor": config.actor, "rollout": config.rollout}
-    if uses_reference(config):
+    if config.uses_reference:
         roles["ref"] = config.ref
     lines = []
     for role, engine in roles.items():
-        parallel = ModelAllocation.from_str(engine.backend, name=role).parallel
         servers = role == "rollout"
-        count = parallel.data_parallel_size if servers else parallel.world_size
+        ranks = engine.parallel
+        count = ranks.data_parallel_size if servers else ranks.world_size
         command = shlex.join(worker_command(config, role))
         lines.append(f"worker: {count} x {command}")
         if servers:
@@ -195,7 +187,13 @@ def _describe_commands(config: CPPOConfig) -> list[str]:
     return lines
 
 
+def _in_words(parts: Mapping[str, int]) -> str:
+    """`about 41 GiB = 14.0 weights, ... + ...`."""
+    terms = " + ".join(f"{size / GIB:.1f} {name}" for name, size in parts.items())
+    return f"about {sum(parts.values()) / GIB:.0f} GiB = {terms}"
+
+
 def _size(count: int) -> str:
-    if count < _GIB:
+    if count < GIB:
         return f"{count / _MIB:.0f} MiB"
-    return f"{count / _GIB:.1f} GiB"
+    return f"{count / GIB:.1f} GiB"

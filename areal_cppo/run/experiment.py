@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,25 @@ import psutil
 import yaml
 from areal.utils import perf_tracer
 
-from areal_cppo.cluster.listen import apply_listen_host
+from areal_cppo.cluster.worker import apply_listen_host
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
+from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
-from areal_cppo.run.guards import (
-    NonFinite,
-    NonFiniteGuard,
-    WorkerWatch,
-)
 from areal_cppo.run.health import RunWatch
-from areal_cppo.run.heldout import HeldOut
-from areal_cppo.run.keeper import Keeper
+from areal_cppo.run.observers import HeldOut, Keeper, NonFinite, NonFiniteGuard, Say
 from areal_cppo.run.recorder import MetricsRecorder
-from areal_cppo.run.stop import STOPPED, Stopped, StopRequest
+from areal_cppo.run.stop import STOPPED, HealthPoll, Stopped, StopRequest
 from areal_cppo.run.trainer import CPPOTrainer
 from areal_cppo.serving.processes import RUN_ID_VARIABLE
 from areal_cppo.serving.redaction import SECRET_NAME, WITHHELD
-from areal_cppo.tasks.load import load_task
+from areal_cppo.tasks.experiment import load_task
 
 WORKFLOW = "areal_cppo.rollout.workflow.CPPOWorkflow"
 
 
-class Run:
+class Experiment:
     """An experiment, begun or gone on with.
 
     Parameters
@@ -54,7 +48,7 @@ class Run:
         The run's folder holds a run that isn't to be gone on with.
     """
 
-    def __init__(self, config: CPPOConfig, say: Callable[..., None]):
+    def __init__(self, config: CPPOConfig, say: Say):
         self.config, self.say = config, say
         self.folder = RunFolder(config.run_dir)
         if self.folder.metrics.exists() and not config.recover.on:
@@ -109,7 +103,9 @@ class Run:
             config, task.train_dataset(), end_now=self._end_now
         )
         keeper, recorder = self._observe(trainer, heldout, found)
-        workers = self._watch_workers(trainer)
+        silent = config.watchdog.silent_seconds
+        workers = HealthPoll(trainer.workers(), silent, self._end_now)
+        workers.start()
         recorder.go_on(read_lines(folder.metrics))
         # Lets the tracer's clock be set beside everybody else's.
         clock = {"unix_seconds": time.time(), "offset": recorder.seconds}
@@ -126,8 +122,8 @@ class Run:
         if config.heldout.size and recorder.steps not in heldout.evaluated:
             self.note("measuring held-out accuracy after training")
             heldout.evaluate(recorder.steps, last)
-        before = Path(config.actor.path)
-        task.write_samples(folder, {"before": before, "after": last})
+        checkpoints = {"before": Path(config.actor.path), "after": last}
+        write_heldout_samples(folder, task, checkpoints)
         folder.event("run_finished", step=recorder.steps)
 
     def _prepare_folders(self) -> None:
@@ -200,12 +196,6 @@ class Run:
         trainer.rollout.most_failed_groups = config.watchdog.failed_groups
         trainer.rollout.listeners.append(self._on_server_event)
         return keeper, recorder
-
-    def _watch_workers(self, trainer: CPPOTrainer) -> WorkerWatch:
-        silent = self.config.watchdog.silent_seconds
-        watch = WorkerWatch(trainer.workers(), silent, self._end_now)
-        watch.start()
-        return watch
 
     def _train(self, trainer: CPPOTrainer, keeper: Keeper, workflow_kwargs) -> None:
         self.training = True

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from areal_cppo.folder import CLOCK, RunFolder, read_lines
+from areal_cppo.folder import RunFolder
 from areal_cppo.report.html import write_report
-from areal_cppo.report.runs import Run, load_run
+from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.timeline import overlap_share, union
-
-# What the controller's trace calls the phases in which the trainer computes.
-TRAINING_PHASES = {
-    "train.recompute_logp": "log-probs",
-    "train.ref_logp": "reference log-probs",
-    "train.compute_advantage": "advantages",
-    "train.ppo_update": "update",
-}
-WEIGHTS_PHASE = "train.update_weights"
+from areal_cppo.report.trace import COMPUTING, WEIGHTS, read_trace
 
 
 def finish_run(path: str | Path) -> Path:
@@ -38,48 +29,22 @@ def finish_run(path: str | Path) -> Path:
 
 
 def read_timeline(folder: RunFolder) -> dict[str, list] | None:
-    """When was generated, trained, and weights were handed over.
-
-    Read from AReaL's own tracers: the controller's phases, and the sessions of the
-    rollout workers, whose clock is the wall clock. Seconds of training, on one clock,
-    without those between a stop and going on; `None` where the run was not traced.
-    """
-    traces = _trace_folder(folder)
-    if traces is None:
+    """When was generated, trained, and weights were handed over, in seconds of
+    training; `None` where the run was not traced."""
+    if not folder.config.is_file():
         return None
-    events = [
-        event
-        for file in traces.glob("**/master/traces*.jsonl")
-        for event in read_lines(file)
-    ]
-    starts = [Start.of(e) for e in events if e.get("name") == CLOCK]
-    if not starts:
+    trace = read_trace(folder.path, yaml.safe_load(folder.config.read_text()) or {})
+    if trace is None:
         return None
-    training, weights, generation = [], [], []
-    start = starts[0]
-    for event in events:
-        if event.get("name") == CLOCK:
-            start = Start.of(event)
-        if event.get("ph") != "X":
-            continue
-        begin = start.offset + (event["ts"] - start.origin) / 1e6
-        span = [round(begin, 3), round(begin + event["dur"] / 1e6, 3)]
-        if event["name"] in TRAINING_PHASES:
-            training.append([*span, TRAINING_PHASES[event["name"]]])
-        elif event["name"] == WEIGHTS_PHASE:
+    names = {phase.traced: phase.name for phase in COMPUTING}
+    training, weights = [], []
+    for start, end, traced in trace.phases:
+        span = [round(start, 3), round(end, 3)]
+        if traced in names:
+            training.append([*span, names[traced]])
+        elif traced == WEIGHTS.traced:
             weights.append(span)
-    for file in traces.glob("**/sessions*.jsonl"):
-        for session in read_lines(file):
-            for phase in session.get("phases", {}).get("generate", []):
-                times = phase["start_ts"], phase["end_ts"]
-                if None in times:
-                    continue
-                start = max(
-                    (s for s in starts if s.unix <= times[0]), default=starts[0]
-                )
-                generation.append(
-                    [round(start.offset + time - start.unix, 3) for time in times]
-                )
+    generation = [[round(time, 3) for time in each.span] for each in trace.sessions]
     return {
         "generation": sorted(generation),
         "training": sorted(training),
@@ -87,36 +52,11 @@ def read_timeline(folder: RunFolder) -> dict[str, list] | None:
     }
 
 
-@dataclass(frozen=True, order=True)
-class Start:
-    """One of the times at which training began: the first, or going on."""
-
-    unix: float  # seconds
-    origin: float  # what the tracer's clock showed then, microseconds
-    offset: float  # seconds that training had taken before
-
-    @classmethod
-    def of(cls, event: dict[str, Any]) -> Start:
-        said = event["args"]
-        return cls(said["unix_seconds"], event["ts"], said.get("offset", 0.0))
-
-
-def _trace_folder(folder: RunFolder) -> Path | None:
-    """Where AReaL's tracers wrote, by the run's configuration; `None` if nowhere."""
-    if not folder.config.is_file():
-        return None
-    tracer = (yaml.safe_load(folder.config.read_text()) or {}).get("perf_tracer")
-    if not tracer:
-        return None
-    name = f"logs/*/{tracer['experiment_name']}/{tracer['trial_name']}"
-    return next(Path(tracer["fileroot"]).glob(name), None)
-
-
-def summarize(run: Run) -> dict[str, Any]:
+def summarize(run: RunContents) -> dict[str, Any]:
     """`summary.json`: the run in one object; unknown values are null."""
     config = yaml.safe_load(run.config_text or "") or {}
     first, last = (run.evaluations or [{}])[0], (run.evaluations or [{}])[-1]
-    stale = _staleness(run)
+    stale = run.staleness
     seconds = run.metrics[-1]["seconds"] if run.metrics else 0.0
     # While weights are handed over the servers stand still, though requests are open.
     timeline = run.timeline
@@ -141,15 +81,6 @@ def summarize(run: Run) -> dict[str, Any]:
         ),
         "refused": run.last("refused") or {},
     }
-
-
-def _staleness(run: Run) -> dict[int, int]:
-    """Response tokens trained on, by staleness."""
-    totals: dict[int, int] = {}
-    for record in run.metrics:
-        for key, count in record.get("staleness_histogram", {}).items():
-            totals[int(key)] = totals.get(int(key), 0) + count
-    return totals
 
 
 def _without(intervals, holes) -> list[tuple[float, float]]:

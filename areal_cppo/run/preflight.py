@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,23 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from areal_cppo.config.experiment import CPPOActorConfig, CPPOConfig
-from areal_cppo.config.model_size import checkpoint_bytes, count_parameters
-from areal_cppo.config.models import check_supported, read_model_config
+from areal_cppo.config import SDPA, TASK_NAMES, TORCH_FLASH
+from areal_cppo.config.budget import checkpoint_bytes
+from areal_cppo.config.engines import CPPOActorConfig
+from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.config.keys import is_hub_name
+from areal_cppo.config.models import (
+    check_supported,
+    count_parameters,
+    read_model_config,
+)
 from areal_cppo.config.resources import check_resources
-from areal_cppo.doctor.check import Check
+from areal_cppo.doctor import Check
 from areal_cppo.doctor.machine import check_disk, check_torch_flash
-from areal_cppo.doctor.packages import check_flash_attn, package_checks
+from areal_cppo.doctor.packages import check_flash_attn, check_versions
 from areal_cppo.errors import UserError
 from areal_cppo.serving.server import check_model
-from areal_cppo.step.attention import SDPA, TORCH_FLASH
-from areal_cppo.tasks.registry import TASK_NAMES
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 _INDEX = "model.safetensors.index.json"
 _RUN_BYTES = 300 * 2**20  # traces, logs and report of a run
 
@@ -55,18 +58,13 @@ def check_start(config: CPPOConfig) -> None:
     check_run_disk(config)
 
 
-def check_versions() -> None:
-    """Packages whose version this one depends on."""
-    _refuse(package_checks())
-
-
 def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
     """The config.json of the model to start from, of a supported type.
 
     `actor.path` is a folder or a name on the hub; the latter is looked up in the hub's
     cache where `HF_HUB_OFFLINE` is set.
     """
-    if not _is_hub_name(actor.path):
+    if not is_hub_name(actor.path):
         check_model(actor.path, "actor.path")
     elif _offline():
         cached_model(actor.path, ["config.json"])
@@ -82,7 +80,7 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
 
 def check_weights(actor: CPPOActorConfig) -> None:
     """All weights are there, or can be fetched."""
-    if _is_hub_name(actor.path):
+    if is_hub_name(actor.path):
         if not _offline():
             return
         folder = cached_model(actor.path, ["*.json", "*.safetensors"])
@@ -145,7 +143,9 @@ def check_gpus(config: CPPOConfig) -> None:
 def check_run_disk(config: CPPOConfig) -> None:
     """Room for the checkpoints that the run will write."""
     needed = _RUN_BYTES + checkpoint_bytes(config, count_parameters(config.actor.path))
-    _refuse([check_disk("run_dir", Path(config.run_dir), needed)])
+    check = check_disk("run_dir", Path(config.run_dir), needed)
+    if check.lacking:
+        raise UserError(check.as_line())
 
 
 def check_data_path(name: str, path: str) -> Check:
@@ -162,7 +162,7 @@ def check_data_path(name: str, path: str) -> Check:
         return Check(name, True, "drawn as needed")
     if glob.glob(str(Path(path).expanduser())):
         return Check(name, True, path)
-    if not _is_hub_name(path):
+    if not is_hub_name(path):
         remedy = "expected a folder, files or a hub name: download it, or mend the path"
         return Check(name, False, f"nothing at {path}", remedy)
     cached = Path(constants.HF_HUB_CACHE, "datasets--" + path.replace("/", "--"))
@@ -171,16 +171,6 @@ def check_data_path(name: str, path: str) -> Check:
     remedy = f"hf download --repo-type dataset {path}"
     found = f"{path}, not in the hub's cache: {constants.HF_HUB_CACHE}"
     return Check(name, False, found, remedy, required=_offline())
-
-
-def _refuse(checks: list[Check]) -> None:
-    lacking = [check for check in checks if check.lacking]
-    if lacking:
-        raise UserError(lacking[0].as_line())
-
-
-def _is_hub_name(path: str) -> bool:
-    return bool(_HUB_NAME.fullmatch(path)) and not Path(path).exists()
 
 
 def _offline() -> bool:

@@ -1,159 +1,269 @@
 """Turns AReaL's statistics of a step into a line of `metrics.jsonl`.
 
-Every name of a line is explained in `areal_cppo/report/vocabulary.py`.
+What is recorded of a step is declared where it is computed (`areal_cppo.metrics`); here
+is what AReaL records by itself, and what only the controller knows.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
 from areal.utils import logging
 
 from areal_cppo.folder import RunFolder
-from areal_cppo.rollout.engine import REFUSED
-from areal_cppo.rollout.loader import GIVEN_UP
-from areal_cppo.rollout.servers.engine import RESENT
+from areal_cppo.metrics import UPDATE, Metric, declared
+from areal_cppo.rollout.ledger import GIVEN_UP
+from areal_cppo.rollout.requests import REFUSED, RESENT
 from areal_cppo.run.health import RunWatch
-from areal_cppo.run.throughput import IDLE, SAMPLES
-from areal_cppo.step.batch_stats import LENGTH_BINS, STALENESS_BINS
+from areal_cppo.step.metrics import LENGTH_BINS, STALENESS_BINS
 
 logger = logging.getLogger("RunWatch")
 
-_UPDATE = "ppo_actor/update"
-_CPL = f"{_UPDATE}/cpl"
+SAMPLES = "cppo/samples_per_second"
+TOKENS = "cppo/tokens_per_second"
+IDLE = "cppo/trainer_idle_share"
 
-# Recorded under `cpl/` by `perception_stats.py`: counts over all ranks ...
-CPL_COUNTS = (
-    "gated_responses",
-    "text_only_responses",
-    "unchanged_responses",
-    "positive_views",
-    "negative_views",
-    "positive_views_unchanged",
-    "negative_views_unchanged",
-    "view_sequences",
-    "view_tokens",
-    "view_patches",
-    "gated_tokens",
-    "perception_tokens",
-    "unselected_tokens",
-    "stale_tokens",
-    "nonfinite_tokens",
-    "skipped_responses",
+METRICS = (
+    Metric(
+        "step",
+        "Step",
+        "",
+        "Training step, from 1.",
+    ),
+    Metric(
+        "version",
+        "Policy version",
+        "",
+        "The policy's version when the step began: updates made before it.",
+    ),
+    Metric(
+        "time",
+        "Clock",
+        "s",
+        "Unix time at the end of the step.",
+    ),
+    Metric(
+        "seconds",
+        "Time",
+        "s",
+        "Wall time since training began.",
+    ),
+    Metric(
+        "step_seconds",
+        "Step time",
+        "s",
+        "Wall time of this step alone.",
+    ),
+    Metric(
+        "samples",
+        "Responses",
+        "",
+        "Responses trained on since the start.",
+    ),
+    Metric(
+        "refused",
+        "Refused responses",
+        "responses",
+        "Responses unfit to train on since the start, by reason; a rise that does not "
+        "level off means that data or model is at fault.",
+    ),
+    Metric(
+        "requests_resent",
+        "Requests sent again",
+        "",
+        "Requests of this step that a generation server failed to answer and that were "
+        "sent to another.",
+    ),
+    Metric(
+        "problems_given_up",
+        "Problems given up",
+        "",
+        "Problems whose group failed groups.attempts times, since the start: they are "
+        "not trained on in that epoch.",
+    ),
+    Metric(
+        "warnings",
+        "Warnings",
+        "",
+        "What the run's watch has seen at this step, in words; absent where it has "
+        "seen nothing.",
+    ),
+    Metric(
+        "stats",
+        "AReaL's statistics",
+        "",
+        "All that AReaL itself recorded of the step, under AReaL's own names.",
+    ),
+    Metric(
+        "tokens_per_second",
+        "Generation rate",
+        "tokens/s",
+        "Response tokens trained on per second of the step's wall time.",
+    ),
+    Metric(
+        "response_tokens_histogram",
+        "Response length, histogram",
+        "responses",
+        "Responses of the step by length: a bin is a sixteenth of actor.max_new_tokens "
+        "and named by its middle, in tokens; the last one holds all beyond it too.",
+    ),
+    Metric(
+        "samples_per_second",
+        "Effective samples",
+        "responses/s",
+        "Responses trained on per second of the step's wall time; those thrown away "
+        "don't count.",
+        key=SAMPLES,
+    ),
+    Metric(
+        "trainer_idle_share",
+        "Trainer idle",
+        "share",
+        "Share of the step's wall time in which the trainer waited for responses; near "
+        "0 when generation keeps up, large when it is the bottleneck.",
+        key=IDLE,
+    ),
+    Metric(
+        "policy_loss",
+        "Policy loss",
+        "",
+        "The clipped, decoupled GRPO loss; its level says little, its stability much.",
+        key=f"{UPDATE}actor_loss/avg",
+    ),
+    Metric(
+        "policy_entropy",
+        "Policy entropy",
+        "nats",
+        "Mean entropy of the policy's token distribution; a fall to 0 means it no "
+        "longer explores.",
+        key=f"{UPDATE}entropy/avg",
+    ),
+    Metric(
+        "importance_weight",
+        "Importance weight",
+        "",
+        "Mean probability ratio of the current to the proximal policy; it stays near 1 "
+        "while updates are small.",
+        key=f"{UPDATE}importance_weight/avg",
+    ),
+    Metric(
+        "behaviour_importance_weight",
+        "Behaviour weight",
+        "",
+        "Mean probability ratio of the proximal to the behaviour policy; far from 1 "
+        "means too stale data, or that generation and training disagree.",
+        key=f"{UPDATE}behave_imp_weight/avg",
+    ),
+    Metric(
+        "clip_ratio",
+        "Clipped tokens",
+        "share",
+        "Share of response tokens whose policy loss was clipped; a large share means "
+        "that updates are too large.",
+        key=f"{UPDATE}clip_ratio/avg",
+    ),
+    Metric(
+        "grad_norm",
+        "Gradient norm",
+        "",
+        "Length of the whole gradient before clipping; sudden jumps are a bad sign.",
+        key=f"{UPDATE}grad_norm",
+    ),
+    Metric(
+        "lr",
+        "Learning rate",
+        "",
+        "The optimiser's step size.",
+        key=f"{UPDATE}lr",
+    ),
+    Metric(
+        "update_skipped",
+        "Update skipped",
+        "share",
+        "Share of the step's updates that were skipped because the gradient's norm was "
+        "not finite; with one update a step 0 or 1, and always 0 in a healthy run.",
+    ),
+    Metric(
+        "update_skipped_total",
+        "Updates skipped",
+        "steps",
+        "The same, summed since the start.",
+        sums="update_skipped",
+    ),
+    Metric(
+        "staleness_histogram",
+        "Staleness, histogram",
+        "tokens",
+        "Response tokens of the step by staleness in versions; the last bin, 15, holds "
+        "all beyond it too.",
+    ),
+    Metric(
+        "seconds_rollout",
+        "Rollout wait",
+        "s",
+        "Time of the step that the trainer waited for responses; near 0 when "
+        "generation keeps up.",
+        key="timeperf/rollout",
+    ),
+    Metric(
+        "seconds_logprobs",
+        "Log-probs",
+        "s",
+        "Time of the step for the proximal policy's log-probabilities; absent where "
+        "the update's own forward pass gives them (actor.speed.reuse_proximal).",
+        key="timeperf/recompute_logp",
+    ),
+    Metric(
+        "seconds_reference",
+        "Reference log-probs",
+        "s",
+        "Time of the step for the reference policy's log-probabilities; absent without "
+        "one.",
+        key="timeperf/ref_logp",
+    ),
+    Metric(
+        "seconds_advantages",
+        "Advantages",
+        "s",
+        "Time of the step to hand the batch to the trainer and compute advantages.",
+        key="timeperf/compute_advantage",
+    ),
+    Metric(
+        "seconds_update",
+        "Update",
+        "s",
+        "Time of the step for the views, the losses and the optimiser.",
+        key="timeperf/train_step",
+    ),
+    Metric(
+        "seconds_weights",
+        "Weights",
+        "s",
+        "Time of the step to hand new weights to generation.",
+        key="timeperf/update_weights",
+    ),
 )
-# ... and averages, absent where there is nothing to average.
-CPL_AVERAGES = (
-    "anchor_entropy",
-    "negative_entropy",
-    "entropy_gain",
-    "loss",
-    "positive_divergence",
-    "negative_divergence",
-    "margin",
-    "inverted_margin",
-    "selected_anchor_entropy",
-    "selected_negative_entropy",
-    "selected_gain",
-    "unselected_divergence",
-)
 
-# Recorded for PAPO and VPPO, each under its name; here -> in metrics.jsonl, after it.
-VIEWED = {
-    "gated_responses": "responses",
-    "text_only_responses": "text_only_responses",
-    "unchanged_responses": "unchanged_responses",
-    "negative_views": "negative_views",
-    "negative_views_unchanged": "negative_views_unchanged",
-    "view_tokens": "view_tokens",
-    "view_patches": "view_patches",
-    "tokens": "tokens",
-}
-PAPO = (
-    "loss",
-    "divergence",
-    "anchor_entropy",
-    "negative_entropy",
-    "importance_weight",
-    "bounded_tokens",
-    "nonfinite_tokens",
-    "skipped_responses",
-)
-VPPO = {
-    "dependency": "dependency",
-    "kept_dependency": "kept_dependency",
-    "filtered_dependency": "filtered_dependency",
-    "kept_tokens": "kept_tokens",
-    "nonfinite_responses": "nonfinite_responses",
-    **{
-        f"{name}/{end}": f"{name}_{words}"
-        for name in ("response_dependency", "factor")
-        for end, words in (("avg", "mean"), ("min", "lowest"), ("max", "highest"))
-    },
-}
 
-# Name in metrics.jsonl -> AReaL's name. What AReaL did not record is absent.
-PLAIN = {
-    "reward": "cppo/reward",
-    "accuracy": "cppo/correct",
-    "response_tokens": "cppo/response_length",
-    "samples_per_second": SAMPLES,
-    "trainer_idle_share": IDLE,
-    "interrupted_responses": "cppo/interrupted_responses",
-    "staleness_mean": "cppo/staleness/avg",
-    "staleness_max": "cppo/staleness/max",
-    "policy_loss": f"{_UPDATE}/actor_loss/avg",
-    "policy_entropy": f"{_UPDATE}/entropy/avg",
-    "importance_weight": f"{_UPDATE}/importance_weight/avg",
-    "behaviour_importance_weight": f"{_UPDATE}/behave_imp_weight/avg",
-    "clip_ratio": f"{_UPDATE}/clip_ratio/avg",
-    "grad_norm": f"{_UPDATE}/grad_norm",
-    "lr": f"{_UPDATE}/lr",
-    "cpl_importance_weight": f"{_CPL}/staleness_weight",
-    "cpl_importance_weight_squared": f"{_CPL}/staleness_weight_squared",
-    **{f"cpl_{name}": f"{_CPL}/{name}" for name in (*CPL_COUNTS, *CPL_AVERAGES)},
-    **{f"cpl_gain_p{q}": f"cppo/gain_p{q}" for q in (10, 50, 90)},
-    **{
-        f"{scope}_{name}": f"{_UPDATE}/{scope}/{key}"
-        for scope, own in (("papo", dict(zip(PAPO, PAPO))), ("vppo", VPPO))
-        for key, name in (own | VIEWED).items()
-    },
-    "cpl_skipped_micro_batches": "cppo/skipped_micro_batches",
-    "seconds_rollout": "timeperf/rollout",
-    "seconds_logprobs": "timeperf/recompute_logp",
-    "seconds_reference": "timeperf/ref_logp",
-    "seconds_advantages": "timeperf/compute_advantage",
-    "seconds_update": "timeperf/train_step",
-    "seconds_weights": "timeperf/update_weights",
-    "seconds_perturb": "cppo/seconds_perturb",
-    "seconds_negative_view": "cppo/seconds_negative_view",
-    "seconds_positive_view": "cppo/seconds_positive_view",
-}
+def throughput(stats: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Rates and the idle share of a step that took `seconds`, under names of AReaL's.
 
-# Share -> (part, whole), all of them names of metrics.jsonl; 0 where the whole is 0.
-SHARES = {
-    "cpl_selected_per_response": ("cpl_perception_tokens", "cpl_gated_responses"),
-    "cpl_selected_share": ("cpl_perception_tokens", "cpl_gated_tokens"),
-    "cpl_stale_dropped_share": ("cpl_stale_tokens", "cpl_perception_tokens"),
-}
-
-# The same of other objectives; absent where the whole is.
-OTHER_SHARES = {
-    "papo_bounded_share": ("papo_bounded_tokens", "papo_tokens"),
-    "vppo_kept_share": ("vppo_kept_tokens", "vppo_tokens"),
-}
-
-# Rare and grave, so their sum since the start is recorded too, with this ending.
-TOTAL = "_total"
-RUNNING = (
-    "cpl_nonfinite_tokens",
-    "cpl_skipped_micro_batches",
-    "cpl_skipped_responses",
-    "update_skipped",
-)
+    Recorded beside AReaL's own statistics, so that they reach wandb and TensorBoard as
+    well. What counts as a sample and as idle: `areal_cppo.bench.async_figures`, which
+    works the same out over many steps. What `stats` does not have is left out.
+    """
+    found = {}
+    for name, count in ((SAMPLES, "cppo/responses"), (TOKENS, "cppo/response_tokens")):
+        if count in stats:
+            found[name] = stats[count] / seconds
+    waited = stats.get("timeperf/rollout")
+    if waited is not None:
+        found[IDLE] = min(1.0, waited / seconds)
+    return found
 
 
 class MetricsRecorder:
@@ -183,7 +293,10 @@ class MetricsRecorder:
         self._last = self.start
         self._samples = 0
         self._refused: dict[str, int] = {}
-        self._totals: dict[str, float] = defaultdict(float)
+        self._metrics = declared().values()
+        self._totals: dict[str, float] = {}
+        meanings = {metric.name: metric.meaning for metric in self._metrics}
+        folder.meanings.write_text(json.dumps(meanings, indent=1), encoding="utf-8")
 
     def go_on(self, records: Iterable[dict[str, Any]]) -> None:
         """Count on from the records of the steps before; call it just before training.
@@ -198,9 +311,8 @@ class MetricsRecorder:
         self.steps = record.get("step", 0)
         self._samples = record.get("samples", 0)
         self._refused = dict(record.get("refused", {}))
-        for name in RUNNING:
-            if name + TOTAL in record:
-                self._totals[name] = record[name + TOTAL]
+        sums = (metric.name for metric in self._metrics if metric.sums)
+        self._totals = {name: record[name] for name in sums if name in record}
 
     @property
     def seconds(self) -> float:
@@ -214,14 +326,12 @@ class MetricsRecorder:
         record |= {"seconds": now - self.start, "step_seconds": now - self._last}
         # JSON has no word for what is not finite (a gradient norm, say): left out.
         stats = {key: value for key, value in stats.items() if isfinite(value)}
-        record |= {name: stats[key] for name, key in PLAIN.items() if key in stats}
+        record |= {m.name: stats[m.key] for m in self._metrics if m.key in stats}
         record |= self._counted(stats)
-        record |= _perception(record, stats["cppo/responses"])
-        record |= {
-            name: record.get(part, 0.0) / record[whole]
-            for name, (part, whole) in OTHER_SHARES.items()
-            if record.get(whole)
-        }
+        for metric in self._metrics:
+            value = metric.derive(record, stats) if metric.derive else None
+            if value is not None:
+                record[metric.name] = value
         record |= self._since_the_start(record)
         tokens = stats["cppo/response_tokens"]
         record["tokens_per_second"] = tokens / (now - self._last)
@@ -258,17 +368,18 @@ class MetricsRecorder:
             "staleness_histogram": histogram,
             "response_tokens_histogram": _lengths(stats),
         }
-        successful = stats.get(f"{_UPDATE}/update_successful")
+        successful = stats.get(f"{UPDATE}update_successful")
         if successful is not None:
             record["update_skipped"] = 1.0 - successful
         return record
 
     def _since_the_start(self, record: dict[str, Any]) -> dict[str, float]:
-        """Running totals of what the record has of `RUNNING`."""
-        for name in RUNNING:
-            if name in record:
-                self._totals[name] += record[name]
-        return {name + TOTAL: total for name, total in self._totals.items()}
+        """Totals of what is rare and grave, from the first step on that has it."""
+        for metric in self._metrics:
+            if metric.sums in record:
+                before = self._totals.get(metric.name, 0.0)
+                self._totals[metric.name] = before + record[metric.sums]
+        return self._totals
 
 
 def _lengths(stats: dict[str, float]) -> dict[str, int]:
@@ -279,23 +390,3 @@ def _lengths(stats: dict[str, float]) -> dict[str, int]:
         for k in range(LENGTH_BINS)
     )
     return {f"{(k + 0.5) * width + 0.5:g}": count for k, count in counts if count}
-
-
-def _perception(record: dict[str, Any], responses: float) -> dict[str, float]:
-    """Shares and effective sample of CPL's tokens; nothing for a step without CPL."""
-    if "cpl_gated_responses" not in record:
-        return {}
-    derived = {"cpl_gated_share": record["cpl_gated_responses"] / responses}
-    for name, (part, whole) in SHARES.items():
-        count = record.get(whole, 0.0)
-        derived[name] = record.get(part, 0.0) / count if count else 0.0
-    if "cpl_importance_weight_squared" in record:
-        # (sum of w)^2 / sum of w^2 over N tokens is N mean(w)^2 / mean(w^2).
-        mean, square = (
-            record["cpl_importance_weight"],
-            record["cpl_importance_weight_squared"],
-        )
-        share = mean**2 / square if square else 0.0  # 0: every token was dropped
-        derived["cpl_effective_sample_share"] = share
-        derived["cpl_effective_sample_size"] = share * record["cpl_perception_tokens"]
-    return derived

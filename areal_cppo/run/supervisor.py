@@ -30,14 +30,13 @@ from typing import Any
 
 from areal_cppo.errors import RunError
 from areal_cppo.folder import RunFolder
-from areal_cppo.run.signals import Signals
+from areal_cppo.run.stop import STOPPED, Signals
 from areal_cppo.serving.processes import end_processes, end_run, run_environment
 
 CONTROLLER = "areal_cppo.run.controller"  # the module to run
-PIPE = "AREAL_CPPO_PIPE"  # number of the file descriptor that it talks on
 Listener = Callable[[dict[str, Any]], None]
 
-STOPPED, INTERRUPTED, TERMINATED = 75, 130, 143
+INTERRUPTED, TERMINATED = 130, 143
 _FINAL = (0, 2, STOPPED, INTERRUPTED, TERMINATED)  # not to be tried again
 _POLL_SECONDS = 2.0
 _GRACE_SECONDS = 5.0
@@ -195,10 +194,10 @@ def _live(
 ) -> _Life:
     """Start the controller, listen to it until it ends, and clean up."""
     read, write = os.pipe()
-    environment = os.environ | run_environment(run_id) | {PIPE: str(write)}
+    environment = os.environ | run_environment(run_id)
     with log.open("ab") as stream:
         controller = subprocess.Popen(
-            [sys.executable, "-u", "-m", CONTROLLER, *arguments],
+            [sys.executable, "-u", "-m", CONTROLLER, str(write), *arguments],
             env=environment,
             pass_fds=(write,),
             stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from areal import PPOTrainer
 from areal.api.cli_args import (
@@ -19,22 +19,16 @@ from areal.api.cli_args import (
 )
 from areal.api.io_struct import SaveLoadMeta
 from areal.utils.environ import is_single_controller
+from typing_extensions import override
 
 from areal_cppo.cluster import make_scheduler
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.rollout.engine import CPPORolloutEngine
-from areal_cppo.rollout.ledger import PromptLedger
-from areal_cppo.rollout.loader import GIVEN_UP, PromptLoader
-from areal_cppo.run.throughput import throughput
+from areal_cppo.rollout.controller import CPPORolloutEngine
+from areal_cppo.rollout.ledger import GIVEN_UP, PromptLedger, PromptLoader
+from areal_cppo.run.observers import Observer
+from areal_cppo.run.recorder import throughput
 from areal_cppo.step.actor import CPPOActor
-
-
-class Observer(Protocol):
-    """Told what happens in a run; called in the controller, between train steps."""
-
-    def step_done(self, step: int, stats: dict[str, float]) -> None:
-        """Step `step` (1-based) is finished; `stats` as AReaL logs them."""
 
 
 class CPPOTrainer(PPOTrainer):
@@ -87,9 +81,11 @@ class CPPOTrainer(PPOTrainer):
             raise
         self.config = config
 
+    @override
     def _init_scheduler(self):
         return make_scheduler(self.config)
 
+    @override
     def _create_dataloader(self, dataset, dataset_config, rank, world_size):
         if isinstance(dataset_config, ValidDatasetConfig):
             return super()._create_dataloader(dataset, dataset_config, rank, world_size)
@@ -106,14 +102,17 @@ class CPPOTrainer(PPOTrainer):
         )
         return PromptLoader(dataset, dataset_config.batch_size, ledger)
 
+    @override
     def _save_recover_checkpoint(self, epoch, epoch_step, global_step):
         """Nothing: the `Keeper` writes one, after the step's metrics."""
 
+    @override
     def _create_train_engine(self, actor_config, alloc):
         actor = CPPOActor.as_controller(actor_config, self.scheduler)
         actor.create_process_group(parallel_strategy=alloc.parallel)
         return actor
 
+    @override
     def _init_rollout(self, rollout_config, is_eval=False, lora_path=None):
         if is_eval and self.valid_dataloader is None:
             return None  # saves a worker that would have nothing to do
@@ -145,11 +144,13 @@ class CPPOTrainer(PPOTrainer):
         controller.initialize(**start)
         return controller
 
+    @override
     def train(self, *args, **kwargs):
         """AReaL's; the first step begins now."""
         self._step_began = time.monotonic()
         return super().train(*args, **kwargs)
 
+    @override
     def _export_and_commit_stats(self, epoch, epoch_step, global_step):
         logger = self.stats_logger
         commit = logger.commit

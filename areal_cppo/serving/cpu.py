@@ -7,16 +7,13 @@ inherited by them.
 
 import os
 import sys
-import types
 from collections.abc import Mapping
-from functools import wraps
+from importlib import metadata
 from pathlib import Path
 
-SHIM_FOLDER = Path(__file__).resolve().parent / "shim"
+from areal_cppo.patches import torch as patch_torch
 
-# The published torchvision wheel cannot import this module without CUDA; see
-# shim/sitecustomize.py.
-_TORCHVISION_MODULE = "torchvision._meta_registrations"
+SHIM_FOLDER = Path(__file__).resolve().parent / "shim"
 
 # Set whatever the user has: without them the CPU path does not start.
 _REQUIRED = {"SGLANG_USE_CPU_ENGINE": "1"}
@@ -32,6 +29,8 @@ _DEFAULTS = {
 
 def needs_shim() -> bool:
     """Whether torch sees no CUDA device, so that SGLang has to run on the CPU."""
+    if metadata.version("torch").endswith("+cpu"):
+        return True  # a build that sees none; to import it takes seconds
     import torch
 
     return not torch.cuda.is_available()
@@ -40,10 +39,14 @@ def needs_shim() -> bool:
 def cpu_environment(base: Mapping[str, str]) -> dict[str, str]:
     """Variables to add to `base` for SGLang on a CPU; empty where a GPU is.
 
-    Args:
-        base: the environment that a process would otherwise get, as `os.environ`.
+    Parameters
+    ----------
+    base
+        The environment that a process would otherwise get, as `os.environ`.
 
-    Returns:
+    Returns
+    -------
+    dict[str, str]
         Only the variables that have to be added or changed.
     """
     if not needs_shim():
@@ -72,12 +75,10 @@ def enable_in_this_process() -> None:
     added = cpu_environment(os.environ)
     if not added:
         return
-    if "OMP_NUM_THREADS" in added:
-        import torch
-
-        torch.set_num_threads(1)  # torch read the variable when it was imported
+    if "OMP_NUM_THREADS" in added and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # it read the variable when imported
     os.environ.update(added)
-    sys.modules.setdefault(_TORCHVISION_MODULE, types.ModuleType(_TORCHVISION_MODULE))
+    patch_torch.torchvision_meta_registrations()
 
 
 def forget_pinned_memory() -> None:
@@ -88,21 +89,8 @@ def forget_pinned_memory() -> None:
     """
     if not needs_shim():
         return
-    import torch
-
-    for name in ("tensor", "empty", "zeros"):
-        make = getattr(torch, name)
-        if not hasattr(make, "__wrapped__"):
-            setattr(torch, name, _unpinned(make))
-    torch.Tensor.pin_memory = lambda tensor, *_: tensor
-
-
-def _unpinned(make):
-    @wraps(make)
-    def unpinned(*args, pin_memory=False, **kwargs):
-        return make(*args, **kwargs)
-
-    return unpinned
+    patch_torch.tensor_constructors()
+    patch_torch.tensor_pin_memory()
 
 
 def _with_first(entry: str, path: str) -> str:

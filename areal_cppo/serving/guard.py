@@ -6,7 +6,7 @@ arguments.
 Gate: a server that was just started, or started again, may listen with weights that
 are not the run's current ones, and one that gets weights over the wire holds a mixture
 meanwhile. So it is born closed, answers 503 to requests for tokens, and is opened for
-one version of the weights, by whoever has verified them. A request says in
+one version of the weights, by whoever had it load them. A request says in
 `X-Weights-Version` which version it was made for; it gets 503 from a server of an older
 one. Whoever sends it: no worker has to know the state of a server that it doesn't
 watch.
@@ -15,8 +15,8 @@ Before it answers /health SGLang sends itself a request for tokens, its warm-up,
 ends if that is refused. The warm-up carries a pass that only this process knows and
 that is void once the gate was opened.
 
-Check: `POST /cppo/compare_weights` compares what the server holds with a folder of
-weights, or with what came over the wire (`areal_cppo.serving.held_weights`).
+Check: `POST /cppo/compare_weights` says whether the weights that came over the wire
+have come as a whole, and are held as they were sent (`areal_cppo.serving.held_weights`).
 
 This module is imported by SGLang's processes: it must not import torch or areal itself.
 """
@@ -86,7 +86,7 @@ class Gate:
         if self.version is None:
             if self._pass and warm_up and _same(warm_up, self._pass):
                 return None
-            return "closed: its weights have not been verified"
+            return "closed: it may not hold the weights of the run"
         if asked is not None and not _number_up_to(asked, self.version):
             return f"it has version {self.version} of the weights, not {asked[:20]}"
         return None
@@ -146,14 +146,6 @@ class OpenRequest(BaseModel):
     version: int | None
 
 
-class CompareRequest(BaseModel):
-    """Body of `POST /cppo/compare_weights`."""
-
-    # A folder of weights, or of a LoRA adapter; null: what came over the wire.
-    path: str | None
-    adapter: str | None = None  # the name under which an adapter was loaded
-
-
 def add_endpoints(app: Any, gate: Gate, rpc: Any) -> None:
     """Give SGLang's application the gate and the two endpoints.
 
@@ -173,12 +165,10 @@ def add_endpoints(app: Any, gate: Gate, rpc: Any) -> None:
         return {"version": gate.version}
 
     @app.post(COMPARE_PATH)
-    def compare_weights(request: CompareRequest) -> dict[str, Any]:
+    def compare_weights() -> dict[str, Any]:
         with one_at_a_time:
             try:
-                rpc.collective_rpc(
-                    "cppo_compare_weights", path=request.path, adapter=request.adapter
-                )
+                rpc.collective_rpc("cppo_compare_weights")
             except RuntimeError as error:  # what the scheduler's method raised
                 return {"equal": False, "message": str(error)}
         return {"equal": True, "message": ""}

@@ -1,30 +1,20 @@
-"""Whether a running SGLang server holds the weights that it should hold.
+"""Whether weights that came to an SGLang server over the wire have come as a whole.
 
-SGLang 0.5.10.post1 offers nothing for it: `/get_weights_by_name` isn't implemented for
-Qwen's vision models, and `/weights_checker` only compares with a snapshot of itself.
-Log-probs of a probe would not do either: in bfloat16 two kernels differ by more than
-one small training step.
+SGLang 0.5.10.post1 offers nothing for it: its loaders pass over names that they don't
+know, `/get_weights_by_name` isn't implemented for Qwen's vision models, and
+`/weights_checker` only compares with a snapshot of itself.
 
-So a folder is read once more through the model's own `load_weights`, which knows about
-fused matrices, tensor parallelism, padded vocabularies and experts; but every copy into
-a parameter is caught, and compared with what is there, to the last bit. Nothing is
-written. It takes about as long as loading, and memory for one tensor.
+So each part of such an update is loaded, and then loaded once more through the model's
+own `load_weights`, which knows about fused matrices, tensor parallelism, padded
+vocabularies and experts; but this time every copy into a parameter is caught, and
+compared with what is there, to the last bit. Nothing is written, and it takes memory
+for one tensor. At the end every element of every parameter must have come.
 
-What came over the wire has no folder. Each part of such an update is loaded, and then
-loaded once more with its copies compared; at the end every element of every parameter
-must have come (`Received`). SGLang's loaders pass over names that they don't know.
-
-Of LoRA adapters (which never touch the model's own weights) what the server holds under
-the adapter's name is compared with the folder, after the reader that SGLang loads with.
-
-Not noticed: parameters that the folder lacks (the message counts those that were
-compared), buffers, the base weights below an adapter, the copy of an adapter in
-the GPU's pool, and a file that was damaged before the server read it. Refused, not
-passed: quantised weights, and loaders that change a parameter in another way than by
-copying.
+Not noticed: buffers. Refused, not passed: loaders that change a parameter in another
+way than by copying.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any
 
@@ -37,7 +27,7 @@ _aten = torch.ops.aten
 
 
 class CannotCompare(RuntimeError):
-    """The weights are held in a form that a folder's can't be compared with."""
+    """The weights are held in a form that what was sent can't be compared with."""
 
 
 class CopyComparer(TorchDispatchMode):
@@ -64,14 +54,6 @@ class CopyComparer(TorchDispatchMode):
             place = parameter.untyped_storage().data_ptr()
             self._names.setdefault(place, name)
             self._sizes[place] = max(self._sizes.get(place, 0), parameter.numel())
-
-    def share(self) -> float:
-        """Of the parameters' elements, how many were compared."""
-        seen = sum(
-            min(sum(parts.values()), self._sizes[place])
-            for place, parts in self._compared.items()
-        )
-        return seen / max(1, sum(self._sizes.values()))
 
     def missing(self) -> list[str]:
         """Names of the parameters of which not all elements were compared."""
@@ -103,30 +85,6 @@ class CopyComparer(TorchDispatchMode):
             self.different.append(self._names[place])
         part = (held.storage_offset(), tuple(held.shape), tuple(held.stride()))
         self._compared.setdefault(place, {})[part] = held.numel()
-
-
-def compare_model(model: torch.nn.Module, weights: Iterator) -> str | None:
-    """What differs between a model and named weights; None: nothing does.
-
-    Parameters
-    ----------
-    model
-        With SGLang's `load_weights`.
-    weights
-        Of (name, tensor), as in the files.
-
-    Raises
-    ------
-    CannotCompare
-        The loader does something else than copying.
-    """
-    with torch.no_grad(), CopyComparer(model.named_parameters()) as comparer:
-        model.load_weights(weights)
-    if comparer.different:
-        return _some(comparer.different, "differ")
-    if comparer.share() < 0.5:
-        return f"only {comparer.share():.0%} of the parameters could be compared"
-    return None
 
 
 def _some(names: list[str], what: str) -> str:
@@ -171,67 +129,11 @@ class Received:
         return _some(missing, "have not come") if missing else None
 
 
-def compare_adapter(held: torch.nn.Module, fresh: torch.nn.Module) -> str | None:
-    """What differs between two of SGLang's `LoRAAdapter`s; None: nothing does."""
-    for number, (one, other) in enumerate(zip(held.layers, fresh.layers, strict=True)):
-        if set(one.weights) != set(other.weights):
-            return f"layer {number} of the adapter holds other matrices"
-        for name, tensor in one.weights.items():
-            if not torch.equal(tensor.cpu(), other.weights[name].cpu()):
-                return f"{name} of the adapter differs"
-    if held.scaling != fresh.scaling:
-        return f"the adapter's scaling is {held.scaling}, not {fresh.scaling}"
-    return None
-
-
-def difference(runner, path: str | None, adapter: str | None) -> str | None:
-    """What differs between an SGLang `ModelRunner` and a folder; None: nothing does.
-
-    Without `path`: between it and the weight update that came over the wire last, which
-    is asked about once.
-    """
-    if path is None:
-        received = runner.__dict__.pop(_RECEIVED, None)
-        return received.difference() if received else "nothing has come over the wire"
-    if adapter is not None:
-        return _adapter_difference(runner, path, adapter)
-    if runner.server_args.quantization or runner.model_config.quantization:
-        raise CannotCompare("quantised weights can't be compared with a folder's")
-    import copy
-
-    from sglang.srt.configs.load_config import LoadConfig
-    from sglang.srt.model_loader.loader import DefaultModelLoader
-    from sglang.srt.model_loader.utils import set_default_torch_dtype
-
-    config = copy.copy(runner.model_config)
-    config.model_path = path
-    loader = DefaultModelLoader(LoadConfig(load_format="auto"))
-    source = DefaultModelLoader.Source.init_new(config, runner.model)
-    with set_default_torch_dtype(config.dtype):
-        return compare_model(runner.model, loader._get_weights_iterator(source))
-
-
-def _adapter_difference(runner, path: str, adapter: str) -> str | None:
-    from sglang.srt.lora.lora import LoRAAdapter
-    from sglang.srt.lora.lora_config import LoRAConfig
-
-    manager = runner.lora_manager
-    held = [
-        manager.loras[ref.lora_id]
-        for ref in manager.lora_refs.values()
-        if ref.lora_name == adapter
-    ]
-    if not held:
-        return f"there is no adapter {adapter}"
-    fresh = LoRAAdapter(
-        "compared",
-        LoRAConfig(path),
-        manager.base_hf_config,
-        manager.load_config,
-        manager.lora_backend,
-    )
-    fresh.initialize_weights()
-    return compare_adapter(held[0], fresh)
+def difference(runner) -> str | None:
+    """What differs between an SGLang `ModelRunner` and the weight update that came over
+    the wire last, which is asked about once; None: nothing does."""
+    received = runner.__dict__.pop(_RECEIVED, None)
+    return received.difference() if received else "nothing has come over the wire"
 
 
 def recording(update: Callable) -> Callable:
@@ -252,10 +154,8 @@ def recording(update: Callable) -> Callable:
     return update_weights_from_distributed
 
 
-def compare_in_scheduler(
-    scheduler, path: str | None, adapter: str | None = None
-) -> None:
-    """In every scheduler process of a server at once: raise unless all are equal.
+def compare_in_scheduler(scheduler) -> None:
+    """In every scheduler process of a server at once: raise unless all has come.
 
     Raises
     ------
@@ -263,7 +163,7 @@ def compare_in_scheduler(
         On each rank, with what the first rank found that found anything.
     """
     try:
-        found = difference(scheduler.tp_worker.model_runner, path, adapter)
+        found = difference(scheduler.tp_worker.model_runner)
     except Exception as error:  # the other ranks wait for this one's answer
         found = f"{type(error).__name__}: {error}"
     from sglang.srt.distributed.parallel_state import get_world_group
@@ -283,11 +183,9 @@ def run_scheduler(*args, **kwargs) -> None:
     from areal.experimental.inference_service.sglang.scheduler import (
         areal_run_scheduler_process,
     )
-    from sglang.srt.managers.scheduler import Scheduler
-    from sglang.srt.model_executor.model_runner import ModelRunner
 
-    Scheduler.cppo_compare_weights = compare_in_scheduler
-    ModelRunner.update_weights_from_distributed = recording(
-        ModelRunner.update_weights_from_distributed
-    )
+    from areal_cppo.patches import sglang as patch_sglang
+
+    patch_sglang.scheduler_method(compare_in_scheduler)
+    patch_sglang.update_weights_from_distributed(recording)
     areal_run_scheduler_process(*args, **kwargs)

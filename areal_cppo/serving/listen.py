@@ -19,14 +19,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import random
 import socket
-import sys
-from collections.abc import Callable
-from functools import cache, wraps
-from importlib import import_module
 
 from areal_cppo.errors import UserError
+from areal_cppo.patches import areal as patch_areal
+from areal_cppo.patches import torch as patch_torch
+from areal_cppo.patches.upstream import original
 
 # The choice of a run, inherited by every process of it.
 LISTEN_VARIABLE = "AREAL_CPPO_LISTEN"
@@ -54,7 +52,7 @@ def listen_address(choice: str | None = None) -> str:
     if choice == LOOPBACK:
         return _LOOPBACK_ADDRESS
     if choice == NODE:
-        return _areal_address()()
+        return original("areal.utils.network:gethostip")()
     return _own_address(choice)
 
 
@@ -62,11 +60,18 @@ def narrow_this_process() -> str:
     """Let this process listen only on its address, from now on; returns the address.
 
     What it has listened on before stays. May be called again.
+
+    Raises
+    ------
+    UserError
+        This machine has no such address.
+    ChangedUpstream
+        AReaL or torch can't be narrowed in this way any more.
     """
     address = listen_address()
-    _answer(address)
-    _draw_ports()
-    _narrow_tcp_store()
+    patch_areal.gethostip(address)
+    patch_areal.find_free_ports()
+    patch_torch.tcp_store(_listener)
     name = interface_of(address)
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
@@ -128,57 +133,6 @@ def _interfaces() -> dict[str, list[str]]:
         )
         for name, entries in psutil.net_if_addrs().items()
     }
-
-
-@cache
-def _areal_address() -> Callable[[], str]:
-    """AReaL's own `gethostip`, as it was before it was replaced."""
-    from areal.utils.network import gethostip
-
-    return gethostip
-
-
-def _answer(address: str) -> None:
-    """Let AReaL's `gethostip` answer `address`, wherever it was imported to."""
-    original = _areal_address()
-
-    @wraps(original)
-    def gethostip(*args, **kwargs) -> str:
-        return address
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("areal.") and hasattr(module, "gethostip"):
-            module.gethostip = gethostip
-
-
-def _draw_ports() -> None:
-    """Let AReaL draw its ports by chance, not by the run's seed.
-
-    Runs of one seed on one machine would draw the same ports at the same time, and one
-    would take the other's worker for its own.
-    """
-    from areal.utils import network
-
-    network.random = random.SystemRandom()
-
-
-def _narrow_tcp_store() -> None:
-    """Let torch's rendezvous listen on the address that the others are told."""
-    # By its name: `torch.distributed.rendezvous` is the function of that name.
-    rendezvous = import_module("torch.distributed.rendezvous")
-    store = rendezvous.TCPStore
-    if hasattr(store, "__wrapped__"):
-        return
-
-    @wraps(store, updated=())
-    def narrow(host_name, port, *args, is_master=False, **kwargs):
-        if is_master and not args:
-            listener = _listener(host_name, port)
-            if listener is not None:
-                kwargs["master_listen_fd"] = listener.detach()
-        return store(host_name, port, *args, is_master=is_master, **kwargs)
-
-    rendezvous.TCPStore = narrow
 
 
 def _listener(host: str, port: int) -> socket.socket | None:

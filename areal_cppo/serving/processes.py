@@ -83,12 +83,18 @@ def end_run(
 ) -> list[int]:
     """End every process of a run, wherever in the process tree it is now.
 
-    Args:
-        run_id: value of the marker variable.
-        grace_seconds: time between SIGTERM and SIGKILL.
-        exclude_self: spare this process and those that started it.
+    Parameters
+    ----------
+    run_id
+        Value of the marker variable.
+    grace_seconds
+        Time between SIGTERM and SIGKILL.
+    exclude_self
+        Spare this process and those that started it.
 
-    Returns:
+    Returns
+    -------
+    list[int]
         Ids of the processes that were found and ended.
     """
     spared = _self_and_ancestors() if exclude_self else set()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from functools import wraps
+
+from areal_cppo.patches import areal as patch_areal
 
 # Runs of base64 as long as an image's; hashes, paths and names are shorter.
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}")
@@ -27,6 +28,7 @@ _SET = re.compile(r"\b([A-Z][A-Z0-9_]*)=(\S+)")  # of the environment
 _FEWEST_LETTERS = 10  # different ones, in any image
 _SHORTEST_SECRET = 8  # a shorter value would be found in any text
 WITHHELD = "<withheld>"
+_REDACTS = "areal_cppo_redacts"  # of a record factory
 
 
 def redact(text: str) -> str:
@@ -49,9 +51,9 @@ def redact_logs() -> None:
     source. May be called again.
     """
     make = logging.getLogRecordFactory()
-    if not hasattr(make, "__wrapped__"):
+    if not hasattr(make, _REDACTS):
         logging.setLogRecordFactory(_redacting(make))
-    _mend_request_errors()
+    patch_areal.arequest_with_retry(redact)
 
 
 def _hide_image(found: re.Match[str]) -> str:
@@ -91,25 +93,5 @@ def _redacting(make):
             record.exc_text = redact(formatter.formatException(record.exc_info))
         return record
 
+    setattr(factory, _REDACTS, True)
     return factory
-
-
-def _mend_request_errors() -> None:
-    """Let AReaL's `arequest_with_retry` raise without the request in its text."""
-    from areal.infra.utils import http
-
-    original = http.arequest_with_retry
-    if hasattr(original, "__wrapped__"):
-        return
-
-    @wraps(original)
-    async def arequest_with_retry(*args, **kwargs):
-        try:
-            return await original(*args, **kwargs)
-        except RuntimeError as error:
-            raise RuntimeError(redact(str(error))) from None
-
-    for name, module in list(sys.modules.items()):
-        ours = name.partition(".")[0] in ("areal", "areal_cppo")
-        if ours and getattr(module, "arequest_with_retry", None) is original:
-            module.arequest_with_retry = arequest_with_retry

@@ -77,15 +77,20 @@ def server_command(
 ) -> list[str]:
     """The command that starts SGLang, through AReaL's own launcher.
 
-    Args:
-        model_dir: folder with config.json and weights.
-        port, host: where it listens.
-        tensor_parallel: GPUs over which the model is split.
-        settings: fields of `GenerationServerConfig`; they go before the CPU settings
-            used where there is no GPU.
+    Parameters
+    ----------
+    model_dir
+        Folder with config.json and weights.
+    port, host
+        Where it listens.
+    tensor_parallel
+        GPUs over which the model is split.
+    settings
+        Fields of `GenerationServerConfig`; they go before the CPU settings used where
+        there is no GPU.
     """
     enable_in_this_process()  # areal imports torchvision
-    from areal_cppo.config.serving import CPU_SETTINGS, GenerationServerConfig
+    from areal_cppo.config.engines import CPU_SETTINGS, GenerationServerConfig
 
     fields: dict[str, object] = {
         "model_path": str(model_dir),
@@ -165,8 +170,10 @@ class GenerationServer:
     ) -> float | None:
         """Seconds waited until /health answered; None if `stop` was set first.
 
-        Raises:
-            RunError: the server died, or did not answer in time.
+        Raises
+        ------
+        RunError
+            The server died, or did not answer in time.
         """
         started = time.monotonic()
         stop = stop or threading.Event()
@@ -209,9 +216,12 @@ def serve(
 ) -> int:
     """Serve a model until Ctrl-C or SIGTERM, and return the exit status, 0.
 
-    Raises:
-        UserError: no such model, or the port is taken.
-        RunError: the server died by itself; with its exit code and last lines.
+    Raises
+    ------
+    UserError
+        No such model, or the port is taken.
+    RunError
+        The server died by itself; with its exit code and last lines.
     """
     stop = threading.Event()
     previous = {

@@ -1,37 +1,153 @@
-"""The gate: which responses of a batch enter the view passes, before any pass runs.
+"""The gate and the views: what an objective compares, before any forward pass.
 
-Letters: `B` responses of a padded batch.
+Views depend on images, run seed and policy version only, so that they can be made when
+the gate has spoken: a response whose negative view equals its anchor is then known
+before the global batch is counted, and samples of one group share one pair of views.
+
+Letters: see the room's docstring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from areal.utils import stats_tracker
+from areal.utils.stats_tracker import ReduceType
+from torch import Tensor
 
-from areal_cppo.step.meter import Meter
-from areal_cppo.step.packing import IMAGES, gate_tokens, has_image
-from areal_cppo.step.perception_stats import record_gate
-from areal_cppo.step.prompts import image_sets
+from areal_cppo.core import PatchLayout, parse_perturbations, perturb_pixel_values
+from areal_cppo.step.batch import image_sets, images_of
+from areal_cppo.step.metrics import Meter
 from areal_cppo.step.ranks import Ranks
-from areal_cppo.step.views import ResponseViews, ViewMaker
+from areal_cppo.step.rows import Row
+
+
+def gate_tokens(data: Mapping[str, Any], gate: str) -> Tensor:
+    """Tokens that an objective may use, of a padded batch or a micro-batch.
+
+    Parameters
+    ----------
+    data
+        `loss_mask` and `advantages`, both already shifted as AReaL's loss sees them
+        (position `t` predicts token `t + 1`).
+    gate
+        `positive_advantage` (arXiv 2601.00501) or `none`.
+
+    Returns
+    -------
+    Tensor
+        Bool, shape of `loss_mask`.
+    """
+    response = data["loss_mask"].bool()
+    if gate == "none":
+        return response
+    return response & (data["advantages"] > 0)
 
 
 @dataclass(frozen=True)
-class GatedBatch:
-    """The gate's verdict on one optimiser step's batch, agreed on by all ranks."""
+class ResponseViews:
+    """The views of all images of one response; one of the kinds is `negative`."""
 
-    rows: torch.Tensor  # bool [B]: this rank's responses that pass
-    entering: set[int]  # those that enter the view passes
-    sets: list[int | None]  # per response the first one with the same images
-    views: Mapping[int, ResponseViews]  # by those first ones
-    responses: int  # those that pass, of all ranks
+    pixel_values: dict[str, Tensor]  # by kind: [P, F], the anchor's dtype
+    unchanged: dict[str, int]  # by kind: images whose view equals its anchor
+    images: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether the negative view differs from the anchor in at least one image."""
+        return self.unchanged["negative"] < self.images
+
+
+class ViewMaker:
+    """Makes the views of a response's images, on the model's device.
+
+    Parameters
+    ----------
+    perturbations
+        By kind of view those of which one is drawn for an image, as
+        `parse_perturbations` takes them.
+    layout
+        How the model's `pixel_values` are patched.
+    run_seed
+        Together with the policy version and the image it fixes a view.
+    """
+
+    def __init__(
+        self,
+        perturbations: Mapping[str, list[dict[str, Any]]],
+        layout: PatchLayout,
+        run_seed: int,
+    ):
+        self.layout = layout
+        self.run_seed = run_seed
+        self.perturbations = {
+            kind: parse_perturbations(specs) for kind, specs in perturbations.items()
+        }
+
+    def __call__(
+        self, item: Mapping[str, Tensor], version: int, device: torch.device
+    ) -> ResponseViews:
+        """The views of `pixel_values` `[P, F]` and `image_grid_thw` for a version."""
+        grid = item["image_grid_thw"].to(device)
+        views = {
+            kind: perturb_pixel_values(
+                item["pixel_values"].to(device),
+                grid,
+                self.layout,
+                perturbations,
+                kind=kind,
+                run_seed=self.run_seed,
+                policy_version=version,
+            )
+            for kind, perturbations in self.perturbations.items()
+        }
+        return ResponseViews(
+            {kind: view.pixel_values for kind, view in views.items()},
+            {kind: int(view.unchanged.sum()) for kind, view in views.items()},
+            len(grid),
+        )
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The gate's verdict on one optimiser step's batch, agreed on by all ranks.
+
+    Attributes
+    ----------
+    passed
+        Bool `[B]`: this rank's responses that pass.
+    entering
+        Those that enter the view passes.
+    sets
+        Per response the first one with the same images; None without an image.
+    views
+        By those first ones.
+    count
+        Responses that pass, of all ranks.
+    """
+
+    passed: Tensor
+    entering: set[int]
+    sets: list[int | None]
+    views: dict[int, ResponseViews] = field(default_factory=dict)
+    count: int = 0
+
+    @classmethod
+    def nothing(cls, padded: Mapping[str, Any]) -> Gated:
+        """No view is computed of a padded batch."""
+        images = images_of(padded)
+        return cls(torch.zeros(len(images)).bool(), set(), image_sets(images))
+
+    def pixel_values(self, row: Row, kind: str) -> Tensor:
+        """What the vision tower gets of a row seen through one view: `[P, F]`."""
+        return row.pixel_values(lambda i: self.views[i].pixel_values[kind])
 
 
 def apply_gate(
-    batch: dict[str, Any],
+    padded: Mapping[str, Any],
     *,
     gate: str,
     gate_first: bool,
@@ -40,19 +156,19 @@ def apply_gate(
     version: int,
     ranks: Ranks,
     scope: str,
-) -> GatedBatch:
+) -> Gated:
     """Decide on a batch, and make the views of the responses that pass.
 
     Parameters
     ----------
-    batch
+    padded
         AReaL's padded batch after `compute_advantages`.
     gate
         As `gate_tokens` takes it.
     gate_first
         `actor.speed.gate_first`.
     make_views
-        Called once for each distinct image.
+        Called once for each distinct set of images.
     meter
         Told how long that takes.
     version
@@ -62,18 +178,54 @@ def apply_gate(
     scope
         Under which statistics are recorded.
     """
-    passed = gate_tokens(batch, gate).any(-1)
-    image = has_image(batch)
-    candidates = (passed & image if gate_first else image).nonzero().flatten().tolist()
-    images = batch.get(IMAGES) or [{}] * len(passed)
+    images = images_of(padded)
+    has_gated = gate_tokens(padded, gate).any(-1)
+    has_image = torch.tensor(
+        ["pixel_values" in item for item in images], device=has_gated.device
+    )
+    eligible = has_gated & has_image if gate_first else has_image
+    candidates = eligible.nonzero().flatten().tolist()
     sets = image_sets(images)
-    distinct = dict.fromkeys(sets[row] for row in candidates)
     with meter.time("perturb"):
-        views = make_views(images, distinct, version, ranks.device)
-    of_row = {row: views[sets[row]] for row in candidates if passed[row]}
-    record_gate(passed, image, of_row, make_views.kinds, scope)
-    rows = torch.zeros_like(passed)
-    rows[[row for row, view in of_row.items() if view.usable]] = True
-    total = int(ranks.sum(rows.sum()))
-    entering = set(rows.nonzero().flatten().tolist() if gate_first else candidates)
-    return GatedBatch(rows.to(ranks.device), entering, sets, views, total)
+        views = {
+            first: make_views(images[first], version, ranks.device)
+            for first in dict.fromkeys(sets[i] for i in candidates)
+        }
+    own = {i: views[sets[i]] for i in candidates if has_gated[i]}
+    passed = torch.zeros_like(has_gated)
+    passed[[i for i, view in own.items() if view.usable]] = True
+    _record(has_gated, has_image, passed, own, make_views.perturbations, scope)
+    count = int(ranks.sum(passed.sum()))
+    entering = set(passed.nonzero().flatten().tolist() if gate_first else candidates)
+    return Gated(passed.to(ranks.device), entering, sets, views, count)
+
+
+def _record(
+    has_gated: Tensor,
+    has_image: Tensor,
+    passed: Tensor,
+    views: Mapping[int, ResponseViews],
+    kinds: Mapping[str, Any],
+    scope: str,
+) -> None:
+    """What became of the responses at the gate, and of their views, under `scope`."""
+    stats_tracker.denominator(
+        **{
+            f"{scope}/gated_responses": passed,
+            f"{scope}/text_only_responses": has_gated & ~has_image,
+            f"{scope}/unchanged_responses": has_gated & has_image & ~passed,
+            f"{scope}/rows": torch.ones_like(passed),
+        }
+    )
+    counts = {}
+    for kind in kinds:
+        images, unchanged = torch.zeros(2, len(passed))
+        for i, view in views.items():
+            images[i], unchanged[i] = view.images, view.unchanged[kind]
+        counts[f"{scope}/{kind}_views"] = images
+        counts[f"{scope}/{kind}_views_unchanged"] = unchanged
+    stats_tracker.stat(
+        **{name: count.to(passed.device) for name, count in counts.items()},
+        denominator=f"{scope}/rows",
+        reduce_type=ReduceType.SUM,
+    )

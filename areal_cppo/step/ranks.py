@@ -24,6 +24,11 @@ class Ranks:
     group: dist.ProcessGroup
     device: torch.device
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return dist.get_world_size(self.group)
+
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over the ranks, of any shape."""
         return self._reduced(values, dist.ReduceOp.SUM)

@@ -2,56 +2,31 @@
 
 A row holds the prompt of each group once and then what each of its responses adds, in
 segments that attend to their own keys and their prompt's (`attention.py`). The loss
-never sees this: to it a row is its responses one after the other, each whole, and
-`places` says where in the row each of those tokens was computed.
+never sees this: to it a micro-batch is its responses one after the other, each whole,
+and `places` says where in the row each of those tokens is computed.
 
 All ranks run the same layers in the same order, so that every row has an image: one
 without gets a tiny one, in a segment of its own behind the rest. A row may be empty but
-for that.
-
-Letters: `B` responses of a padded batch, `S` its padded length, `T` tokens of a row,
-`L` tokens of its responses, each whole.
+for that. Letters: see the room's docstring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from areal.engine.core.model import is_qwen3_vl_model
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import PatchLayout
 from areal_cppo.step.attention import Packing
-from areal_cppo.step.images import ImageOrder
-from areal_cppo.step.prompts import PromptGroup
+from areal_cppo.step.batch import Batch, PromptGroup, joined
 
-
-@dataclass(frozen=True)
-class Batch:
-    """A padded batch as rows are cut from it, on the device of the model.
-
-    Attributes
-    ----------
-    input_ids, image_tokens
-        Int64 and int `[B, S]`; `image_tokens` is 1 at an image's tokens.
-    position_ids
-        Int64 `[3, B, S]`: temporal, vertical and horizontal.
-    lengths
-        Tokens per response.
-    images
-        Per response `pixel_values` and `image_grid_thw`, or nothing.
-    sets
-        Per response the first one with the same images, or `None`.
-    """
-
-    input_ids: Tensor
-    image_tokens: Tensor
-    position_ids: Tensor
-    lengths: list[int]
-    images: list[dict[str, Any]]
-    sets: list[int | None]
+_PAGE = 256  # tokens; on a GPU rows are padded to it, as AReaL does
 
 
 @dataclass(frozen=True)
@@ -81,45 +56,108 @@ class RowStyle:
     page: int
     extra: dict[str, Any]
 
+    @classmethod
+    def of(
+        cls,
+        config: CPPOActorConfig,
+        model_config: PreTrainedConfig,
+        layout: PatchLayout,
+        device: torch.device,
+    ) -> RowStyle:
+        """That of a model under a configuration, on a device."""
+        page = _PAGE if device.type == "cuda" else 1
+        if config.pad_to_maximum:
+            page = config.mb_spec.max_tokens_per_mb or page
+        mask = dict(full_attention=None, sliding_attention=None)
+        if is_qwen3_vl_model(model_config.model_type):
+            mask = None
+        return cls(
+            layout,
+            model_config.image_token_id,
+            config.speed.share_images,
+            kernel=config.attn_impl,
+            page=page,
+            extra={"attention_mask": mask, "use_cache": False},
+        )
+
+
+@dataclass(frozen=True)
+class ImageOrder:
+    """Which distinct image stands where.
+
+    Attributes
+    ----------
+    distinct_grid
+        Int64 `[images, 3]`: `image_grid_thw` of those that the tower gets.
+    token_index
+        Int64: for each image token of the row its place among the tower's outputs.
+    """
+
+    distinct_grid: Tensor
+    token_index: Tensor
+
+    @classmethod
+    def make(
+        cls, grids: Sequence[Tensor], order: Sequence[int], merge_size: int
+    ) -> ImageOrder:
+        """From the grids of the distinct image sets, and which of them stand where."""
+        sizes = [int(g.prod(-1).sum()) // merge_size**2 for g in grids]
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        spans = [torch.arange(end - n, end) for n, end in zip(sizes, ends)]
+        grid = torch.cat(list(grids))
+        index = torch.cat([spans[i] for i in order]).to(grid.device)
+        return cls(grid, index)
+
 
 @dataclass(frozen=True)
 class Row:
-    """One forward pass.
+    """One forward pass, but for its pictures, which may be the anchors or their views.
 
     Attributes
     ----------
     inputs
-        Keyword arguments of the model: `input_ids` `[1, T]`, `position_ids`
-        `[3, 1, T]`, `pixel_values`, `image_grid_thw`, `packing`, ...
-    rows
-        The batch's rows whose responses it holds, in their order.
+        Keyword arguments of the model: `input_ids` `[1, R]`, `position_ids`
+        `[3, 1, R]`, `image_grid_thw`, `packing`, ...
+    responses
+        Those of the batch that it holds, in their order.
     places
-        Int64 `[L]`: the place in the row of each token of each of them.
-    image_rows
-        The batch's rows whose images are in `pixel_values`, in their order; behind them
-        there may be the tiny image.
+        Int64 `[T]`: the place in the row of each token of each of them.
+    image_sets
+        Of which of the batch's sets of images it has the patches, in their order; none:
+        it has the tiny image.
     image_order
-        How the images' features are repeated; `None`: each stands once.
+        How the images' features are repeated; None: each stands once.
+    layout
+        Of the images.
     """
 
     inputs: dict[str, Any]
-    rows: list[int]
+    responses: list[int]
     places: Tensor
-    image_rows: list[int]
+    image_sets: list[int]
     image_order: ImageOrder | None
+    layout: PatchLayout
+
+    def pixel_values(self, of: Callable[[int], Tensor]) -> Tensor:
+        """What the vision tower gets: `[P, F]`; `of` gives those of an image set."""
+        device = self.places.device
+        if not self.image_sets:
+            tiny = self.layout.merge_size**2, self.layout.patch_features
+            return torch.zeros(tiny, device=device)
+        return torch.cat([of(i).to(device) for i in self.image_sets])
 
 
 @dataclass
-class _Plan:
+class _Segments:
     """Segments of a row, and where its responses' tokens are."""
 
-    tokens: list[Tensor]  # of the flattened batch, a piece a segment
-    keys: list[Tensor]  # places in the row, a piece a segment
-    places: list[Tensor]  # in the row, pieces of responses
-    rows: list[int]
+    tokens: list[Tensor] = field(default_factory=list)  # of the flattened batch
+    keys: list[Tensor] = field(default_factory=list)  # places in the row
+    places: list[Tensor] = field(default_factory=list)  # in the row, a piece a response
+    responses: list[int] = field(default_factory=list)
     length: int = 0
 
-    def segment(self, tokens: Tensor, before: Tensor | None = None) -> Tensor:
+    def add(self, tokens: Tensor, before: Tensor | None = None) -> Tensor:
         """Append a segment that also sees the keys `before`; its places."""
         own = torch.arange(self.length, self.length + len(tokens))
         self.tokens.append(tokens)
@@ -127,63 +165,63 @@ class _Plan:
         self.length += len(tokens)
         return own
 
-
-def _plan(groups: Sequence[PromptGroup], batch: Batch) -> _Plan:
-    plan = _Plan([], [], [], [])
-    width = batch.input_ids.shape[1]
-    for group in groups:
-        start = group.rows[0] * width
-        prompt = None
-        if group.prefix:
-            prompt = plan.segment(torch.arange(start, start + group.prefix))
-            plan.places.append(prompt)
-        for i, row in enumerate(group.rows):
-            start = row * width
-            own = torch.arange(start + group.prefix, start + batch.lengths[row])
-            if prompt is not None and i > 0:
-                plan.places.append(prompt)
-            plan.places.append(plan.segment(own, prompt))
-            plan.rows.append(row)
-    return plan
+    @classmethod
+    def of(cls, groups: Sequence[PromptGroup], batch: Batch) -> _Segments:
+        segments = cls()
+        width = batch.input_ids.shape[1]
+        for group in groups:
+            start = group.responses[0] * width
+            prompt = None
+            if group.prefix:
+                prompt = segments.add(torch.arange(start, start + group.prefix))
+            for i in group.responses:
+                start = i * width
+                own = torch.arange(start + group.prefix, start + batch.lengths[i])
+                if prompt is not None:
+                    segments.places.append(prompt)
+                segments.places.append(segments.add(own, prompt))
+                segments.responses.append(i)
+        return segments
 
 
 def make_row(groups: Sequence[PromptGroup], batch: Batch, style: RowStyle) -> Row:
     """Lay out the forward pass of some groups of responses, perhaps none."""
     device = batch.input_ids.device
-    plan = _plan(groups, batch)
+    segments = _Segments.of(groups, batch)
     # One image set a group: responses share a prompt with its images or stand alone.
-    occurrences = [batch.sets[group.rows[0]] for group in groups]
+    occurrences = [batch.sets[group.responses[0]] for group in groups]
     occurrences = [image_set for image_set in occurrences if image_set is not None]
-    image_rows = occurrences
+    image_sets = occurrences
     if style.share_images:
-        image_rows = list(dict.fromkeys(occurrences))
+        image_sets = list(dict.fromkeys(occurrences))
     tail = 0 if occurrences else 1  # the tiny image is one token
-    tail += -(plan.length + tail) % style.page
-    inputs = _token_inputs(plan, batch, style, tail, tiny_image=not occurrences)
-    order = _image_inputs(inputs, batch, style, occurrences, image_rows)
-    queries = [len(piece) for piece in plan.tokens] + [tail] * (tail > 0)
-    keys = [len(piece) for piece in plan.keys] + [tail] * (tail > 0)
+    tail += -(segments.length + tail) % style.page
+    inputs = _token_inputs(segments, batch, style, tail, tiny_image=not occurrences)
+    grid, order = _grids(batch, style, occurrences, image_sets)
+    queries = [len(piece) for piece in segments.tokens] + [tail] * (tail > 0)
+    keys = [len(piece) for piece in segments.keys] + [tail] * (tail > 0)
     index = None
     if sum(keys) != sum(queries):
-        ends = torch.arange(plan.length, plan.length + tail)
-        index = torch.cat([*plan.keys, ends]).to(device)
-    inputs["packing"] = Packing(queries, keys, index, device, style.kernel)
+        ends = torch.arange(segments.length, segments.length + tail)
+        index = torch.cat([*segments.keys, ends]).to(device)
+    packing = Packing(queries, keys, index, device, style.kernel)
     return Row(
-        inputs=inputs | style.extra,
-        rows=plan.rows,
-        places=_cat(plan.places).to(device),
-        image_rows=image_rows,
+        inputs=inputs | {"image_grid_thw": grid, "packing": packing} | style.extra,
+        responses=segments.responses,
+        places=joined(segments.places).to(device),
+        image_sets=image_sets,
         image_order=order,
+        layout=style.layout,
     )
 
 
 def _token_inputs(
-    plan: _Plan, batch: Batch, style: RowStyle, tail: int, *, tiny_image: bool
+    segments: _Segments, batch: Batch, style: RowStyle, tail: int, *, tiny_image: bool
 ) -> dict[str, Any]:
     """Ids, kinds and positions of the row's tokens, `tail` tokens behind them."""
-    tokens = _cat(plan.tokens).to(batch.input_ids.device)
+    tokens = joined(segments.tokens).to(batch.input_ids.device)
 
-    def packed(tensor: Tensor) -> Tensor:  # [..., B, S] to [..., 1, T]
+    def packed(tensor: Tensor) -> Tensor:  # [..., B, S] to [..., 1, R]
         part = tensor.flatten(-2).index_select(-1, tokens)
         return torch.nn.functional.pad(part, (0, tail)).unsqueeze(-2)
 
@@ -193,39 +231,22 @@ def _token_inputs(
         "position_ids": packed(batch.position_ids),
     }
     if tiny_image:
-        inputs["input_ids"][0, plan.length] = style.image_token_id
-        inputs["mm_token_type_ids"][0, plan.length] = 1
+        inputs["input_ids"][0, segments.length] = style.image_token_id
+        inputs["mm_token_type_ids"][0, segments.length] = 1
     return inputs
 
 
-def _image_inputs(
-    inputs: dict[str, Any],
-    batch: Batch,
-    style: RowStyle,
-    occurrences: list[int],
-    image_rows: list[int],
-) -> ImageOrder | None:
-    """Add the row's images, or the tiny one, to `inputs`."""
+def _grids(
+    batch: Batch, style: RowStyle, occurrences: list[int], image_sets: list[int]
+) -> tuple[Tensor, ImageOrder | None]:
+    """The row's `image_grid_thw`, and how features of distinct images are repeated."""
     device, merge = batch.input_ids.device, style.layout.merge_size
     if not occurrences:
-        inputs["pixel_values"] = torch.zeros(
-            merge**2, style.layout.patch_features, device=device
-        )
-        inputs["image_grid_thw"] = torch.tensor([[1, merge, merge]], device=device)
-        return None
-    images = batch.images
-    inputs["pixel_values"] = torch.cat(
-        [images[row]["pixel_values"].to(device) for row in image_rows]
-    )
-    grids = {row: images[row]["image_grid_thw"].to(device) for row in image_rows}
-    inputs["image_grid_thw"] = torch.cat([grids[row] for row in occurrences])
-    if len(image_rows) == len(occurrences):
-        return None
-    place = {row: i for i, row in enumerate(image_rows)}
-    return ImageOrder.make(
-        list(grids.values()), [place[row] for row in occurrences], merge
-    )
-
-
-def _cat(pieces: list[Tensor]) -> Tensor:
-    return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.long)
+        return torch.tensor([[1, merge, merge]], device=device), None
+    grids = {i: batch.images[i]["image_grid_thw"].to(device) for i in image_sets}
+    grid = torch.cat([grids[i] for i in occurrences])
+    if len(image_sets) == len(occurrences):
+        return grid, None
+    place = {image_set: i for i, image_set in enumerate(image_sets)}
+    order = [place[i] for i in occurrences]
+    return grid, ImageOrder.make(list(grids.values()), order, merge)

@@ -1,14 +1,63 @@
-"""The arms of a study: those with a name, and the points of its grid."""
+"""The arms of a study: overrides of one configuration, by name and by grid.
+
+Nothing here imports torch, so that a wrong file, name or key is told at once; each
+refusal is one line.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+import areal_cppo
+from areal_cppo.config.keys import config_classes, first_unknown
 from areal_cppo.errors import UserError
-from areal_cppo.studies.overrides import as_override, check_key
-from areal_cppo.studies.parsing import check_name, mapping
+
+BASE = Path(areal_cppo.__file__).parent / "configs" / "triangles.yaml"
+
+# What a run without servers and controller reads of a configuration.
+_READ = (
+    "actor.",
+    "reward.",
+    "gconfig.n_samples",
+    "gconfig.max_new_tokens",
+    "gconfig.temperature",
+    "train_dataset.batch_size",
+    "rollout.max_head_offpolicyness",
+)
+_DECIDED = {
+    "seed": "seeds",
+    "total_train_steps": "steps",
+    "actor.path": "tasks",
+    "actor.view_seed": "seeds",
+}
+_NAME = re.compile(r"[A-Za-z0-9_.+-][A-Za-z0-9_.,=+-]*")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def read_document(path: Path) -> Any:
+    """What a study's file holds.
+
+    Raises
+    ------
+    UserError
+        There is none, or it isn't YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"study: expected a YAML file, found {path}: {error.strerror}; "
+            "examples/cppo/studies holds some"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path.name}: expected YAML, found {reason}") from error
 
 
 def read_arms(named: Any, grid: Any) -> dict[str, list[str]]:
@@ -84,3 +133,102 @@ def _axis(where: str, axis: Any) -> list[tuple[str, Any]]:
             "mappings a name each, as {anchor: [anchor]}"
         )
     return [(as_override("", value).strip("='"), value) for value in axis]
+
+
+def check_key(key: str, where: str) -> None:
+    """Refuse a key of the configuration that would change nothing in a study.
+
+    Raises
+    ------
+    UserError
+        The key is the study's own affair, or is not read.
+    """
+    if key in _DECIDED:
+        raise UserError(
+            f"{where}: expected a key that arms may set, found {key}, which the study "
+            f"decides; set {_DECIDED[key]} instead"
+        )
+    if not any(key == r or r[-1] == "." and key.startswith(r) for r in _READ):
+        raise UserError(
+            f"{where}: expected a key that a run in one process reads "
+            f"({', '.join(f'{r}*' if r[-1] == '.' else r for r in _READ)}), found "
+            f"{key}; leave it out"
+        )
+
+
+def check_exist(arms: Mapping[str, Sequence[str]]) -> None:
+    """Refuse overrides of keys that no configuration has.
+
+    Raises
+    ------
+    UserError
+        In the words of `load_config`, which imports AReaL first.
+    """
+    classes = config_classes()
+    for arm, overrides in arms.items():
+        for override in overrides:
+            settings: Any = None
+            for part in reversed(override.partition("=")[0].lstrip("+~").split(".")):
+                settings = {part: settings}
+            unknown = first_unknown(settings, classes)
+            if unknown is not None:
+                raise UserError(f"arms.{arm}: {BASE.name}: {unknown}")
+
+
+def as_override(key: str, value: Any) -> str:
+    """`key=value` in hydra's grammar, for any value that YAML can hold."""
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = (f"{_name(key)}: {_literal(item)}" for key, item in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    text = str(value)
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _name(key: Any) -> str:
+    if not isinstance(key, str) or not _PLAIN.fullmatch(key):
+        raise UserError(f"expected a plain word as key, found {key!r}; correct it")
+    return key
+
+
+def mapping(where: str, value: Any) -> dict[str, Any]:
+    """The value, if it has keys and values."""
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{where}: expected keys and values, found {value!r}; correct it"
+        )
+    return value
+
+
+def check_name(where: str, name: Any) -> None:
+    """Refuse a name that no folder can have."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"{where}: expected a name of letters, digits and .,=+-_ (it names a "
+            f"folder), found {name!r}; choose another"
+        )
+
+
+def names(where: str, names: Any, known: list[str]) -> list[str]:
+    """The names, if they are some of the known ones, each once."""
+    plain = (
+        isinstance(names, list) and names and len(set(map(str, names))) == len(names)
+    )
+    unknown = [name for name in names if name not in known] if plain else [names]
+    if unknown:
+        raise UserError(
+            f"{where}: expected some of {', '.join(known) or 'none'}, each once, found "
+            f"{unknown[0]!r}; correct it"
+        )
+    return names

@@ -10,17 +10,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.studies import detection, failures
-from areal_cppo.studies.contrast import contrast
-from areal_cppo.studies.detection_views import VIEWS
-from areal_cppo.studies.spec import Detection, Evaluation
-from areal_cppo.studies.task import (
-    NO_SHIFT,
+from areal_cppo.studies.spec import NO_SHIFT, Detection, Evaluation
+from areal_cppo.studies.tokens import (
     PERCEPTION,
     TEMPLATE,
-    StudyProblem,
-    StudyTask,
-)
-from areal_cppo.studies.tokens import (
     Measures,
     Responses,
     Views,
@@ -28,6 +21,7 @@ from areal_cppo.studies.tokens import (
     respond,
     token_logits,
 )
+from areal_cppo.tasks.problems import Problem, ReadingTask
 
 HELDOUT_SEED = 0  # the same problems for all runs, tasks' other seeds notwithstanding
 _SAMPLING_SEED = 0
@@ -47,14 +41,14 @@ class Evaluator:
     def __init__(
         self,
         model: Qwen2_5_VLForConditionalGeneration,
-        task: StudyTask,
+        task: ReadingTask,
         config: CPPOConfig,
     ):
         self.model = model
         self.task = task
         self.config = config
         self.views = Views(task)
-        self._drawn: dict[str, list[StudyProblem]] = {}  # by shift
+        self._drawn: dict[str, list[Problem]] = {}  # by shift
 
     def accuracy(self, plan: Evaluation, count: int) -> list[dict[str, Any]]:
         """A record of `count` held-out problems, with what is known of the tokens of
@@ -83,7 +77,7 @@ class Evaluator:
         positive = token_logits(self.model, responses, positive_pixels)
         by_score, by_role = [], []
         own = {"own": cpl.views.negative}
-        for label, specs in (own | (plan.views or VIEWS)).items():
+        for label, specs in (own | plan.compared).items():
             pixels = self.views.make(responses.pixels, "negative", specs)
             negative = token_logits(self.model, responses, pixels)
             measures = measure(self.config.actor, responses, anchor, positive, negative)
@@ -93,7 +87,6 @@ class Evaluator:
             by_role += [{"view": label, **line} for line in lines]
             if label == "own" and plan.failures:
                 samples = failures.worst(
-                    self.task,
                     responses,
                     measures,
                     {"positive": positive_pixels, "negative": pixels},
@@ -115,7 +108,6 @@ class Evaluator:
         ]
         return respond(
             self.model,
-            self.task,
             drawn[:count],
             temperature=temperature,
             max_new_tokens=self.config.gconfig.max_new_tokens,
@@ -161,7 +153,7 @@ class Evaluator:
             **{f"gain_{name}": value for name, value in ranked.items()},
             **_of_role(measures, truth, "reading"),
             **_of_role(measures, responses.roles == TEMPLATE, "template"),
-            **contrast(
+            **detection.contrast(
                 self.config.actor.cpl,
                 responses.labels[read],
                 anchor[read],

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from sklearn.metrics import f1_score
 
-from areal_cppo.core import CPLConfig, PatchLayout, denormalize, unpatchify
+from areal_cppo.core import CPLConfig, PatchLayout
 from areal_cppo.inspection.page import Inspection, inspection_html
+from areal_cppo.inspection.views import pictures
 from areal_cppo.report.samples import SampleView, TokenView, write_samples
-from areal_cppo.studies.task import PERCEPTION, StudyTask
-from areal_cppo.studies.tokens import Measures, Responses
+from areal_cppo.studies.tokens import PERCEPTION, Measures, Responses
 from areal_cppo.tasks.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.responses import QUESTION, boxed_answer
 
 
 def worst(
-    task: StudyTask,
     responses: Responses,
     measures: Measures,
     views: Mapping[str, torch.Tensor],
@@ -33,8 +33,6 @@ def worst(
 
     Parameters
     ----------
-    task
-        Names its question and reads answers.
     responses, measures
         Of all tokens.
     views
@@ -51,26 +49,31 @@ def worst(
     bounds = np.concatenate([[0], np.cumsum(responses.lengths.numpy())])
     spans = [slice(*pair) for pair in zip(bounds[:-1].tolist(), bounds[1:].tolist())]
     truth = responses.roles == PERCEPTION
-    quality = [_f1(measures.selected[span], truth[span]) for span in spans]
+    quality = [
+        f1_score(truth[span], measures.selected[span], zero_division=1.0)
+        for span in spans
+    ]
     order = np.argsort(quality, kind="stable")[:count]
     pixels = {"anchor": responses.pixels, **views}
     samples = []
     for i in order.tolist():
-        span = spans[i]
+        span, own = spans[i], slice(i * N_PATCHES, (i + 1) * N_PATCHES)
         selected, true = measures.selected[span], truth[span]
         missed, wrong = int((true & ~selected).sum()), int((selected & ~true).sum())
         problem, score = responses.problems[i], responses.scores[i]
+        answer = boxed_answer("".join(responses.tokens[i]))
         samples.append(
             SampleView(
                 title=f"{title}, held-out problem {i + 1}: {missed} of "
                 f"{int(true.sum())} reading tokens missed, {wrong} others selected",
-                prompt=f"{task.question} (answer: {problem.answer})",
+                prompt=f"{QUESTION} (answer: {problem.answer})",
                 **{
-                    kind: _picture(values, i, layout) for kind, values in pixels.items()
+                    kind: pictures(values[own], image_grid(1), layout)[0]
+                    for kind, values in pixels.items()
                 },
                 tokens=_tokens(responses, measures, i, span),
                 correct=score.correct,
-                answer=task.given_answer("".join(responses.tokens[i])),
+                answer="none" if answer is None else str(answer),
                 reward=score.reward,
                 policy=policy,
             )
@@ -94,11 +97,6 @@ def write(
     (folder / "failures.html").write_text(inspection_html(page), encoding="utf-8")
 
 
-def _f1(selected: np.ndarray, truth: np.ndarray) -> float:
-    total = int(selected.sum() + truth.sum())
-    return 2 * int((selected & truth).sum()) / total if total else 1.0
-
-
 def _tokens(
     responses: Responses, measures: Measures, i: int, span: slice
 ) -> list[TokenView]:
@@ -113,10 +111,3 @@ def _tokens(
         )
         for at, text in enumerate(responses.tokens[i], span.start)
     ]
-
-
-def _picture(values: torch.Tensor, i: int, layout: PatchLayout) -> Image.Image:
-    own = values[i * N_PATCHES : (i + 1) * N_PATCHES]
-    (image,) = denormalize(unpatchify(own, image_grid(1), layout), layout)
-    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(pixels.numpy())

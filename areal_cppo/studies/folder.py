@@ -27,8 +27,8 @@ from areal_cppo.errors import UserError
 from areal_cppo.folder import RunFolder, read_lines, replace_file
 from areal_cppo.studies.spec import Run
 
-LINES = ("evaluations", "detection", "roles")  # of a run
-_FOR_ALL = {"evaluations": "results", "detection": "detection", "roles": "roles"}
+# Of a run; and where the lines of all runs go together.
+LINES = {"evaluations": "results", "detection": "detection", "roles": "roles"}
 
 
 class StudyFolder:
@@ -74,7 +74,7 @@ class StudyFolder:
         names of `LINES`."""
         finished = [run for run in runs if self.run(run).finished()]
         lines = {}
-        for name in LINES:
+        for name, together in LINES.items():
             lines[name] = [
                 line
                 for run in finished
@@ -82,7 +82,7 @@ class StudyFolder:
             ]
             text = "".join(json.dumps(line) + "\n" for line in lines[name])
             if text:
-                replace_file(self.path / f"{_FOR_ALL[name]}.jsonl", text)
+                replace_file(self.path / f"{together}.jsonl", text)
         return lines
 
 
@@ -131,12 +131,6 @@ class StudyRunFolder(RunFolder):
         self.path.mkdir(parents=True)
         self.write(self.spec, asdict(self.run))
         return self
-
-    def seconds(self) -> float | None:
-        """How long the finished run took, from start to end."""
-        if not self.result.is_file():
-            return None
-        return json.loads(self.result.read_text(encoding="utf-8"))["wall_seconds"]
 
 
 def _short(value: Any) -> str:

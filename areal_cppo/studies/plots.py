@@ -7,13 +7,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.studies.statistics import mean_interval
-from areal_cppo.studies.summary import COMPARED, by_seed
-from areal_cppo.studies.task import NO_SHIFT
+from areal_cppo.studies.spec import NO_SHIFT
+from areal_cppo.studies.summary import COMPARED, means
 
 Line = dict[str, Any]
 
@@ -36,11 +36,11 @@ def draw_all(
     detection: Sequence[dict[str, Any]],
 ) -> list[Path]:
     """Write the pictures that there is anything for; the files."""
-    lines = [line for line in lines if line["shift"] == NO_SHIFT]
     pictures = {}
-    if len({line["step"] for line in lines}) > 1:
-        pictures["curves"] = _by_step(lines, COMPARED)
-        pictures["selection"] = _by_step(lines, _SELECTION)
+    unshifted = pd.DataFrame([line for line in lines if line["shift"] == NO_SHIFT])
+    if len(unshifted) and unshifted["step"].nunique() > 1:
+        pictures["curves"] = _by_step(unshifted, COMPARED)
+        pictures["selection"] = _by_step(unshifted, _SELECTION)
     if any(_differences(summary)):
         pictures["differences"] = _forest(summary)
     if any(sum(map(bool, shifts.values())) > 1 for shifts in summary["tasks"].values()):
@@ -54,10 +54,9 @@ def draw_all(
     return files
 
 
-def _by_step(lines: Sequence[Line], names: Sequence[str]) -> Figure:
+def _by_step(lines: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A panel per task and measure: means over seeds, with their intervals."""
-    tasks = list(dict.fromkeys(line["task"] for line in lines))
-    arms = list(dict.fromkeys(line["arm"] for line in lines))
+    tasks, arms = lines["task"].unique(), lines["arm"].unique()
     with fs.style():
         figure = Figure(
             figsize=(4.6 * len(names), 3.4 * len(tasks) + 0.25 * (len(arms) // 4 + 1)),
@@ -65,7 +64,7 @@ def _by_step(lines: Sequence[Line], names: Sequence[str]) -> Figure:
         )
         axes = figure.subplots(len(tasks), len(names), sharex=True, squeeze=False)
         for row, task in zip(axes, tasks, strict=True):
-            own = [line for line in lines if line["task"] == task]
+            own = lines[lines["task"] == task]
             for ax, name in zip(row, names, strict=True):
                 _curves(ax, own, arms, name)
                 ax.set_title(task if len(tasks) > 1 else "")
@@ -78,21 +77,22 @@ def _by_step(lines: Sequence[Line], names: Sequence[str]) -> Figure:
     return figure
 
 
-def _curves(ax: Axes, lines: Sequence[Line], arms: Sequence[str], name: str) -> None:
+def _curves(ax: Axes, lines: pd.DataFrame, arms: Sequence[str], name: str) -> None:
     styles = (line for line in ("-", "--", ":", "-.") for _ in _COLORS)
     for arm, color, style in zip(arms, cycle(_COLORS), cycle(styles)):
-        own = [line for line in lines if line["arm"] == arm]
-        steps, means, lows, highs = [], [], [], []
-        for step in sorted({line["step"] for line in own}):
-            values = by_seed((x for x in own if x["step"] == step), name)
-            if values:
-                found = mean_interval(list(values.values()))
-                steps.append(step)
-                means.append(found.mean)
-                lows.append(found.mean if found.low is None else found.low)
-                highs.append(found.mean if found.high is None else found.high)
-        ax.plot(steps, means, style, color=color, label=arm, marker="o", markersize=3)
-        ax.fill_between(steps, lows, highs, color=color, alpha=0.15, linewidth=0)
+        by_step = {
+            step: means(at, [name])
+            for step, at in lines[lines["arm"] == arm].groupby("step")
+        }
+        found = {step: value[name] for step, value in by_step.items() if value}
+        steps, values = list(found), found.values()
+        mean = [value["mean"] for value in values]
+        ends = [
+            [x["mean"] if x[end] is None else x[end] for x in values]
+            for end in ("low", "high")
+        ]
+        ax.plot(steps, mean, style, color=color, label=arm, marker="o", markersize=3)
+        ax.fill_between(steps, *ends, color=color, alpha=0.15, linewidth=0)
 
 
 def _differences(summary: dict[str, Any]):

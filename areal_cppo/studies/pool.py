@@ -1,4 +1,8 @@
-"""Runs of a study, some at a time, each in a process of its own."""
+"""Runs of a study, some at a time, each in a process of its own.
+
+Processes are forked from a server that has imported what a run needs. A run that fails,
+or is killed, takes no other with it, as it would one of `concurrent.futures`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
-from areal_cppo.studies.folder import StudyFolder
+from areal_cppo.studies.folder import StudyFolder, StudyRunFolder
 from areal_cppo.studies.spec import Run
-
-Note = Callable[[int, str], None]
 
 _POLL_SECONDS = 0.5
 _ENVIRONMENT = {
@@ -32,104 +34,79 @@ class _Worker:
     steps_done: Any  # a shared int
 
     @property
-    def share(self) -> float:
-        """How much of the run is done."""
-        return self.steps_done.value / max(self.run.steps, 1)
+    def left(self) -> float:
+        """How much of the run is still to be done."""
+        return 1 - self.steps_done.value / max(self.run.steps, 1)
 
 
-class Pool:
-    """Makes runs.
+def make_runs(
+    folder: StudyFolder,
+    runs: Sequence[Run],
+    jobs: int,
+    seconds: Callable[[Run], float],
+    note: Callable[[int, str], None],
+) -> list[Run]:
+    """Make runs in their order; returns those that failed.
+
+    Ctrl-C ends those that are under way, and goes on its way.
 
     Parameters
     ----------
     folder
         The study's.
-    jobs
-        Runs at a time.
+    runs, jobs
+        All, and how many at a time.
     seconds
         How long a run takes, roughly: what counts is how runs relate.
     note
         Told how many runs have ended, and in a line how far the study is, whenever
         that changes.
     """
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        jobs: int,
-        seconds: Callable[[Run], float],
-        note: Note,
-    ):
-        self.folder = folder
-        self.jobs = jobs
-        self.seconds = seconds
-        self.note = note
-        self.failed: list[tuple[Run, Path]] = []  # runs, and their logs
-        self._workers: list[_Worker] = []
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["areal_cppo.studies.worker"])
-
-    def make(self, runs: Sequence[Run]) -> None:
-        """Make runs in their order; those that failed are in `failed` afterwards.
-
-        Ctrl-C ends those that are under way, and goes on its way.
-        """
-        os.environ.update(_ENVIRONMENT)
-        waiting = list(runs)
-        work = sum(self.seconds(run) for run in runs)
-        finished, began, said = 0.0, time.monotonic(), ""
-        count = len(runs)
-        try:
-            while waiting or self._workers:
-                while waiting and len(self._workers) < self.jobs:
-                    self._start(waiting.pop(0))
-                time.sleep(_POLL_SECONDS)
-                for worker in self._reap():
-                    finished += self.seconds(worker.run)
-                under_way = sum(w.share * self.seconds(w.run) for w in self._workers)
-                left = _left(finished + under_way, work, time.monotonic() - began)
-                over = count - len(waiting) - len(self._workers)
-                text = f"{over} of {count} runs done{left if over < count else ''}"
-                if text != said:
-                    self.note(over, text)
-                    said = text
-        finally:
-            for worker in self._workers:
-                worker.process.kill()
-            for worker in self._workers:
-                worker.process.join()
-            self._workers.clear()
-
-    def _start(self, run: Run) -> None:
-        steps_done = self._context.Value("i", 0, lock=False)
-        # Imported by the server, not here: this process needs no trainer.
-        process = self._context.Process(
-            target=_work, args=(self.folder.run(run), steps_done), daemon=True
-        )
-        process.start()
-        self._workers.append(_Worker(run, process, steps_done))
-
-    def _reap(self) -> list[_Worker]:
-        """Workers that have ended since the last call."""
-        ended = [w for w in self._workers if w.process.exitcode is not None]
-        for worker in ended:
-            self._workers.remove(worker)
-            if worker.process.exitcode != 0:
-                self.failed.append((worker.run, self.folder.run(worker.run).log))
-        return ended
+    os.environ.update(_ENVIRONMENT)
+    waiting, workers, failed = list(runs), [], []
+    work, began, said = sum(map(seconds, runs)), time.monotonic(), ""
+    try:
+        while waiting or workers:
+            while waiting and len(workers) < jobs:
+                run = waiting.pop(0)
+                workers.append(_start(run, folder.run(run)))
+            wait([worker.process.sentinel for worker in workers], _POLL_SECONDS)
+            for worker in [w for w in workers if w.process.exitcode is not None]:
+                workers.remove(worker)
+                if worker.process.exitcode:
+                    failed.append(worker.run)
+            left = sum(map(seconds, waiting))
+            left += sum(worker.left * seconds(worker.run) for worker in workers)
+            over = len(runs) - len(waiting) - len(workers)
+            text = f"{over} of {len(runs)} runs done"
+            if over < len(runs) and work - left >= 0.02 * work:  # enough to tell
+                elapsed = time.monotonic() - began
+                text += f", about {duration(left / (work - left) * elapsed)} left"
+            if text != said:
+                note(over, text)
+                said = text
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+    return failed
 
 
-def _work(folder, steps_done) -> None:
+def _start(run: Run, folder: StudyRunFolder) -> _Worker:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["areal_cppo.studies.worker"])
+    steps_done = context.Value("i", 0, lock=False)
+    process = context.Process(target=_work, args=(folder, steps_done), daemon=True)
+    process.start()
+    return _Worker(run, process, steps_done)
+
+
+def _work(folder: StudyRunFolder, steps_done: Any) -> None:
+    # Imported by the server, not above: the command's process needs no trainer.
     from areal_cppo.studies.worker import work
 
     work(folder, steps_done)
-
-
-def _left(done: float, work: float, elapsed: float) -> str:
-    """The time left, once enough is done to tell."""
-    if done < 0.02 * work:
-        return ""
-    return f", about {duration((work - done) / done * elapsed)} left"
 
 
 def duration(seconds: float) -> str:

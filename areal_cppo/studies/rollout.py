@@ -18,15 +18,17 @@ import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
 from torch.distributed.tensor import DTensor
 
-from areal_cppo.config.rewards import RewardConfig
-from areal_cppo.rollout.workflow import VISION_TOKENS
-from areal_cppo.step.packing import IMAGES
-from areal_cppo.studies.task import StudyProblem, StudyTask
+from areal_cppo.config.blocks import RewardConfig
+from areal_cppo.rollout.requests import VISION_TOKENS
+from areal_cppo.step.batch import IMAGES
 from areal_cppo.tasks import sampling
+from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import N_PATCHES, image_grid
-from areal_cppo.tasks.vocabulary import IMAGE, VOCABULARY
+from areal_cppo.tasks.problems import Problem
+from areal_cppo.tasks.responses import IMAGE, VOCABULARY
+from areal_cppo.tasks.tokenizer import PROMPT_IDS
 
-_PROMPT = torch.tensor(sampling.PROMPT_IDS)
+_PROMPT = torch.tensor(PROMPT_IDS)
 _IMAGE_ID = VOCABULARY.index(IMAGE)
 _VISION_IDS = torch.tensor([VOCABULARY.index(token) for token in VISION_TOKENS])
 _FEWEST = 2  # responses that can be compared
@@ -44,7 +46,7 @@ class Policies:
     """
 
     def __init__(self, checkpoint: Path, bound: int):
-        self.model, _ = sampling.load(checkpoint)
+        self.model = load_model(checkpoint)
         self.bound = bound
         self._weights: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -97,8 +99,7 @@ def spell(ids: torch.Tensor, lengths: torch.Tensor) -> list[list[str]]:
 
 
 def make_batch(
-    task: StudyTask,
-    problems: Sequence[StudyProblem],
+    problems: Sequence[Problem],
     pixels: torch.Tensor,
     sampled: sampling.Sampled,
     version: int,
@@ -108,8 +109,6 @@ def make_batch(
 
     Parameters
     ----------
-    task
-        Scores them.
     problems
         One per group.
     pixels
@@ -135,7 +134,7 @@ def make_batch(
         rows = rows[~refused[rows]]
         if len(rows) < min(size, _FEWEST):
             continue
-        scores = [task.score(texts[row], problem) for row in rows.tolist()]
+        scores = [problem.score(texts[row]) for row in rows.tolist()]
         worth = [
             reward.answer_weight * score.correct
             + reward.format_weight * score.format_ok

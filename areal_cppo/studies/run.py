@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
+from areal.api import FinetuneSpec
 
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.train_step import train_step
@@ -16,13 +21,12 @@ from areal_cppo.run.recorder import MetricsRecorder
 from areal_cppo.step.actor import CPPOActor
 from areal_cppo.studies.evaluate import Evaluator
 from areal_cppo.studies.folder import StudyRunFolder
-from areal_cppo.studies.overrides import load_run_config
+from areal_cppo.studies.preflight import load_run_config, samples_per_step
 from areal_cppo.studies.rollout import Policies, generator, make_batch
-from areal_cppo.studies.task import StudyTask, study_task
-from areal_cppo.studies.trainer import one_process_actor
 from areal_cppo.tasks import sampling
+from areal_cppo.tasks.problems import ReadingTask, reading_task
 
-Tell = Callable[[int], None]
+Tell = Callable[[int], None]  # the number of a finished step
 
 
 def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
@@ -36,12 +40,37 @@ def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
         Told the number of each finished step.
     """
     run = folder.run
-    task = study_task(run.task)
+    task = reading_task(run.task)
     config = load_run_config(
         run.overrides, seed=run.seed, steps=run.steps, checkpoint=task.checkpoint
     )
     with quiet(), one_process_actor(config, run.steps) as actor:
         StudyRun(folder, task, config, actor).go(tell)
+
+
+@contextmanager
+def one_process_actor(config: CPPOConfig, steps: int) -> Iterator[CPPOActor]:
+    """The actor of a configuration, ready to train for `steps` steps on the CPU."""
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    # No port: runs that start at the same time cannot take each other's.
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    actor = CPPOActor(config.actor)
+    try:
+        actor.create_process_group()
+        batch = config.train_dataset.batch_size
+        actor.initialize(
+            None,
+            FinetuneSpec(
+                total_train_epochs=1,
+                dataset_size=batch * max(steps, 1),
+                train_batch_size=batch,
+            ),
+        )
+        actor.set_version(0)
+        yield actor
+    finally:
+        actor.destroy()
+        dist.destroy_process_group()
 
 
 class StudyRun:
@@ -58,7 +87,7 @@ class StudyRun:
     def __init__(
         self,
         folder: StudyRunFolder,
-        task: StudyTask,
+        task: ReadingTask,
         config: CPPOConfig,
         actor: CPPOActor,
     ):
@@ -106,7 +135,7 @@ class StudyRun:
             self.task.make_problem(self.run.seed, index, "train")
             for index in range((step - 1) * size, step * size)
         ]
-        pixels = self.task.pixels(problems)
+        pixels = sampling.problem_pixels(problems)
         sampled_by = self.policies.behaviour(version)
         sampled = sampling.sample(
             self.policies.model,
@@ -116,9 +145,7 @@ class StudyRun:
             generator=generator(self.run.seed, step),
             max_new_tokens=config.gconfig.max_new_tokens,
         )
-        batch = make_batch(
-            self.task, problems, pixels, sampled, sampled_by, config.reward
-        )
+        batch = make_batch(problems, pixels, sampled, sampled_by, config.reward)
         self.refused += batch.refused
         if batch.items:  # else a policy has collapsed, and has nothing to learn from
             train_step(self.actor, batch.items)
@@ -168,8 +195,7 @@ class StudyRun:
     def _samples(self, steps: int | None = None) -> int:
         """Responses generated in so many steps, the refused included."""
         steps = self.run.steps if steps is None else steps
-        batch = self.config.train_dataset.batch_size
-        return steps * batch * self.config.gconfig.n_samples
+        return steps * samples_per_step(self.config)
 
     def _save(self, folder: Path) -> None:
         """A model folder: the last weights, and all else as it was at the start."""

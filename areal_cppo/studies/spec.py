@@ -17,25 +17,51 @@
     evaluate: {every: 20, problems: 300}
     detection: {every: 30, problems: 200}
 
-`areal_cppo/studies/overrides.py` says which keys of the configuration can be set.
+`areal_cppo/studies/arms.py` says which keys of the configuration can be set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from areal_cppo.config import SHIFTS, TASK_NAMES
 from areal_cppo.core.checks import Bool, Number, check_fields, setting
+from areal_cppo.core.config import parse_perturbations
 from areal_cppo.errors import UserError
-from areal_cppo.studies.arms import read_arms, read_overrides
-from areal_cppo.studies.overrides import check_key
-from areal_cppo.studies.parsing import check_name, made, mapping, names
-from areal_cppo.studies.task import NO_SHIFT, study_task
-from areal_cppo.tasks.registry import TASK_NAMES
+from areal_cppo.studies.arms import (
+    check_key,
+    check_name,
+    mapping,
+    names,
+    read_arms,
+    read_document,
+    read_overrides,
+)
+
+NO_SHIFT = SHIFTS[0]
+
+# The negative views that detection compares unless a study names its own. Sides and
+# scales are shares of the picture's side; strengths are named where they are not the
+# published ones.
+VIEWS: dict[str, list[dict[str, Any]]] = {
+    "noise_patches": [{"name": "noise_patches"}],
+    "noise_patches_15-30": [{"name": "noise_patches", "side": [0.15, 0.30]}],
+    "zoom_crop": [{"name": "zoom_crop"}],
+    "zoom_crop_30-40": [{"name": "zoom_crop", "scale": [0.3, 0.4]}],
+    "black_squares_40": [{"name": "black_squares", "coverage": 0.4}],
+    "black_squares_80": [{"name": "black_squares", "coverage": 0.8}],
+    "blur_3": [{"name": "gaussian_blur", "kernel_size": 13, "sigma": 3.0}],
+    "blur_10": [{"name": "gaussian_blur", "kernel_size": 41, "sigma": 10.0}],
+    "blank_50": [{"name": "blank", "strength": 0.5}],
+    "blank": [{"name": "blank"}],
+    "noise_50": [{"name": "noise", "strength": 0.5}],
+}
 
 _USUAL_REFERENCES = ("grpo", "cppo")
 
@@ -69,6 +95,11 @@ class Detection:
 
     def __post_init__(self):
         check_fields(self, "detection.")
+
+    @property
+    def compared(self) -> dict[str, list[dict[str, Any]]]:
+        """Negative views by label, each as `actor.cpl.views.negative` takes it."""
+        return self.views or VIEWS
 
 
 @dataclass(frozen=True)
@@ -168,20 +199,11 @@ def read_study(path: str | Path, changes: Sequence[str] = ()) -> Study:
         One line: what was expected, what was found and where.
     """
     path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"study: expected a YAML file, found {path}: {error.strerror}; "
-            "examples/cppo/studies holds some"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path.name}: expected YAML, found {reason}") from error
+    document = read_document(path)
     try:
         document = mapping("the file", document)
         extra = _change(document, changes)
-        return _study(made(_File, document, ""), path.stem, extra)
+        return _study(_made(_File, document, ""), path.stem, extra)
     except (UserError, ValueError) as error:
         raise UserError(f"{path.name}: {error}") from error
 
@@ -217,10 +239,9 @@ def _study(file: _File, stem: str, extra: list[str]) -> Study:
     check_name("name", name)
     tasks = [file.tasks] if isinstance(file.tasks, str) else file.tasks
     tasks = names("tasks", tasks, list(TASK_NAMES))
-    evaluate = made(Evaluation, mapping("evaluate", file.evaluate), "evaluate.")
+    evaluate = _made(Evaluation, mapping("evaluate", file.evaluate), "evaluate.")
     if evaluate.shifts:
-        known = set.intersection(*(set(study_task(task).shifts) for task in tasks))
-        names("evaluate.shifts", evaluate.shifts, sorted(known - {NO_SHIFT}))
+        names("evaluate.shifts", evaluate.shifts, sorted({*SHIFTS} - {NO_SHIFT}))
     arms = read_arms(file.arms, file.grid)
     shared = read_overrides("settings", file.settings) + extra
     references = file.references
@@ -255,12 +276,23 @@ def _seeds(seeds: Any) -> list[int]:
 def _detection(given: Any, arms: list[str]) -> Detection | None:
     if given is None:
         return None
-    from areal_cppo.core import parse_perturbations
-
-    block = made(Detection, mapping("detection", given), "detection.")
+    block = _made(Detection, mapping("detection", given), "detection.")
     if block.arms:
         names("detection.arms", block.arms, arms)
     for label, view in mapping("detection.views", block.views).items():
         check_name("detection.views", label)
         parse_perturbations(view, f"detection.views.{label}")
     return block
+
+
+def _made(cls: type, document: dict[str, Any], prefix: str) -> Any:
+    """A dataclass from a mapping; an unknown key gets its line."""
+    known = [item.name for item in fields(cls)]
+    for key in document:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=3, cutoff=0.5) or known
+            raise UserError(
+                f"{prefix}{key}: expected a key of a study, found {key!r}; did you "
+                f"mean {', '.join(near)}?"
+            )
+    return cls(**document)

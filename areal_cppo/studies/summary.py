@@ -1,16 +1,27 @@
-"""A study's results in one object and as a table."""
+"""A study's results: means over seeds, paired differences, tables.
+
+Seeds differ in problems, sampling and views; all arms of a seed share them, and all
+runs share the held-out problems. So an arm is compared with another seed by seed, and
+the interval is that of the mean of the differences (Student's t, n - 1 degrees of
+freedom, 95 %). It says how well the seeds that there are tell what other seeds would
+give, for these held-out problems.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
-from areal_cppo.studies.contrast import MEASURES as CONTRAST
-from areal_cppo.studies.detection_summary import aligned
-from areal_cppo.studies.spec import Study
-from areal_cppo.studies.statistics import Interval, mean_interval, paired_difference
-from areal_cppo.studies.task import NO_SHIFT
+import pandas as pd
+from scipy.stats import sem
+from scipy.stats import t as student
+
+from areal_cppo.report.table import table as aligned
+from areal_cppo.studies.spec import NO_SHIFT, Study
+
+_LEVEL = 0.95
 
 Line = dict[str, Any]
 
@@ -30,10 +41,82 @@ AVERAGED = (
     "reading_negative_divergence",
     "reading_positive_divergence",
     "template_negative_divergence",
-    *CONTRAST,
+    "contrast_weight",
+    "contrast_misread",
+    "contrast_push",
+    "positive_misreads",
+    "negative_reads",
     "seconds",
     "cpu_seconds",
 )
+DETECTED = (
+    "auc",
+    "average_precision",
+    "precision_at_recall",
+    "precision",
+    "recall",
+    "tokens",
+)
+_KEYS = ["task", "arm", "step", "view", "score"]  # of a record of detection
+_BY_VIEW = {"entropy_gain": "gain", "entropy_rise": "rise", "divergence": "KL"}
+
+LEGEND = (
+    "greedy, sampled: held-out accuracy, mean over seeds +- half of its 95 % interval; "
+    "- ARM: greedy accuracy less that of ARM, seed by seed, with its 95 % interval "
+    "(* excludes zero); precision, recall, tokens a response: of the selection; AP: of "
+    "the entropy gain; s: seconds of training."
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `n` values; without an interval where n = 1."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+def mean_interval(values: Sequence[float] | pd.Series) -> Interval:
+    """Mean and its 95 % interval.
+
+    Raises
+    ------
+    ValueError
+        There are no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("values: expected at least one, found none; pass some")
+    mean = fmean(values)
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    half = float(student.ppf((1 + _LEVEL) / 2, n - 1) * sem(values))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_difference(arm: pd.Series, reference: pd.Series) -> Interval | None:
+    """Mean of `arm - reference` over the seeds, their index, that both have; None if
+    they share none."""
+    differences = (arm - reference).dropna()
+    return mean_interval(differences) if len(differences) else None
+
+
+def means(lines: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Of each column an `Interval` as a dict; lines without a value are left out, and
+    so are columns without any."""
+    found = {name: lines[name].dropna() for name in names if name in lines}
+    return {
+        name: asdict(mean_interval(values))
+        for name, values in found.items()
+        if len(values)
+    }
 
 
 def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
@@ -44,7 +127,7 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
     study
         Its arms and references.
     lines
-        Those of `results.jsonl`; arms without any are left out.
+        Those of `results.jsonl`, at least one; arms without any are left out.
 
     Returns
     -------
@@ -52,13 +135,17 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
         `tasks`: by task and shift a list of arms, each with `means` (name to
         `Interval`) and `differences` (reference to name to `Interval`).
     """
-    last = [line for line in lines if line["step"] == study.steps]
+    last = pd.DataFrame(lines).query("step == @study.steps").set_index("seed")
     tasks: dict[str, Any] = {}
     for task in study.tasks:
         for shift in (NO_SHIFT, *study.evaluate.shifts):
-            here = [x for x in last if x["task"] == task and x["shift"] == shift]
-            arms = [_arm(study, arm, here) for arm in study.arms]
-            tasks.setdefault(task, {})[shift] = [arm for arm in arms if arm]
+            here = last.query("task == @task and shift == @shift")
+            by_arm = dict(iter(here.groupby("arm")))
+            tasks.setdefault(task, {})[shift] = [
+                _arm(arm, by_arm, study.references)
+                for arm in study.arms
+                if arm in by_arm
+            ]
     return {
         "study": study.name,
         "steps": study.steps,
@@ -68,37 +155,40 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def _arm(study: Study, arm: str, lines: list[Line]) -> dict[str, Any] | None:
-    own = [line for line in lines if line["arm"] == arm]
-    if not own:
-        return None
-    means = {}
-    for name in AVERAGED:
-        values = list(by_seed(own, name).values())
-        if values:
-            means[name] = asdict(mean_interval(values))
+def _arm(
+    arm: str, by_arm: Mapping[str, pd.DataFrame], references: Sequence[str]
+) -> dict[str, Any]:
+    own = by_arm[arm]
     differences: dict[str, Any] = {}
-    for reference in study.references:
-        if reference == arm:
+    for reference in references:
+        if reference == arm or reference not in by_arm:
             continue
-        theirs = [line for line in lines if line["arm"] == reference]
         for name in COMPARED:
-            found = paired_difference(by_seed(own, name), by_seed(theirs, name))
+            found = paired_difference(own[name], by_arm[reference][name])
             if found is not None:
                 differences.setdefault(reference, {})[name] = asdict(found)
     return {
         "arm": arm,
-        "seeds": sorted(line["seed"] for line in own),
-        "samples": own[0]["samples"],
-        "n": own[0]["n"],
-        "means": means,
+        "seeds": sorted(own.index.tolist()),
+        "samples": int(own["samples"].iloc[0]),
+        "n": int(own["n"].iloc[0]),
+        "means": means(own, AVERAGED),
         "differences": differences,
     }
 
 
-def by_seed(lines: Iterable[Line], name: str) -> dict[int, float]:
-    """A value by seed; lines without it are left out."""
-    return {x["seed"]: x[name] for x in lines if x.get(name) is not None}
+def summarise_detection(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """A record per task, arm, step, view and score: means over seeds, with intervals.
+
+    Means leave out seeds for which a measure does not exist.
+    """
+    if not lines:
+        return []
+    groups = pd.DataFrame(lines).groupby(_KEYS, sort=False)
+    return [
+        {**dict(zip(_KEYS, key)), "step": int(key[2]), "means": means(own, DETECTED)}
+        for key, own in groups
+    ]
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -114,34 +204,27 @@ def table(summary: dict[str, Any]) -> str:
 def _block(summary, task: str, shift: str, arms: list[dict[str, Any]]) -> str:
     references = summary["references"]
     head = ["arm", "seeds", "greedy", "sampled"]
-    head += [f"- {reference}" for reference in references]
+    for reference in references:
+        head += [f"- {reference}", ""]
     head += ["precision", "recall", "AP", "tokens", "s"]
-    rows = [head]
+    rows = []
     for arm in arms:
-        means = {name: Interval(**value) for name, value in arm["means"].items()}
+        values = {name: Interval(**value) for name, value in arm["means"].items()}
         row = [arm["arm"], str(len(arm["seeds"]))]
-        row += [_share(means["accuracy"]), _share(means["accuracy_sampled"])]
+        row += [_share(values["accuracy"]), _share(values["accuracy_sampled"])]
         for reference in references:
             found = arm["differences"].get(reference)
-            row.append(_difference(found["accuracy"]) if found else "")
+            row += _difference(found["accuracy"]) if found else ("", "")
         for name in ("selection_precision", "selection_recall"):
-            row.append(_plain(means, name, ".2f"))
-        row.append(_plain(means, "gain_average_precision", ".2f"))
-        row.append(_plain(means, "selection_tokens", ".1f"))
-        row.append(_plain(means, "seconds", ".0f"))
+            row.append(_plain(values, name, ".2f"))
+        row.append(_plain(values, "gain_average_precision", ".2f"))
+        row.append(_plain(values, "selection_tokens", ".1f"))
+        row.append(_plain(values, "seconds", ".0f"))
         rows.append(row)
     title = f"{task}, {summary['steps']} steps, {arms[0]['samples']} samples"
     if shift != NO_SHIFT:
         title += f", shift {shift}"
-    return aligned(title, rows)
-
-
-LEGEND = (
-    "greedy, sampled: held-out accuracy, mean over seeds +- half of its 95 % interval; "
-    "- ARM: greedy accuracy less that of ARM, seed by seed, with its 95 % interval "
-    "(* excludes zero); precision, recall, tokens a response: of the selection; AP: of "
-    "the entropy gain; s: seconds of training."
-)
+    return aligned(head, rows, title=title, words=1)
 
 
 def _share(value: Interval) -> str:
@@ -150,13 +233,58 @@ def _share(value: Interval) -> str:
     return f"{value.mean:.3f} +- {value.high - value.mean:.3f}"
 
 
-def _difference(record: dict[str, Any]) -> str:
+def _difference(record: dict[str, Any]) -> tuple[str, str]:
+    """The difference, and a mark where its interval excludes zero."""
     value = Interval(**record)
     if value.low is None:
-        return f"{value.mean:+.3f}"
-    star = "*" if value.excludes_zero else " "
-    return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]{star}"
+        return f"{value.mean:+.3f}", ""
+    interval = f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+    return interval, "*" if value.excludes_zero else ""
 
 
-def _plain(means: dict[str, Interval], name: str, form: str) -> str:
-    return format(means[name].mean, form) if name in means else ""
+def _plain(values: dict[str, Interval], name: str, form: str) -> str:
+    return format(values[name].mean, form) if name in values else ""
+
+
+def detection_table(records: Sequence[dict[str, Any]]) -> str:
+    """For a terminal: at each arm's last step the scores under its own views, and the
+    best-known scores under each view."""
+    blocks = []
+    for task, arm in dict.fromkeys((r["task"], r["arm"]) for r in records):
+        own = [r for r in records if (r["task"], r["arm"]) == (task, arm)]
+        last = max(record["step"] for record in own)
+        at_last = [record for record in own if record["step"] == last]
+        blocks.append(_by_score(f"{task}, {arm}, step {last}, own views", at_last))
+        blocks.append(_by_view(f"{task}, {arm}, step {last}, by view", at_last))
+    return "\n\n".join(blocks)
+
+
+def _by_score(title: str, records: Sequence[dict[str, Any]]) -> str:
+    head = ["score", "AUC", "AP", "P at R .7", "precision", "recall", "tokens"]
+    rows = [
+        [record["score"], *(_mean(record["means"], name) for name in DETECTED)]
+        for record in records
+        if record["view"] == "own"
+    ]
+    return aligned(head, rows, title=title, words=1)
+
+
+def _by_view(title: str, records: Sequence[dict[str, Any]]) -> str:
+    names = _BY_VIEW.values()
+    head = ["view", *(f"{kind} {name}" for name in names for kind in ("AUC", "AP"))]
+    head += ["precision", "recall", "tokens"]
+    found = {(record["view"], record["score"]): record["means"] for record in records}
+    rows = []
+    for view in dict.fromkeys(record["view"] for record in records):
+        row = [view]
+        for score in _BY_VIEW:
+            row += [_mean(found[view, score], x) for x in DETECTED[:2]]
+        row += [_mean(found[view, "selection"], name) for name in DETECTED[3:]]
+        rows.append(row)
+    return aligned(head, rows, title=title, words=1)
+
+
+def _mean(means: dict[str, Any], name: str) -> str:
+    if name not in means:
+        return ""
+    return format(means[name]["mean"], ".1f" if name == "tokens" else ".2f")

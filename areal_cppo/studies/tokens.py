@@ -15,20 +15,25 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, Qwen2_5_VLForConditionalGeneration
 
-from areal_cppo.config.experiment import CPPOActorConfig
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import (
     PatchLayout,
     entropy_gain,
     parse_perturbations,
+    perception_tokens,
     perturb_pixel_values,
     score_tokens,
+    selection_seeds,
 )
-from areal_cppo.step.packing import PackedRow
-from areal_cppo.step.perception import PerceptionLoss
 from areal_cppo.studies.rollout import spell
-from areal_cppo.studies.task import StudyProblem, StudyScore, StudyTask
 from areal_cppo.tasks import sampling
+from areal_cppo.tasks.model import response_logits
 from areal_cppo.tasks.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.problems import Problem, ReadingTask
+from areal_cppo.tasks.responses import Score, token_roles
+
+PERCEPTION = "R"  # the role of true perception tokens
+TEMPLATE = "T"  # the role of tokens that no picture should change
 
 _CHUNK = 256  # responses generated or scored at a time
 _VIEW_SEED = 0  # of held-out views: the same for all runs
@@ -56,12 +61,12 @@ class Responses:
         `[N]` letters.
     """
 
-    problems: Sequence[StudyProblem]
+    problems: Sequence[Problem]
     pixels: torch.Tensor
     ids: torch.Tensor
     lengths: torch.Tensor
     tokens: list[list[str]]
-    scores: list[StudyScore]
+    scores: list[Score]
     roles: np.ndarray
 
     @cached_property
@@ -95,8 +100,7 @@ class Responses:
 
 def respond(
     model: Qwen2_5_VLForConditionalGeneration,
-    task: StudyTask,
-    problems: Sequence[StudyProblem],
+    problems: Sequence[Problem],
     *,
     temperature: float,
     max_new_tokens: int,
@@ -106,7 +110,7 @@ def respond(
     source = torch.Generator().manual_seed(seed)
     pixels, parts = [], []
     for start in range(0, len(problems), _CHUNK):
-        pixels.append(task.pixels(problems[start : start + _CHUNK]))
+        pixels.append(sampling.problem_pixels(problems[start : start + _CHUNK]))
         parts.append(
             sampling.sample(
                 model,
@@ -123,10 +127,10 @@ def respond(
     lengths = torch.cat([part.lengths for part in parts])
     tokens = spell(ids, lengths)
     scores = [
-        task.score("".join(row), problem)
+        problem.score("".join(row))
         for row, problem in zip(tokens, problems, strict=True)
     ]
-    roles = [role for row in tokens for role in task.token_roles(row)]
+    roles = [role for row in tokens for role in token_roles(row)]
     return Responses(
         problems, torch.cat(pixels), ids, lengths, tokens, scores, np.array(roles)
     )
@@ -146,14 +150,14 @@ def token_logits(
         pixels.split(_CHUNK * N_PATCHES),
         strict=True,
     ):
-        parts.append(sampling.response_logits(model, some, ids)[mask])
+        parts.append(response_logits(model, some, ids)[mask])
     return torch.cat(parts)
 
 
 class Views:
     """Makes views of held-out pictures, the same for every policy."""
 
-    def __init__(self, task: StudyTask):
+    def __init__(self, task: ReadingTask):
         processor = AutoImageProcessor.from_pretrained(task.checkpoint, use_fast=False)
         self.layout = PatchLayout.from_image_processor(processor)
 
@@ -208,29 +212,23 @@ def measure(
 ) -> Measures:
     """Measure each token; the last three are logits `[N, V]`.
 
-    What is selected is what `PerceptionLoss` would select, were all tokens gated.
+    What is selected is what training would select, were all tokens gated.
     """
     temperature = config.temperature
-    perception = PerceptionLoss(
-        config.cpl,
-        view_seed=_VIEW_SEED,
-        temperature=temperature,
-        vocabulary=anchor.shape[1],
-    )
+    scores = score_tokens(anchor, negative, temperature)
     labels, sequences = responses.labels, responses.sequences
-    row = PackedRow(
-        gate=torch.ones_like(labels, dtype=torch.bool),
-        responses=torch.ones(len(responses.ids), dtype=torch.bool),
-        tokens=labels,
-        labels=labels,
-        sequences=sequences,
-        versions=torch.zeros_like(labels),
-        behaviour_logprobs=torch.zeros_like(labels, dtype=torch.float32),
-        proximal_logprobs=None,
+    seeds = ()
+    if config.cpl.selection == "random":
+        seeds = selection_seeds(_VIEW_SEED, 0, labels, sequences)
+    selected = perception_tokens(
+        config.cpl,
+        scores.anchor_entropy,
+        scores.negative_entropy,
+        torch.ones_like(labels, dtype=torch.bool),
+        sequences,
+        vocabulary=anchor.shape[1],
+        seeds=seeds,
     )
-    # Logits stand for hidden states, and the head for nothing.
-    selection = perception.select(anchor, negative, lambda logits: logits, row, 0)
-    scores = selection.scores
     positive_scores = score_tokens(anchor, positive, temperature)
     drop = _logprobs(anchor, labels, temperature) - _logprobs(
         negative, labels, temperature
@@ -243,7 +241,7 @@ def measure(
         negative_divergence=scores.divergence.double().numpy(),
         positive_divergence=positive_scores.divergence.double().numpy(),
         drop=drop.double().numpy(),
-        selected=selection.chosen.numpy(),
+        selected=selected.numpy(),
     )
 
 

@@ -1,36 +1,38 @@
-"""A synthetic task as an experiment: data, reward, held-out accuracy, samples."""
+"""The task of an experiment: a synthetic one, or real data."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoProcessor, ProcessorMixin
 
+from areal_cppo.config import SOURCES, TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
-from areal_cppo.folder import RunFolder
-from areal_cppo.inspection.picture_input import PictureInput
-from areal_cppo.inspection.tokens import judge, token_views
-from areal_cppo.inspection.views import VIEW_KINDS, Views
-from areal_cppo.report.samples import SampleView, write_samples
-from areal_cppo.tasks import responses, sampling, vocabulary
-from areal_cppo.tasks.dataset import ReadingDataset
-from areal_cppo.tasks.task import Problem, ReadingTask
+from areal_cppo.data.task import ProblemTask
+from areal_cppo.errors import UserError
+from areal_cppo.tasks import sampling
+from areal_cppo.tasks.model import load_model
+from areal_cppo.tasks.problems import (
+    Problem,
+    ReadingDataset,
+    ReadingTask,
+    reading_task,
+)
+from areal_cppo.tasks.responses import REWARD_FN
 
-N_SAMPLES = 3  # responses shown of each policy
 HELDOUT_SEED = 0  # the same problems whatever the run's seed
 
 
 class ReadingExperiment:
-    """What the controller asks of a task (`areal_cppo.run.heldout.Task`)."""
+    """What the controller asks of a task (`areal_cppo.run.observers.Task`)."""
 
     def __init__(self, config: CPPOConfig, task: ReadingTask):
         self.config = config
         self.task = task
-        self.workflow_kwargs = workflow_kwargs(
-            config, "areal_cppo.tasks.reward.reward_fn"
-        )
+        self.workflow_kwargs = workflow_kwargs(config, REWARD_FN)
 
     def train_dataset(self) -> ReadingDataset:
         """As many problems as the run can use: none is seen twice."""
@@ -61,65 +63,35 @@ class ReadingExperiment:
         `correct` has a character per problem, 1 where its answer is right, so that two
         checkpoints can be compared problem by problem.
         """
-        model, _ = sampling.load(checkpoint)
-        return sampling.evaluate(model, self.heldout(self.config.heldout.size))
+        problems = self.heldout(self.config.heldout.size)
+        return sampling.evaluate(load_model(checkpoint), problems)
 
-    def write_samples(self, folder: RunFolder, checkpoints: dict[str, Path]) -> None:
-        """Greedy responses to the first held-out problems, before and after."""
-        problems = self.heldout(N_SAMPLES)
-        views = self._views(problems, checkpoints["before"])
-        samples: list[SampleView] = []
-        for policy, checkpoint in checkpoints.items():
-            model, _ = sampling.load(checkpoint)
-            samples += self._samples(policy, model, problems, views)
-        write_samples(folder.path, samples)
 
-    def _views(self, problems: list[Problem], checkpoint: Path) -> Views:
-        """By the checkpoint's processor: views are seeded by its very bytes."""
-        source = PictureInput.of_model(str(checkpoint), None)
-        return Views.draw(
-            *source.patches([problem.image for problem in problems]),
-            source.layout,
-            self.config.actor.cpl.views,
-            self.config.actor.view_seed,
-        )
+def load_task(
+    config: CPPOConfig,
+    note: Callable[[str], None] = logging.getLogger("CPPOTask").info,
+) -> ReadingExperiment | ProblemTask:
+    """The task of an experiment (`areal_cppo.run.observers.Task`).
 
-    def _samples(self, policy, model, problems, views: Views) -> list[SampleView]:
-        actor = self.config.actor
-        ids = sampling.generate(model, views.pixels["anchor"], temperature=0.0)
-        with torch.no_grad():
-            logits = {
-                kind: sampling.response_logits(model, pixels, ids)
-                for kind, pixels in views.pixels.items()
-            }
-        images = {kind: views.pictures(kind) for kind in views.pixels}
-        names = {kind: views.names(kind) for kind in VIEW_KINDS}
-        decoded = sampling.decode(ids)
-        scores = sampling.score_responses(ids, problems)
-        samples = []
-        for i, (pieces, problem, score) in enumerate(
-            zip(decoded, problems, scores, strict=True)
-        ):
-            n = len(pieces)
-            numbers = judge(
-                {kind: rows[i, :n] for kind, rows in logits.items()},
-                ids[i, :n],
-                actor.cpl,
-                actor.temperature,
-                actor.view_seed,
+    Parameters
+    ----------
+    note
+        Told in a line what is found in the data, and before what takes long.
+
+    Raises
+    ------
+    UserError
+        `train_dataset.path` and `data.source` name different things.
+    """
+    path, source = config.train_dataset.path, config.data.source
+    if path == source and path in TASK_NAMES:
+        return ReadingExperiment(config, reading_task(path))
+    for name in (path, source):
+        if name in TASK_NAMES:
+            real = ", ".join(name for name in SOURCES if name not in TASK_NAMES)
+            raise UserError(
+                "train_dataset.path, data.source: expected both or neither to be "
+                f"{name}, found {path!r} and {source!r}; set data.source to the same "
+                f"or, for other data, to its schema, one of {real}"
             )
-            answer = responses.boxed_answer("".join(pieces))
-            samples.append(
-                SampleView(
-                    title=f"Held-out problem {i + 1}",
-                    prompt=f"{vocabulary.QUESTION} (answer: {problem.answer})",
-                    tokens=token_views(pieces, numbers, responses.token_roles(pieces)),
-                    correct=score.correct,
-                    answer="none" if answer is None else str(answer),
-                    reward=score.reward,
-                    policy=policy,
-                    perturbations={kind: drawn[i] for kind, drawn in names.items()},
-                    **{kind: pictures[i] for kind, pictures in images.items()},
-                )
-            )
-        return samples
+    return ProblemTask(config, note)

@@ -1,4 +1,7 @@
-"""Responses: the right ones, the role of each token, and what any response is worth.
+"""Prompts and responses: their tokens, the roles of these, what a response is worth.
+
+What a reward needs; it imports neither torch nor transformers, as rewards are computed
+in processes of their own.
 
 A good response reads first and reasons afterwards,
 
@@ -26,17 +29,26 @@ import random
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from areal_cppo.tasks.vocabulary import (
-    BOXED,
-    BOXED_END,
-    EOS,
-    THINK,
-    THINK_END,
-    split_tokens,
+PAD, EOS = "<pad>", "<eos>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+THINK, THINK_END, BOXED, BOXED_END = "<think>", "</think>", "\\boxed{", "}"
+CONTROL_TOKENS = (PAD, EOS, VISION_START, VISION_END, IMAGE, VIDEO)
+ANSWER_TOKENS = (THINK, THINK_END, BOXED, BOXED_END)
+CHARACTERS = "0123456789+=; ?ABCP"
+VOCABULARY = (*CONTROL_TOKENS, *ANSWER_TOKENS, *CHARACTERS)  # a token's id is its index
+
+QUESTION = "P?"  # of a triangle the perimeter, of any picture the sum of what it shows
+N_IMAGE_TOKENS = 9  # of one 84 x 84 picture, after merging
+
+_TOKEN = re.compile(
+    "|".join(re.escape(token) for token in (*CONTROL_TOKENS, *ANSWER_TOKENS)) + "|."
 )
 
 ROLES = "RNCAFT"
+REWARD_FN = "areal_cppo.tasks.responses.reward_fn"  # as AReaL is told
 
 Names = tuple[str, str, str]
 Values = tuple[int, int, int]
@@ -44,6 +56,11 @@ Values = tuple[int, int, int]
 _FORMAT = re.compile(r"<think>[^<]*</think>\\boxed\{[0-9]+\}")
 _BOXED_NUMBER = re.compile(r"\\boxed\{([0-9]+)\}")
 _MAX_ANSWER_DIGITS = 4  # int() of a longer run is refused by Python, or slow
+
+
+def split_tokens(text: str) -> list[str]:
+    """Cut a text into tokens, as the tokenizer does; unknown characters stand alone."""
+    return _TOKEN.findall(text)
 
 
 @dataclass(frozen=True)
@@ -187,6 +204,42 @@ def boxed_answer(text: str) -> int | None:
 def has_format(text: str) -> bool:
     """Whether a text (without `<eos>`) is thinking, then one boxed number."""
     return _FORMAT.fullmatch(text) is not None
+
+
+def reward_fn(
+    prompt: str,
+    completions: str,
+    prompt_ids: list[int],
+    completion_ids: list[int],
+    answer: int | str,
+    *,
+    answer_weight: float = 0.9,
+    format_weight: float = 0.1,
+    **kwargs: Any,
+) -> float:
+    """What the boxed number is worth if it is the sum, and the kept format.
+
+    AReaL calls it by its name, in a process of its own.
+
+    Parameters
+    ----------
+    completions
+        The decoded response, with or without its `<eos>`.
+    answer
+        The sum.
+    answer_weight, format_weight
+        From the block `reward` of the YAML.
+    prompt, prompt_ids, completion_ids, kwargs
+        Part of AReaL's signature; unused.
+
+    Returns
+    -------
+    float
+        With the default weights, the `reward` of `Score`.
+    """
+    text = completions.split(EOS, 1)[0]
+    correct = boxed_answer(text) == int(answer)
+    return answer_weight * correct + format_weight * has_format(text)
 
 
 @cache

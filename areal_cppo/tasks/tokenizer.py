@@ -1,34 +1,45 @@
 """A tokenizer of 29 tokens, and the stock Qwen2.5-VL processor around it.
 
 The tokenizer knows single characters, and a few tags that are one token each. Its
-vocabulary is `vocabulary.VOCABULARY`: a token's id is its index there.
-
-Building a processor needs torchvision (for the stock video processor, which is never
-used here but always there).
+vocabulary is `responses.VOCABULARY`: a token's id is its index there. `encode` and
+`decode` do the same for many responses at once, without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import (
     Qwen2VLImageProcessor,
 )
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
-    Qwen2VLVideoProcessor,
-)
 
-from areal_cppo.tasks import vocabulary
+from areal_cppo.tasks import responses
 from areal_cppo.tasks.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
+from areal_cppo.tasks.responses import VOCABULARY
 
 MODEL_MAX_LENGTH = 256  # tokens, prompt and response
+IDS = {token: i for i, token in enumerate(VOCABULARY)}
+PAD_ID = IDS[responses.PAD]
+# All problems of all tasks share one prompt.
+PROMPT_IDS = tuple(
+    IDS[token]
+    for token in (
+        responses.VISION_START,
+        *[responses.IMAGE] * responses.N_IMAGE_TOKENS,
+        responses.VISION_END,
+        *responses.QUESTION,
+    )
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}"
-    f"{vocabulary.VISION_START}{vocabulary.IMAGE}{vocabulary.VISION_END}"
+    f"{responses.VISION_START}{responses.IMAGE}{responses.VISION_END}"
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}"
     "{% endfor %}"
@@ -38,14 +49,13 @@ CHAT_TEMPLATE = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer: 29 tokens, exact both ways.
 
-    Decoding puts nothing between tokens. Only `vocabulary.CONTROL_TOKENS` are special:
+    Decoding puts nothing between tokens. Only `responses.CONTROL_TOKENS` are special:
     `<think>`, `</think>` and `\\boxed{` survive `skip_special_tokens=True`. A character
     outside the vocabulary is an error, as there is no token to stand for it.
     """
-    ids = {token: i for i, token in enumerate(vocabulary.VOCABULARY)}
-    core = Tokenizer(models.WordLevel(ids))
+    core = Tokenizer(models.WordLevel(IDS))
     tags = (
-        tag.replace("\\", r"\\").replace("{", r"\{") for tag in vocabulary.ANSWER_TOKENS
+        tag.replace("\\", r"\\").replace("{", r"\{") for tag in responses.ANSWER_TOKENS
     )
     core.pre_tokenizer = pre_tokenizers.Split(
         Regex("|".join((*tags, r"[\s\S]"))), behavior="isolated"
@@ -54,18 +64,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False)
-            for token in vocabulary.CONTROL_TOKENS
+            for token in responses.CONTROL_TOKENS
         ]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token=vocabulary.PAD,
-        eos_token=vocabulary.EOS,
+        pad_token=responses.PAD,
+        eos_token=responses.EOS,
         extra_special_tokens={
-            "vision_start_token": vocabulary.VISION_START,
-            "vision_end_token": vocabulary.VISION_END,
-            "image_token": vocabulary.IMAGE,
-            "video_token": vocabulary.VIDEO,
+            "vision_start_token": responses.VISION_START,
+            "vision_end_token": responses.VISION_END,
+            "image_token": responses.IMAGE,
+            "video_token": responses.VIDEO,
         },
         model_max_length=MODEL_MAX_LENGTH,
         padding_side="left",
@@ -79,8 +89,13 @@ def build_processor() -> Qwen2_5_VLProcessor:
     """The stock processor, with the tasks' normalisation and tokenizer.
 
     The mean is that of the light background: around the usual .5 the vision tower does
-    not learn.
+    not learn. Needs torchvision, for the stock video processor, which is never used
+    here but always there.
     """
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
+        Qwen2VLVideoProcessor,
+    )
+
     settings = dict(
         patch_size=PATCH,
         merge_size=MERGE,
@@ -98,3 +113,24 @@ def build_processor() -> Qwen2_5_VLProcessor:
         video_processor=Qwen2VLVideoProcessor(**settings),
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def encode(texts: Iterable[str]) -> torch.Tensor:
+    """Response texts as token ids: int64 `[B, T]`, filled up with pad at the end."""
+    rows = [[IDS[token] for token in responses.split_tokens(text)] for text in texts]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])
+
+
+def decode(response_ids: torch.Tensor) -> list[list[str]]:
+    """Token ids `[B, T]` as lists of token strings, without the pads after the end.
+
+    Joined, a list is what the tokenizer decodes; `responses.token_roles` takes it as it
+    is.
+    """
+    texts = []
+    for row in response_ids.tolist():
+        while row and row[-1] == PAD_ID:
+            row.pop()
+        texts.append([VOCABULARY[i] for i in row])
+    return texts

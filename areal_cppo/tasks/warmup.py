@@ -31,20 +31,18 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy, softplus
-from transformers import Qwen2_5_VLForConditionalGeneration
 
-from areal_cppo.tasks import vocabulary
-from areal_cppo.tasks.model import build_model
-from areal_cppo.tasks.pixels import patch_pixels, stack_images
-from areal_cppo.tasks.sampling import (
+from areal_cppo.tasks.model import (
+    TinyModel,
+    build_model,
     embed_images,
-    encode,
-    evaluate,
     logits_from_images,
 )
-from areal_cppo.tasks.task import LARGEST, ReadingTask
-from areal_cppo.tasks.tokenizer import build_processor
-from areal_cppo.tasks.uninformative import make_uninformative
+from areal_cppo.tasks.pixels import make_uninformative, patch_pixels, stack_images
+from areal_cppo.tasks.problems import LARGEST, ReadingTask
+from areal_cppo.tasks.responses import CONTROL_TOKENS, EOS, N_IMAGE_TOKENS
+from areal_cppo.tasks.sampling import evaluate
+from areal_cppo.tasks.tokenizer import build_processor, encode
 
 # Of starts between .32 and .49, one at .45 left reinforcement learning most to gain.
 TARGET_ACCURACY = 0.45
@@ -58,9 +56,7 @@ _WEIGHT_DECAY = 0.05  # on matrices only
 _MAX_GRADIENT_NORM = 1.0
 _READING_WEIGHT = 3.0
 _UNINFORMATIVE_SHARE = 0.15
-_BANNED = [
-    i for i, token in enumerate(vocabulary.CONTROL_TOKENS) if token != vocabulary.EOS
-]
+_BANNED = [i for i, token in enumerate(CONTROL_TOKENS) if token != EOS]
 _BANNED_MARGIN = 16.0  # nats below all tokens together: a chance of 1e-7
 _BANNED_WEIGHT = 0.1
 _FIRST_CHECK, _CHECK_EVERY = 150, 10  # steps; accuracy rises by up to .01 in one
@@ -126,7 +122,7 @@ def _make_batch(task: ReadingTask, seed: int, step: int) -> _Batch:
 
 
 def _loss(
-    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear, batch: _Batch
+    model: TinyModel, head: torch.nn.Linear, batch: _Batch
 ) -> tuple[torch.Tensor, float]:
     """The loss to minimise, and the part of it that is imitation."""
     images = embed_images(model, batch.pixel_values)
@@ -140,9 +136,7 @@ def _loss(
     return imitation + values + _BANNED_WEIGHT * banned, imitation.item()
 
 
-def _make_optimizer(
-    model: Qwen2_5_VLForConditionalGeneration, head: torch.nn.Linear
-) -> torch.optim.AdamW:
+def _make_optimizer(model: TinyModel, head: torch.nn.Linear) -> torch.optim.AdamW:
     parameters = [*model.parameters(), *head.parameters()]
     return torch.optim.AdamW(
         [
@@ -156,7 +150,7 @@ def _make_optimizer(
 
 
 def _check(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: TinyModel,
     task: ReadingTask,
     target_accuracy: float,
 ) -> tuple[float, int]:
@@ -176,7 +170,7 @@ def warm_up(
     target_accuracy: float = TARGET_ACCURACY,
     max_steps: int = MAX_STEPS,
     progress: Callable[[Progress], None] | None = None,
-) -> tuple[Qwen2_5_VLForConditionalGeneration, list[Progress]]:
+) -> tuple[TinyModel, list[Progress]]:
     """Train a model from `seed` until its held-out accuracy reaches the target.
 
     Parameters
@@ -200,7 +194,7 @@ def warm_up(
     with _reproducible():
         model = build_model(seed).train()
         hidden = model.config.text_config.hidden_size
-        width = vocabulary.N_IMAGE_TOKENS * hidden
+        width = N_IMAGE_TOKENS * hidden
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = torch.nn.Linear(width, 3 * LARGEST)
@@ -232,9 +226,7 @@ def warm_up(
     return model.eval(), history
 
 
-def save_checkpoint(
-    model: Qwen2_5_VLForConditionalGeneration, folder: str | Path
-) -> None:
+def save_checkpoint(model: TinyModel, folder: str | Path) -> None:
     """Write a complete model folder: weights, configuration, tokenizer, processor."""
     model.save_pretrained(folder)
     build_processor().save_pretrained(folder)

@@ -9,11 +9,6 @@ import pytest
 import torch
 
 from areal_cppo.bench.quiet import quiet
-
-# First: what AReaL's engine logs when it is imported is left out, too.
-with quiet():
-    from areal_cppo.bench.arms import Actors
-    from areal_cppo.bench.train_step import model_folder
 from areal_cppo.bench.workload import Workload
 
 
@@ -26,21 +21,26 @@ def process():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workload() -> Workload:
     return Workload(image=56, prompt=6, response=12, group=3, groups=2, max_tokens=128)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model():
     """A folder and its configuration."""
-    with quiet(), model_folder("tiny", seed=1) as pair:
-        yield pair
+    with quiet():
+        from areal_cppo.bench.models import model_folder
+
+        with model_folder("tiny", seed=1) as pair:
+            yield pair
 
 
 @pytest.fixture(scope="module")
 def actors(model, workload):
     with quiet():
+        from areal_cppo.bench.actors import Actors
+
         made = Actors(model[0], workload)
         yield made
         made.close()

@@ -1,22 +1,17 @@
-"""A generation server for `bench rollout`: SGLang's format, and its way to be paused.
-
-Not a test itself. Each request takes `seconds`; a pause aborts those under way, which
-then hold the half of their tokens.
-"""
+"""A generation server for `bench rollout` that can be paused. Not a test itself."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from tests.scripted_server import Answer, Request, ScriptedServer, answer
 
 TOKEN = 30  # an ordinary one of the triangle task's vocabulary
 
 
-class PausableServer:
-    """Use it as a context manager.
+class PausableServer(ScriptedServer):
+    """A pause aborts the requests under way, which then hold half of their tokens.
 
     Parameters
     ----------
@@ -33,10 +28,10 @@ class PausableServer:
 
     Attributes
     ----------
-    requests : list[dict]
-        Payloads of `/generate`.
-    calls : list[str]
-        Paths of the others, in order.
+    address : str
+        Begins with `http://`.
+    paths : list[str]
+        Of what else was posted, in order.
     tokens : set[str]
         What requests had as authorization.
     """
@@ -49,68 +44,41 @@ class PausableServer:
         loads: bool = True,
         status: int = 200,
     ):
-        self.requests: list[dict[str, Any]] = []
-        self.calls: list[str] = []
-        self.tokens: set[str] = set()
+        super().__init__(self._generate_for_a_while, self._obey)
+        self.address = self.url
         self.aborted = threading.Event()
-        fake = self
+        self._takes, self._model, self._metrics = seconds, model, metrics
+        self._loads, self._status = loads, status
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                if self.path != "/health":
-                    fake.tokens.add(self.headers.get("Authorization", ""))
-                self.reply(200, {"model_path": model})
+    @property
+    def paths(self) -> list[str]:
+        return [call.path for call in self.calls if call.method == "POST"]
 
-            def do_POST(self):
-                fake.tokens.add(self.headers.get("Authorization", ""))
-                payload = json.loads(
-                    self.rfile.read(int(self.headers["Content-Length"]))
-                )
-                if self.path == "/generate":
-                    fake.requests.append(payload)
-                    self.reply(status, generate(payload))
-                    return
-                fake.calls.append(self.path)
-                if self.path == "/pause_generation":
-                    fake.aborted.set()
-                elif self.path == "/continue_generation":
-                    fake.aborted.clear()
-                success = loads or self.path != "/update_weights_from_disk"
-                self.reply(200, {"success": success, "message": "no such weights"})
+    @property
+    def tokens(self) -> set[str]:
+        sent = [call for call in self.calls if call.path != "/health"]
+        return {r.headers.get("Authorization", "") for r in [*sent, *self.requests]}
 
-            def reply(self, code: int, body: Any) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+    def _generate_for_a_while(self, request: Request) -> Answer:
+        received = time.time()
+        cut = self.aborted.wait(self._takes)
+        wanted = request["sampling_params"]["max_new_tokens"]
+        times = {
+            "request_received_ts": received,
+            "prefill_finished_time": received + self._takes / 10,
+        }
+        return self._status, answer(
+            [TOKEN] * (wanted // 2 if cut else wanted),
+            "abort" if cut else "length",
+            **(times if self._metrics else {}),
+        )
 
-            def log_message(self, *arguments):
-                pass
-
-        def generate(payload: dict[str, Any]) -> dict[str, Any]:
-            received = time.time()
-            cut = fake.aborted.wait(seconds)
-            wanted = payload["sampling_params"]["max_new_tokens"]
-            ids = [TOKEN] * (wanted // 2 if cut else wanted)
-            meta: dict[str, Any] = {
-                "finish_reason": {"type": "abort" if cut else "length"},
-                "output_token_logprobs": [[-0.5, token, None] for token in ids],
-            }
-            if metrics:
-                meta["request_received_ts"] = received
-                meta["prefill_finished_time"] = received + seconds / 10
-            return {"output_ids": ids, "meta_info": meta}
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> PausableServer:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def _obey(self, request: Request) -> Answer:
+        if request.method == "GET":
+            return 200, {"model_path": self._model}
+        if request.path == "/pause_generation":
+            self.aborted.set()
+        elif request.path == "/continue_generation":
+            self.aborted.clear()
+        success = self._loads or request.path != "/update_weights_from_disk"
+        return 200, {"success": success, "message": "no such weights"}

@@ -11,10 +11,11 @@ import json
 import pytest
 
 from areal_cppo.bench.async_figures import figures
-from areal_cppo.bench.async_results import table
-from areal_cppo.bench.async_run import Session, read_run
+from areal_cppo.bench.async_results import run_table
+from areal_cppo.bench.async_run import read_run
 from areal_cppo.bench.async_trace import FIRST_SERVER, STEPS, UPDATES, rows, trace
 from areal_cppo.cli.main import main
+from areal_cppo.report.trace import Session
 from tests.bench import run_by_hand as hand
 
 
@@ -120,7 +121,7 @@ def test_without_traces_all_servers_are_one(tmp_path):
     assert generation["idle_share"] == pytest.approx(1 - 17 / 20)
     assert found["interrupted"]["responses"] is None
     assert found["interrupted"]["trained_on"] == 3
-    assert "interrupted responses" not in table(found)
+    assert "interrupted responses" not in run_table(found)
 
 
 def test_with_metrics_alone(tmp_path):
@@ -131,7 +132,7 @@ def test_with_metrics_alone(tmp_path):
     assert found["generation"] is None and "generation" not in found["stages"]
     assert found["samples_per_second"] == 0.8
     assert found["steps"]["warmup"] == 0
-    assert "effective samples/s" in table(found)
+    assert "effective samples/s" in run_table(found)
 
 
 def test_a_server_that_was_never_asked_is_idle(folder):
@@ -162,7 +163,7 @@ def test_a_run_that_was_resumed(tmp_path):
     spans = {s.span for s in run.sessions if s.worker == 1}
     assert spans == {(12, 20), (21, 23)}
     assert {s.span for s in run.sessions if s.worker == 0} == {(11, 15), (14, 19.5)}
-    assert "resumed" in table(figures(run, 1))
+    assert "resumed" in run_table(figures(run, 1))
 
 
 def test_rows_are_reused():

@@ -12,13 +12,14 @@ from random import Random
 import pytest
 
 from areal_cppo.bench.async_rates import NO_PREFILL, fit_rates, read_rollout
-from areal_cppo.bench.async_run import RecordedRun, Session, Side
+from areal_cppo.bench.async_run import RecordedRun, Side
 from areal_cppo.cli.main import main
 from areal_cppo.errors import UserError
 from areal_cppo.plan.distributions import Empirical, Fixed
 from areal_cppo.plan.rates import read_rates
-from areal_cppo.report.runs import Run
+from areal_cppo.report.runs import RunContents
 from areal_cppo.report.timeline import Timeline
+from areal_cppo.report.trace import Session
 from tests.bench import run_by_hand as hand
 
 A, B, LENGTH, SLOWDOWN = 0.02, 0.001, 25, 1.5
@@ -61,7 +62,7 @@ def recorded(
         waited = now / 12 - sum(times.values()) - 0.1
         record |= {"seconds_rollout": waited}
         records.append(record)
-    run = Run(
+    run = RunContents(
         tmp_path,
         metrics=records,
         timeline=Timeline([], computing, []),

@@ -16,17 +16,20 @@ import pytest
 import torch
 from areal.utils import stats_tracker
 
-import areal_cppo.bench.train_step as train_step
-from areal_cppo.bench import arms as arms_module
-from areal_cppo.bench.arms import Actors, all_arms, arm_memory, select_arms
+from areal_cppo.bench import actors as actors_module
+from areal_cppo.bench import arm_memory as memory_module
+from areal_cppo.bench import train_step
+from areal_cppo.bench.actors import Actors
+from areal_cppo.bench.arm_memory import arm_memory, lacking_memory
+from areal_cppo.bench.arms import all_arms, select_arms
 from areal_cppo.bench.models import model_config
 from areal_cppo.bench.quiet import quiet
-from areal_cppo.bench.results import describe_arms, describe_ratios, table
-from areal_cppo.bench.train_step import Measured, lacking_memory, measure
+from areal_cppo.bench.results import arms_table, describe_arms, describe_ratios
+from areal_cppo.bench.train_step import Measured, measure
 from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
 from areal_cppo.config.memory import CUDA, GIB
-from areal_cppo.config.model_size import ModelShape
+from areal_cppo.config.models import ModelShape, count_parameters
 from areal_cppo.errors import UserError
 
 H100 = int(79.2 * GIB)
@@ -43,7 +46,7 @@ def large(tmp_path_factory):
 
 
 def lacking(monkeypatch, large, card: int, letters: str | None, **sizes):
-    monkeypatch.setattr(train_step, "gpu_bytes", lambda: card)
+    monkeypatch.setattr(memory_module, "gpu_bytes", lambda: card)
     workload = Workload(**{"groups": 8, "max_tokens": 8192} | sizes)
     return lacking_memory(select_arms(letters), workload, *large)
 
@@ -112,7 +115,7 @@ def test_what_the_stock_arms_keep(large):
 def test_no_more_is_counted_than_estimated(tmp_path, monkeypatch):
     """Peaks of all live tensors, fp32 on the CPU, with the numbers' size in the
     estimate set to match."""
-    monkeypatch.setattr(arms_module, "_BF16", 4)
+    monkeypatch.setattr(memory_module, "_BF16", 4)
     target = tmp_path / "numbers.json"
     sizes = ["--image", "224", "--response", "60", "--group", "4", "--groups", "3"]
     sizes += ["--model", "small", "--max-tokens", "512", "--repeats", "1"]
@@ -135,7 +138,7 @@ def test_no_more_is_counted_than_estimated(tmp_path, monkeypatch):
 def small_parameters(folder):
     config = model_config("small")
     config.save_pretrained(folder)
-    return config, train_step.count_parameters(str(folder))
+    return config, count_parameters(str(folder))
 
 
 @pytest.fixture
@@ -155,29 +158,29 @@ def run(model, workload):
 
 def test_an_arm_that_cannot_fit_is_left_out(run, model, workload, monkeypatch):
     shape = ModelShape.from_config(model[1].to_dict())
-    parameters = train_step.count_parameters(str(model[0]))
+    parameters = count_parameters(str(model[0]))
     needs = {
         arm.letter: sum(arm_memory(arm, workload, shape, parameters, False).values())
         for arm in select_arms("a,c")
     }
     assert needs["c"] < needs["a"]
-    monkeypatch.setattr(train_step, "gpu_bytes", lambda: needs["a"] - 1)
+    monkeypatch.setattr(memory_module, "gpu_bytes", lambda: needs["a"] - 1)
     results, notes = run("a,c")
     assert results["a"].counts is None and results["a"].seconds == []
     assert "expected at least about 2 GiB of GPU memory" in results["a"].failure
     assert notes[0].startswith("left out a: AReaL, GRPO: expected at least")
     assert results["c"].failure is None and len(results["c"].seconds) == 1
 
-    monkeypatch.setattr(train_step, "gpu_bytes", lambda: 1)
+    monkeypatch.setattr(memory_module, "gpu_bytes", lambda: 1)
     with pytest.raises(UserError, match="--arms: expected at least about 2 GiB"):
         run("a,c")
 
 
-@pytest.mark.parametrize("step", [0, 1])
-@pytest.mark.parametrize("failing", ["a", "c"])
-def test_out_of_memory_costs_one_arm(run, monkeypatch, failing, step):
-    """In its counting run or in its first repeat. The others, on the same actor made
-    anew (`b` beside `a`) or on the other one, go on."""
+@pytest.mark.parametrize("first", ["a", "c"])
+def test_out_of_memory_costs_one_arm(run, monkeypatch, first):
+    """One arm in its counting run, another in its first repeat. `b`, on the same actor
+    as `a`, made anew, goes on, and so does what has failed in no run yet."""
+    second = {"a": "c", "c": "a"}[first]
     seen = []
     right = train_step.train_step
     names = {"FSDPPPOActor": "a", "PublishedActor": "b", "CPPOActor": "c"}
@@ -185,7 +188,7 @@ def test_out_of_memory_costs_one_arm(run, monkeypatch, failing, step):
     def train(actor, batch):
         letter = names[type(actor).__name__]
         seen.append(letter)
-        if letter != failing or seen.count(letter) != step + 1:
+        if seen.count(letter) != {first: 1, second: 2}.get(letter):
             return right(actor, batch)
         with stats_tracker.scope("ppo_actor"):  # half a step's statistics
             stats_tracker.denominator(n_valid_tokens=torch.ones(1).bool())
@@ -193,13 +196,14 @@ def test_out_of_memory_costs_one_arm(run, monkeypatch, failing, step):
 
     monkeypatch.setattr(train_step, "train_step", train)
     results, notes = run("a,b,c", repeats=2)
-    bad = results.pop(failing)
-    assert bad.failure == "out of memory" and bad.seconds == []
-    assert (bad.counts is None) == (step == 0)
-    assert f"{failing}: out of memory, left out from here on" in notes
-    for result in results.values():
-        assert result.failure is None and len(result.seconds) == 2
-        assert result.counts.flops > 0
+    for letter in (first, second):
+        assert results[letter].failure == "out of memory"
+        assert results[letter].seconds == []
+        assert f"{letter}: out of memory, left out from here on" in notes
+    assert results[first].counts is None
+    assert results[second].counts.flops > 0
+    assert results["b"].failure is None and len(results["b"].seconds) == 2
+    assert results["b"].counts.flops > 0
 
 
 def test_the_other_actor_leaves_the_gpu_first(workload, tmp_path, monkeypatch):
@@ -209,7 +213,7 @@ def test_the_other_actor_leaves_the_gpu_first(workload, tmp_path, monkeypatch):
     actors._actors = {False: ours, True: stock}
     moved = []
     monkeypatch.setattr(
-        arms_module, "_move", lambda actor, device: moved.append((actor, str(device)))
+        actors_module, "_move", lambda actor, device: moved.append((actor, str(device)))
     )
     actors._make_room(False)
     actors._make_room(True)
@@ -232,7 +236,7 @@ def test_a_table_and_a_file_with_what_is_left(tmp_path):
     assert described[1]["flops"] is None and "failure" not in described[0]
     assert described[1]["ratios"]["flops"] is None
     assert described[2]["ratios"]["flops"] == 2
-    *rows, why_b, why_d = table(described).splitlines()
+    *rows, why_b, why_d = arms_table(described).splitlines()
     assert len(rows) == 4 and rows[2].split()[-1] == "-"
     assert why_b == "b: expected at least about 104 GiB"
     assert why_d == "d: out of memory"

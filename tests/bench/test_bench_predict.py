@@ -19,7 +19,7 @@ import yaml
 
 from areal_cppo.bench.async_rates import fit_rates
 from areal_cppo.bench.async_run import read_run
-from areal_cppo.bench.predict import Measurement, table
+from areal_cppo.bench.predict import Measurement, runs_table
 from areal_cppo.cli.main import main
 from areal_cppo.plan.distributions import Fixed
 from areal_cppo.plan.rates import write_rates
@@ -112,7 +112,7 @@ def test_a_slow_server(folder):
     run = Measurement.of_run(read_run(folder), 2)
     slow = replace(run, setting=replace(run.setting, speeds={0: 0.5}))
     assert slow.predicted()["samples_per_second"] == pytest.approx(8 / 15.5, rel=0.01)
-    assert "1 (0: x0.50)" in table([slow.as_json()])
+    assert "1 (0: x0.50)" in runs_table([slow.as_json()])
 
 
 def test_what_is_stored_is_enough_to_simulate_again(folder):

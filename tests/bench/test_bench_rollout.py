@@ -13,14 +13,13 @@ import sys
 import pytest
 
 from areal_cppo.bench import rollout
-from areal_cppo.bench.rollout_points import Answer, Point
 from areal_cppo.bench.rollout_prompts import PromptMaker, Shape
-from areal_cppo.bench.rollout_results import table
+from areal_cppo.bench.rollout_results import Answer, Point, points_table
 from areal_cppo.cli.main import main
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.bench.rollout_server import TOKEN, PausableServer
 
-MODEL = str(checkpoint_dir())
+MODEL = str(TRIANGLES.checkpoint)
 SHAPE = ("--prompt-tokens", "6", "--response-tokens", "8")
 
 
@@ -86,7 +85,7 @@ def test_a_weight_update_in_the_middle(tmp_path, capsys):
     assert 1 <= updated["interrupted"] <= 4
     assert updated["update_seconds"] > 0
     assert updated["requests"] == 12 and updated["tokens"] == 12 * 8
-    assert server.calls == [
+    assert server.paths == [
         "/abort_request",
         "/pause_generation",
         "/update_weights_from_disk",
@@ -203,7 +202,7 @@ def test_percentiles_by_hand():
     assert described["mean_in_flight"] == 3
     assert described["interrupted"] == 2
     assert described["first_token_seconds"] is None
-    lines = table([described]).splitlines()
+    lines = points_table([described]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert Point(1, 1, False).describe()["latency_seconds"] is None
 

@@ -14,13 +14,15 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForImageTextToText
 
-from areal_cppo.bench.arms import Actors, all_arms
+from areal_cppo.bench.actors import Actors
+from areal_cppo.bench.arms import all_arms
+from areal_cppo.bench.models import make_batch
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.stock import PublishedActor, with_views
 from areal_cppo.bench.train_step import train_step
-from areal_cppo.bench.workload import Workload, make_batch
+from areal_cppo.bench.workload import Workload
 from areal_cppo.core import PatchLayout
-from areal_cppo.patches.qwen_positions import correct_image_positions
+from areal_cppo.patches.transformers import correct_image_positions
 
 ARMS = {arm.letter: arm for arm in all_arms()}
 COEF = 20.0  # so that the difference of two gradients has digits to compare

@@ -18,11 +18,11 @@ import torch
 import areal_cppo.bench.train_step as train_step
 from areal_cppo.bench.arms import select_arms
 from areal_cppo.bench.counting import Counts
-from areal_cppo.bench.results import describe_arms, describe_ratios, table
+from areal_cppo.bench.results import arms_table, describe_arms, describe_ratios
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
-from areal_cppo.config.speed import SpeedConfig
+from areal_cppo.config.blocks import SpeedConfig
 
 LETTERS = ["a", "a*", "b", "c", "d", "e"]
 CONTRACT = (
@@ -147,7 +147,7 @@ def test_a_ratio_is_the_median_of_each_repeats_own():
     arms = describe_arms(results, peak_tflops=1e-12)
     assert arms[0]["peak_share"] == 5  # 10 operations in 2 seconds, 1 a second
     assert arms[1]["ratios"]["patches"] is None
-    lines = table(arms).splitlines()
+    lines = arms_table(arms).splitlines()
     assert len(lines) == 3 and len({len(line) for line in lines}) == 1
     assert "4.00 (3.00-10.00)  x2.00" in lines[2]
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from areal_cppo.bench.models import model_config
-from areal_cppo.bench.sweep import VALUES, points
-from areal_cppo.bench.workload import Workload, make_batch
+from areal_cppo.bench.models import make_batch, model_config
+from areal_cppo.bench.workload import SWEEPS, Workload, sweep
 from areal_cppo.core import PatchLayout
 from areal_cppo.errors import UserError
 
@@ -89,10 +88,10 @@ def test_a_group():
     assert torch.equal(batch[1]["input_ids"], again[1]["input_ids"])
 
 
-@pytest.mark.parametrize("knob", VALUES)
+@pytest.mark.parametrize("knob", SWEEPS)
 def test_every_sweep_fits_the_default(knob):
-    workloads = points(knob, Workload(), quick=False)
-    assert [getattr(each, knob) for each in workloads] == list(VALUES[knob])
+    workloads = sweep(knob, Workload(), quick=False)
+    assert [getattr(each, knob) for each in workloads] == list(SWEEPS[knob])
     assert all(each.samples == 16 for each in workloads)
 
 

@@ -9,7 +9,8 @@ import json
 import random
 from pathlib import Path
 
-from areal_cppo.tasks.triangles.task import QUESTION, make_problem
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.responses import QUESTION
 
 TABLE = "problems.jsonl"
 
@@ -22,7 +23,7 @@ def write_problems(
     images.mkdir(parents=True)
     with (folder / TABLE).open("w", encoding="utf-8") as table:
         for index in range(count):
-            problem = make_problem(seed, index, "train")
+            problem = TRIANGLES.make_problem(seed, index, "train")
             problem.image.save(image_file(folder, index))
             row = {
                 "problem": QUESTION,

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from areal_cppo.serving.processes import RUN_ID_VARIABLE, processes_of_run
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "areal_cppo" / "configs" / "triangles.yaml"
@@ -90,7 +90,7 @@ class Stack:
         self.command = [
             *(sys.executable, "-m", module, *train, "--config", str(CONFIG)),
             f"run_dir={self.run}",
-            f"actor.path={checkpoint_dir()}",
+            f"actor.path={TRIANGLES.checkpoint}",
             f"train_dataset.path={problems}",
             "data.source=custom",
             "data.columns.id=id",

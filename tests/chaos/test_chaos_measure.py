@@ -13,7 +13,7 @@ from PIL import Image
 
 from areal_cppo.data.images import BrokenImage, MissingImage, load_image
 from areal_cppo.errors import UserError
-from areal_cppo.rollout.servers.answers import nonsense
+from areal_cppo.rollout.servers.client import nonsense
 from tests.chaos import table
 from tests.chaos.__main__ import plan
 from tests.chaos.data_session import DATA_FAULTS

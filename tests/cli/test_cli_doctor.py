@@ -9,14 +9,14 @@ import os
 import socket
 import stat
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from areal_cppo.cli import doctor as command
-from areal_cppo.doctor import machine, packages
-from areal_cppo.doctor.check import Check, as_table
+from areal_cppo.cli.common import config_file
+from areal_cppo.cli.main import main
+from areal_cppo.doctor import Check, machine, packages
 
 
 @pytest.fixture
@@ -214,9 +214,9 @@ def test_checkpoint_needs_config_and_weights(tmp_path):
 
 
 def test_placeholders(tmp_path):
-    assert command.check_shim(tmp_path).lacking
+    assert machine.check_placeholders(tmp_path).lacking
     (tmp_path / "sitecustomize.py").touch()
-    assert command.check_shim(tmp_path).ready
+    assert machine.check_placeholders(tmp_path).ready
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,9 @@ def test_python(monkeypatch, version, ready):
 
 
 def test_table_gives_remedies_only_where_needed():
-    table = as_table([Check("a", True, "1", "never"), Check("long", False, "-", "do")])
+    table = command.as_table(
+        [Check("a", True, "1", "never"), Check("long", False, "-", "do")]
+    )
     assert table.splitlines() == [
         "ready    a     1",
         "MISSING  long  -",
@@ -248,15 +250,14 @@ def test_status_tells_whether_the_demo_can_run(
     monkeypatch, capsys, checks, status, words
 ):
     monkeypatch.setattr(command, "all_checks", lambda: checks)
-    assert command.doctor() == status
+    assert main(["doctor"]) == status
     assert words in capsys.readouterr().out
 
 
 def test_a_configuration_adds_its_rows(monkeypatch, capsys):
     monkeypatch.setattr(command, "all_checks", lambda: [Check("a", True, "1")])
-    configs = Path(command.__file__).resolve().parents[1] / "configs"
-    path, own = str(configs / "triangles.yaml"), ["actor.path=/no/such/model"]
-    assert command.doctor(path, own) == 1
+    config = str(config_file("triangles.yaml"))
+    assert main(["doctor", "--config", config, "actor.path=/no/such/model"]) == 1
     out = capsys.readouterr().out
     assert "MISSING  actor.path" in out and "expected a model folder" in out
     assert "triangles cannot run here yet: actor.path" in out

@@ -1,6 +1,7 @@
 """A user's mistakes at the command line: one line, status 2, and nothing started.
 
-Covers demo, train and report in processes of their own. `serve` is in tests/serving.
+Covers demo, train, eval, slurm, doctor and report, and how soon they answer. `serve` is
+in tests/serving, what AReaL's dataclasses refuse in tests/config.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from types import SimpleNamespace
 
 import pytest
 
-from areal_cppo.cli.demo import demo, quoted
+from areal_cppo.cli.common import config_file, quoted
 from areal_cppo.cli.main import main, parse
+from areal_cppo.config.objectives import OBJECTIVES
+from areal_cppo.doctor import packages
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.run.controller import describe
+from areal_cppo.run.supervisor import Outcome
+from areal_cppo.tasks.problems import TRIANGLES
 
-CONFIG = Path(__file__).parents[2] / "configs" / "triangles.yaml"
+CONFIG = str(config_file("triangles.yaml"))
+MODEL = f"actor.path={TRIANGLES.checkpoint}"
+ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str) -> tuple[int, list[str]]:
-    """Exit status and the lines on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "areal_cppo", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,  # the promise
-    )
-    return done.returncode, done.stderr.splitlines()
+def mistake(capsys, *arguments: str) -> str:
+    """The line that a mistake is answered with."""
+    assert main(list(arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"areal-cppo {arguments[0]}: ")
+    return line
 
 
 def test_settings_may_stand_anywhere(capsys):
@@ -47,101 +51,182 @@ def test_settings_may_stand_anywhere(capsys):
         assert "unrecognized arguments" in capsys.readouterr().err
 
 
+COMMANDS = {
+    "train": ("train",),
+    "dry run": ("train", "--dry-run"),
+    "eval": ("eval", "--model", str(TRIANGLES.checkpoint)),
+    "slurm": ("slurm", "--nodes", "1"),
+    "doctor": ("doctor",),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize(
+    ("config", "override", "words"),
+    [
+        ("none.yaml", "seed=1", "config: expected a YAML file, found none"),
+        (CONFIG, "actor.cpl.taau=1", "did you mean tau?"),
+        (CONFIG, "actor.path=[", "no viable alternative at input '['"),
+    ],
+)
+def test_a_wrong_file_or_key(capsys, command, config, override, words):
+    name, *options = command
+    assert words in mistake(capsys, name, *options, "--config", config, override)
+
+
+@pytest.mark.parametrize("command", [("demo", "--steps", "1"), COMMANDS["train"]])
+def test_a_model_that_is_not_there(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    config = ["--config", CONFIG] if command[0] == "train" else []
+    line = mistake(capsys, *command, *config, "actor.path=/no/such/model")
+    assert "actor.path: expected a model folder" in line
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("actor.path=/no/such/model", "actor.path: expected a model folder"),
-        ("actor.cpl.taau=1", "did you mean tau?"),
         ("actor.cpl.tau=0", "cpl.tau"),
         ("train_dataset.path=squares", "triangles, found 'squares'"),
         ("seed=1", "run_dir: expected a new folder"),
     ],
 )
 @pytest.mark.slow
-def test_a_wrong_setting(tmp_path, override, words):
+def test_a_wrong_setting(tmp_path, override, words, capsys):
     """The last one is none: there the folder holds a run."""
     if override == "seed=1":
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
-    status, lines = run(
-        *("train", "--config", str(CONFIG), f"run_dir={tmp_path}/run"),
-        *("actor.path=areal_cppo/tasks/triangles/checkpoint", override),
-    )
-    assert status == 2
-    assert len(lines) == 1 and words in lines[0]
+    command = ["train", "--config", CONFIG, f"run_dir={tmp_path}/run", MODEL, override]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_would_be_started(tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "areal_cppo", "train", "--dry-run"),
-            *("--config", str(CONFIG), f"run_dir={tmp_path}/run"),
-            "actor.path=areal_cppo/tasks/triangles/checkpoint",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_dry_run_says_what_would_be_started(tmp_path, capsys):
+    command = ["train", "--dry-run", "--config", CONFIG, f"run_dir={tmp_path}/run"]
+    assert main([*command, MODEL]) == 0
+    said = capsys.readouterr().out
     for words in (
         "data: ",
         "fsdp:d1p1t1",
         "areal_cppo.serving.launch",
         "--sleep-on-idle",
     ):
-        assert words in done.stdout
+        assert words in said
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@pytest.mark.slow
-def test_a_missing_config():
-    status, lines = run("train", "--config", "none.yaml")
-    assert status == 2
-    assert len(lines) == 1 and "expected a YAML file, found none" in lines[0]
+SOON = {
+    "train": ("train", "--config", CONFIG, "actor.paath=x"),
+    "train's model": ("train", "--config", CONFIG, "actor.path=/no/such/model"),
+    "demo": ("demo", "--steps", "1", "actor.cpl.taau=1"),
+    "eval": ("eval", "--config", CONFIG, "--model", "/no/such/model"),
+    "slurm": ("slurm", "--config", CONFIG, "--nodes", "1", "actor.paath=x"),
+    "doctor": ("doctor", "--config", "none.yaml"),
+    "serve": ("serve", "--model", "/no/such/model", "--port", "1"),
+    "report": ("report", "/no/such/run"),
+}
+
+
+def test_mistakes_are_told_before_torch_is_imported(tmp_path):
+    """All in one process, which no test has made import anything."""
+    program = f"""
+import sys
+from areal_cppo.cli.main import main
+for command in {[*SOON.values()]}:
+    assert main(list(command)) == 2, command
+    heavy = {{"torch", "areal", "transformers", "sglang"}} & set(sys.modules)
+    assert not heavy, (command, heavy)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(SOON)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("train", "--config", CONFIG, MODEL), ("demo", "--steps", "1")),
+        ("slurm", "--config", CONFIG, "--nodes", "1"),
+        ("eval", "--config", CONFIG, "--model", str(TRIANGLES.checkpoint)),
+        ("tiny-model", "--out", "model"),
+        ("study", str(ROOT / "examples/cppo/studies/small.yaml"), "--dry-run"),
+        ("bench", "train-step", "--quick"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_other_versions_are_refused(command, tmp_path, monkeypatch, capsys):
+    version = packages.metadata.version
+    monkeypatch.setattr(
+        packages.metadata,
+        "version",
+        lambda name: "0.5.11" if name == "sglang" else version(name),
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the demo sets it
+    monkeypatch.chdir(tmp_path)
+    line = mistake(capsys, *command)
+    assert "sglang: found 0.5.11; " in line and "==0.5.10.post1" in line
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_demo_takes_every_objective(objective):
+    assert parse(["demo", "--objective", objective]).objective == objective
+
+
+def test_the_demo_refuses_other_objectives(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["demo", "--objective", "ppo"])
+    assert caught.value.code == 2
+    assert "invalid choice: 'ppo'" in capsys.readouterr().err
 
 
 def test_a_folder_in_use(tmp_path, capsys):
     (tmp_path / "precious").write_text("kept")
-    assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "new or empty folder" in capsys.readouterr().err
+    assert "new or empty folder" in mistake(capsys, "demo", "--out", str(tmp_path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["demo", "--out", str(tmp_path / "file" / "run")]) == 2
-    assert "expected a folder that can be made" in capsys.readouterr().err
+    line = mistake(capsys, "demo", "--out", str(tmp_path / "file" / "run"))
+    assert "expected a folder that can be made" in line
 
 
-def test_no_steps(tmp_path):
-    with pytest.raises(UserError, match="--steps: expected a number >= 1, found 0"):
-        demo(0, str(tmp_path), 1, "cppo", [])
+def test_no_steps(tmp_path, capsys):
+    line = mistake(capsys, "demo", "--steps", "0", "--out", str(tmp_path))
+    assert "--steps: expected a number >= 1, found 0" in line
 
 
-def test_too_little_disk(tmp_path, monkeypatch):
+def test_too_little_disk(tmp_path, monkeypatch, capsys):
     full = SimpleNamespace(free=5 * 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
-    with pytest.raises(UserError, match="300 MiB of free disk, found 5 MiB"):
-        demo(1, str(tmp_path / "run"), 1, "cppo", [])
+    line = mistake(capsys, "demo", "--out", str(tmp_path / "run"))
+    assert "300 MiB of free disk, found 5 MiB" in line
 
 
 def test_the_demo_hides_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     seen = []
 
-    def run(config, overrides, name, steps):
+    def supervise(*arguments):
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
-        return 0
+        return Outcome(0)
 
-    monkeypatch.setattr("areal_cppo.cli.demo.run_with_display", run)
-    assert demo(1, str(tmp_path / "run"), 1, "grpo", []) == 0
+    monkeypatch.setattr("areal_cppo.cli.train.supervise", supervise)
+    run = ["--steps", "1", "--out", str(tmp_path / "run"), "--objective", "grpo"]
+    assert main(["demo", *run]) == 0
     assert seen == [""]
 
 
 def test_not_a_run(tmp_path, capsys):
-    assert main(["report", str(tmp_path)]) == 2
-    assert "expected a run's folder" in capsys.readouterr().err
+    assert "expected a run's folder" in mistake(capsys, "report", str(tmp_path))
 
 
 def test_an_unknown_command_has_status_2():
@@ -175,7 +260,7 @@ def test_nobody_reads_the_output():
     """As with `| head`: no traceback, and the status of a broken pipe."""
     reader, writer = os.pipe()
     os.close(reader)
-    study = Path(__file__).parents[2] / "examples" / "cppo" / "studies" / "small.yaml"
+    study = ROOT / "examples" / "cppo" / "studies" / "small.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "areal_cppo", "study", str(study), "--dry-run"],
         stdout=writer,

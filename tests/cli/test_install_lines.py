@@ -11,6 +11,7 @@ import configparser
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from areal_cppo.doctor import packages
+from areal_cppo.tasks.problems import TRIANGLES
 
 ROOT = Path(__file__).parents[2]
 FLASH_ATTN = packages.HOW_TO_INSTALL_FLASH_ATTN
@@ -86,6 +88,39 @@ def clone(tmp_path):
 
     make.folder = tmp_path
     return make
+
+
+@pytest.mark.slow
+def test_plain_imports_work():
+    """In the environment of `make setup`, without a call of ours first."""
+    program = f"""
+import areal, torchvision.transforms
+from transformers import AutoModelForImageTextToText, AutoProcessor
+folder = {str(TRIANGLES.checkpoint)!r}
+print(type(AutoProcessor.from_pretrained(folder)).__name__)
+print(type(AutoModelForImageTextToText.from_pretrained(folder)).__name__)
+"""
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=bare,
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "Qwen2_5_VLProcessor",
+        "Qwen2_5_VLForConditionalGeneration",
+    ]
+
+
+def test_the_lock_for_cpus_brings_torchvision_to_run(clone):
+    assert "cp requirements/cpu.pth " in clone("--dry-run", "setup").stdout
+    assert "cpu.pth" not in clone("--dry-run", "setup-gpu").stdout
+    *comments, line = (ROOT / "requirements" / "cpu.pth").read_text().splitlines()
+    assert all(comment.startswith("#") for comment in comments)
+    assert line.startswith("import ")  # what makes Python run it
 
 
 def test_documents_name_the_commands_in_the_order_that_works():

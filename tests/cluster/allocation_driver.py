@@ -53,7 +53,7 @@ def main(config_path: str, folder: str) -> None:
     from areal.api import Job
 
     from areal_cppo.cluster import make_scheduler
-    from areal_cppo.cluster.listen import apply_listen_host
+    from areal_cppo.cluster.worker import apply_listen_host
     from areal_cppo.config.experiment import load_config
     from areal_cppo.errors import RunError
 

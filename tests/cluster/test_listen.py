@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from areal_cppo.cluster.listen import AREAL_WORKER, WORKER
+from areal_cppo.cluster.worker import AREAL_WORKER, WORKER
 from areal_cppo.errors import UserError
 from areal_cppo.serving.listen import LISTEN_VARIABLE, interface_of, listen_address
 from tests.cluster.rpc_process import listening, rpc_worker
@@ -103,7 +103,7 @@ enable_in_this_process()
 from areal_cppo.errors import UserError
 from areal_cppo.serving.listen import LISTEN_VARIABLE
 from areal_cppo.config.experiment import load_config
-from areal_cppo.cluster.listen import apply_listen_host
+from areal_cppo.cluster.worker import apply_listen_host
 config = load_config(sys.argv[1], sys.argv[2:])
 try:
     print(apply_listen_host(config))

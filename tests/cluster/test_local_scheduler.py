@@ -23,12 +23,13 @@ from areal.infra.scheduler import local as areal_local
 from areal.infra.scheduler.exceptions import WorkerCreationError
 
 from areal_cppo.cluster import local, make_scheduler
+from areal_cppo.cluster.worker import WORKER
 from areal_cppo.config.experiment import load_config
 from areal_cppo.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "areal_cppo" / "configs" / "triangles.yaml"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-WORKER = """sh -c 'echo "sees $CUDA_VISIBLE_DEVICES"; exec sleep 600'"""
+SHELL = """sh -c 'echo "sees $CUDA_VISIBLE_DEVICES"; exec sleep 600'"""
 NAMES = {
     "uuids": "GPU-5e1f4c0a-1,GPU-5e1f4c0a-2,GPU-77,GPU-b",
     "mig": "MIG-1/7/0,MIG-1/8/0,MIG-GPU-2/1/0,MIG-3",
@@ -70,7 +71,7 @@ def scheduler_for(monkeypatch, tmp_path):
 
 
 def job(role: str, replicas: int, gpus: int, **strategy) -> Job:
-    spec = SchedulingSpec(cpu=1, gpu=gpus, port_count=1, cmd=WORKER)
+    spec = SchedulingSpec(cpu=1, gpu=gpus, port_count=1, cmd=SHELL)
     return Job(role, replicas, [spec], SchedulingStrategy(**strategy))
 
 
@@ -111,10 +112,13 @@ def test_the_process_sees_them(scheduler_for, monkeypatch):
 
 
 class _Guard(BaseHTTPRequestHandler):
-    """Answers as the worker that is asked to start another one."""
+    """Answers as the worker that is asked to start another one; keeps the module."""
+
+    started: list[str] = []
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.started += asked.get("raw_cmd", [])[2:3]
         port = self.server.server_port
         answer = {"status": "success", "host": "127.0.0.1", "ports": [port], "pid": 1}
         self._answer(answer)
@@ -156,6 +160,7 @@ def test_colocated_and_forked_workers_have_their_targets(scheduler_for, guard_po
     scheduler.create_workers(job("proxy", 2, gpus=1, fork=True, **with_actor))
     assert [info.gpu_devices for info in scheduler._workers["proxy"]] == [[a], [b]]
     assert seen(scheduler, "proxy") == [a, b]
+    assert _Guard.started == [WORKER] * 2  # not AReaL's, which listens everywhere
 
 
 @pytest.mark.parametrize("visible", (None, ""))

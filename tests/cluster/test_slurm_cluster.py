@@ -201,7 +201,7 @@ def test_areals_own_schedulers(kind, tmp_path):
     config = load_config(CONFIG, [f"scheduler.type={kind}", f"run_dir={tmp_path}"])
     Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
     scheduler = make_scheduler(config)
-    assert type(scheduler) is {"local": LocalScheduler, "ray": RayScheduler}[kind]
+    assert isinstance(scheduler, {"local": LocalScheduler, "ray": RayScheduler}[kind])
 
 
 def test_outside_a_job_there_is_no_allocation(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from areal_cppo.cluster.layout import Place, make_layout
-from areal_cppo.cluster.slurm_step import worker_environment
+from areal_cppo.cluster.slurm import worker_environment
 from areal_cppo.config.experiment import load_config
 from areal_cppo.errors import UserError
 

@@ -12,10 +12,10 @@ import textwrap
 BEGIN = """
 import time
 from areal_cppo.errors import RunError
-from areal_cppo.cluster import watch
-watch._REPEAT_SECONDS = 0.1
+from areal_cppo.cluster import slurm
+slurm._REPEAT_SECONDS = 0.1
 began = time.monotonic()
-watcher = watch.WorkerWatch(
+watcher = slurm.DeathWatch(
     lambda: "worker a/0 died" if time.monotonic() > began + 0.3 else None, 0.1
 )
 watcher.start()

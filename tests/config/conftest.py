@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import datasets
 import pytest
 
 from areal_cppo.config.experiment import CPPOConfig, load_config
-from tests.config.shipped import CONFIGS, RECIPES, SIZES, published_config
+from tests.config.shipped import CONFIGS, RECIPES, SIZES, published_config, size_of
 from tests.data.problem_files import build_processor, geometry3k, virl39k
 
 PROBLEMS = {"geometry3k": 64, "virl39k": 512}  # of the largest batch
@@ -55,32 +57,57 @@ def own_caches(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-@pytest.fixture
-def local_paths(models, data, tmp_path):
-    """What a user without the hub adds to a shipped configuration."""
+@pytest.fixture(scope="session")
+def here(models, data):
+    """Overrides of a shipped configuration: models and data on this machine."""
 
-    def local_paths(name: str) -> list[str]:
-        own = [f"run_dir='{tmp_path}/run'"]
+    def here(name: str) -> list[str]:
         if name not in RECIPES:
             task = "charts" if "charts" in name else "triangles"
             folder = CONFIGS.parent / f"areal_cppo/tasks/{task}/checkpoint"
-            return [*own, f"actor.path='{folder}'"]
+            return [f"actor.path='{folder}'"]
         source = "virl39k" if "virl39k" in name else "geometry3k"
-        size = "7B" if "-7b_" in name else "3B"
         return [
-            *own,
-            f"actor.path='{models[size]}'",
+            f"actor.path='{models[size_of(name)]}'",
             f"train_dataset.path='{data[source]}'",
         ]
 
-    return local_paths
+    return here
 
 
 @pytest.fixture
-def load(local_paths):
-    """A shipped configuration with local paths, and further overrides."""
+def local_paths(here, tmp_path):
+    """What a user without the hub adds to a shipped configuration."""
+    return lambda name: [f"run_dir='{tmp_path}/run'", *here(name)]
 
-    def load(name: str, *more: str) -> CPPOConfig:
-        return load_config(CONFIGS / name, [*local_paths(name), *more])
 
-    return load
+@pytest.fixture(scope="session")
+def load(here, tmp_path_factory):
+    """A shipped configuration with local paths, and further overrides.
+
+    A copy of one that is read once: to read it takes a third of a second.
+    """
+    folder = tmp_path_factory.mktemp("run")
+
+    @cache
+    def read(name: str, *more: str) -> CPPOConfig:
+        overrides = [f"run_dir='{folder}'", *here(name), *more]
+        return load_config(CONFIGS / name, overrides)
+
+    return lambda name, *more: deepcopy(read(name, *more))
+
+
+@pytest.fixture(scope="session")
+def as_shipped(tmp_path_factory):
+    """A shipped configuration as it is, resolved; not to be changed.
+
+    AReaL writes what it loads into the run's folder, `runs/...` as shipped.
+    """
+
+    @cache
+    def as_shipped(name: str) -> CPPOConfig:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path_factory.getbasetemp())
+            return load_config(CONFIGS / name)
+
+    return as_shipped

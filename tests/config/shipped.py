@@ -9,6 +9,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 RECIPES = [name for name in NAMES if name.startswith("qwen")]
 
+FULL = "qwen2_5_vl-3b_geometry3k.yaml"
+LORA = "qwen2_5_vl-3b_geometry3k_lora_24gb.yaml"
+PARAMETERS = {"3B": 3_754_622_976, "7B": 8_292_166_656}
+
 # What the checkpoints' own config.json say of their size.
 SIZES = {
     "3B": dict(
@@ -32,6 +36,25 @@ SIZES = {
         vocab_size=152064,
     ),
 }
+
+
+def size_of(name: str) -> str:
+    """Of the model of a recipe."""
+    return "7B" if "-7b_" in name else "3B"
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """`a.b.0.c` -> value, of nested dicts and lists."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    found = {}
+    for key, inner in items:
+        found |= flat(inner, f"{path}.{key}" if path else str(key))
+    return found
 
 
 def published_config(size: str) -> dict[str, Any]:

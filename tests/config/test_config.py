@@ -1,36 +1,41 @@
-"""Every shipped YAML loads; what is wrong in one is said in one line."""
+"""What is wrong in a YAML is said in one line, before anything starts.
+
+That every shipped one loads is in test_shipped_configs.py.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from areal.engine.core.model import VALID_VISION_MODELS
 
+from areal_cppo.config import KERNELS, SDPA, TASK_NAMES
 from areal_cppo.config.experiment import load_config
 from areal_cppo.config.models import check_supported, read_model_config
 from areal_cppo.errors import UserError
+from areal_cppo.run import controller
+from areal_cppo.step import attention
 from areal_cppo.step.actor import CPPOActor
+from areal_cppo.tasks import problems
+from tests.config.shipped import CONFIGS
 from tests.step import harness
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
-def load(tmp_path):
-    def load(*overrides: str, name: str = "triangles.yaml"):
-        return load_config(CONFIGS / name, [f"run_dir='{tmp_path}'", *overrides])
-
-    return load
+def load(load):
+    """The demo's configuration with overrides."""
+    return partial(load, "triangles.yaml")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
-def test_shipped_files_load(load, name):
-    config = load(name=name)
-    assert config.actor.cpl.coef > 0
+def test_names_are_those_that_there_are():
+    assert tuple(problems._TASKS) == TASK_NAMES
+    assert {SDPA, *attention.FLASH} == set(KERNELS)
 
 
 def test_overrides_reach_keys_that_the_file_lacks(load):
@@ -240,17 +245,34 @@ def test_a_worker_refuses_before_it_loads_weights(tmp_path, model_type, objectiv
     ("model_type", "overrides", "words"),
     [
         ("gemma3", ["actor.objective=grpo"], "qwen3_vl, found 'gemma3'"),
-        ("no such type", ["--dry-run"], "actor.objective=grpo"),
+        ("no such type", [], "actor.objective=grpo"),
         ("qwen3_vl", ["actor.backend=fsdp:d1c2"], "Ulysses"),
     ],
 )
-@pytest.mark.slow
-def test_refused_at_the_command_line(tmp_path, model_type, overrides, words):
+@pytest.mark.parametrize("start", [controller.dry_run, controller.run])
+def test_a_run_is_refused_before_it_has_a_folder(
+    tmp_path, monkeypatch, start, model_type, overrides, words
+):
     folder = folder_without_weights(tmp_path, model_type)
-    command = ["train", "--config", str(CONFIGS / "triangles.yaml"), *overrides]
+    monkeypatch.chdir(tmp_path)
+    own = [f"actor.path='{folder}'", f"run_dir='{tmp_path}/run'"]
+    more = [dict(os.environ)] if start is controller.run else []
+    said = []
+    with pytest.raises(UserError) as caught:
+        start(str(CONFIGS / "triangles.yaml"), [*own, *overrides], said.append, *more)
+    status, text = controller.describe(caught.value)
+    assert status == 2 and words in text and "\n" not in text
+    assert not said and not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_refused_at_the_command_line(tmp_path):
+    """In a line of its own, by the process that reads the configuration."""
+    folder = folder_without_weights(tmp_path, "gemma3")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "areal_cppo", *command),
+            *(sys.executable, "-m", "areal_cppo", "train", "actor.objective=grpo"),
+            *("--config", str(CONFIGS / "triangles.yaml")),
             *(f"actor.path='{folder}'", f"run_dir='{tmp_path}/run'"),
         ],
         capture_output=True,
@@ -258,7 +280,8 @@ def test_refused_at_the_command_line(tmp_path, model_type, overrides, words):
         timeout=120,
     )
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "qwen3_vl, found 'gemma3'" in done.stderr
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

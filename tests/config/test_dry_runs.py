@@ -2,7 +2,8 @@
 
 Data are small files in the public schemas, models have the real config.json. Covers
 what is checked and what is said, by the controller for every configuration and by the
-command line for those that have a script in examples/cppo.
+command line for one that has a script in examples/cppo; the other scripts with a
+stand-in for Python.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import torch
 
 from areal_cppo.errors import UserError
 from areal_cppo.run.controller import dry_run, run
-from tests.config.shipped import CONFIGS, NAMES, RECIPES
+from tests.config.shipped import CONFIGS, FULL, NAMES, RECIPES
 
 EXAMPLES = CONFIGS.parent / "examples" / "cppo"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.sh"))
-FULL = "qwen2_5_vl-3b_geometry3k.yaml"
 
 
 @pytest.fixture
@@ -152,17 +152,42 @@ def test_there_are_the_scripts_of_the_issue():
     ]
 
 
+@pytest.fixture
+def started_in(tmp_path) -> Path:
+    folder = tmp_path / "some where"
+    folder.mkdir()
+    return folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.slow
-def test_a_script_from_any_folder(script, local_paths, tmp_path):
-    """Its arguments are passed on, spaces and all; the run's folder is made there."""
+def test_a_script_passes_on_what_it_is_given(script, tmp_path, started_in):
+    """Arguments, spaces and all, the folder, and the status that comes back."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf \'%s\\0\' "$PWD" "$@"\nexit 7\n')
+    python.chmod(0o755)
+    given = ["--dry-run", "run_dir=a b", "actor.cpl.views.negative=[{name: blank}]"]
+    done = subprocess.run(
+        [EXAMPLES / script, *given],
+        cwd=started_in,
+        env=os.environ | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    folder, program, flag, config, *rest = done.stdout.split("\0")[:-1]
+    assert (done.returncode, folder, rest) == (7, str(started_in), given)
+    assert (program, flag) == (str(EXAMPLES / "train.py"), "--config")
     name = script.removeprefix("run_").replace(".sh", ".yaml")
-    started_in = tmp_path / "some where"
-    started_in.mkdir()
-    paths = [word for word in local_paths(name) if not word.startswith("run_dir")]
+    assert Path(config).resolve() == CONFIGS / name
+
+
+@pytest.mark.slow
+def test_a_script_from_any_folder(local_paths, tmp_path, started_in):
+    """For real: the run's folder is made there."""
+    paths = [word for word in local_paths(FULL) if not word.startswith("run_dir")]
     done = subprocess.run(
         [
-            EXAMPLES / script,
+            EXAMPLES / f"run_{FULL}".replace(".yaml", ".sh"),
             "--dry-run",
             *paths,
             "actor.cpl.views.negative=[{name: blank}]",
@@ -178,18 +203,17 @@ def test_a_script_from_any_folder(script, local_paths, tmp_path):
     assert "nothing was started" in done.stdout
     assert "GPUs: 8 = trainer 4" in done.stdout
     assert [path.name for path in started_in.iterdir()] == ["runs"]
-    assert not list(Path(started_in).rglob("metrics.jsonl"))
+    assert not list(started_in.rglob("metrics.jsonl"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_mistake_ends_a_script_with_its_status(script, tmp_path):
+def test_a_mistake_ends_a_script_with_its_status(started_in):
     done = subprocess.run(
-        [EXAMPLES / script, "--no-such-flag"],
-        cwd=tmp_path,
+        [EXAMPLES / SCRIPTS[0], "--no-such-flag"],
+        cwd=started_in,
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 2 and "--no-such-flag" in done.stderr
-    assert not any(tmp_path.iterdir())
+    assert not any(started_in.iterdir())

@@ -15,16 +15,13 @@ import torch
 from huggingface_hub import constants
 
 from areal_cppo.cli.doctor import config_checks
-from areal_cppo.config.model_size import checkpoint_bytes
-from areal_cppo.doctor import packages
-from areal_cppo.doctor.check import Check
+from areal_cppo.config.budget import checkpoint_bytes
+from areal_cppo.doctor import Check, packages
 from areal_cppo.errors import UserError
 from areal_cppo.run import preflight
-from tests.config.shipped import CONFIGS
+from tests.config.shipped import CONFIGS, FULL, PARAMETERS
 
-FULL = "qwen2_5_vl-3b_geometry3k.yaml"
 LORA = "qwen2_5_vl-7b_geometry3k_lora_80gb.yaml"
-PARAMETERS = {"3b": 3_754_622_976, "7b": 8_292_166_656}
 GIB = 2**30
 
 
@@ -148,11 +145,11 @@ def test_disk_for_the_checkpoints(load, monkeypatch):
     """The last and one an epoch in bf16; with Adam's moments those to go on from, of
     which two are kept while a third is written."""
     config = load(FULL, "total_train_epochs=2")
-    needed = checkpoint_bytes(config, PARAMETERS["3b"])
-    assert needed == PARAMETERS["3b"] * (3 * 2 + 3 * 12)
+    needed = checkpoint_bytes(config, PARAMETERS["3B"])
+    assert needed == PARAMETERS["3B"] * (3 * 2 + 3 * 12)
     off = load(FULL, "recover.mode=disabled", "saver.freq_epochs=null")
-    assert checkpoint_bytes(off, PARAMETERS["3b"]) == PARAMETERS["3b"] * 2
-    assert checkpoint_bytes(load(LORA), PARAMETERS["7b"]) == PARAMETERS["7b"] * 2 * 3
+    assert checkpoint_bytes(off, PARAMETERS["3B"]) == PARAMETERS["3B"] * 2
+    assert checkpoint_bytes(load(LORA), PARAMETERS["7B"]) == PARAMETERS["7B"] * 2 * 3
     free = needed
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(UserError, match=f"run_dir: found {free / GIB:.1f} GiB free"):

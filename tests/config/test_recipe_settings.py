@@ -10,14 +10,11 @@ import ast
 import re
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
 import pytest
 
-from areal_cppo.config.experiment import load_config
-from tests.config.shipped import CONFIGS, RECIPES
-from tests.config.test_shipped_configs import flat
+from tests.config.shipped import CONFIGS, RECIPES, flat
 
 ROOT = CONFIGS.parent
 DOCUMENT = ROOT / "docs" / "settings.md"
@@ -34,9 +31,6 @@ class Row:
     demo: str
     recipes: str
     shown_by: str
-
-    def keys(self) -> list[str]:
-        return [key for key in different() if matches(key, self.settings)]
 
 
 def matches(key: str, patterns: list[str]) -> bool:
@@ -56,13 +50,13 @@ def rows() -> list[Row]:
     ]
 
 
-@cache
-def different() -> dict[str, tuple[str, frozenset[str]]]:
+@pytest.fixture(scope="module")
+def different(as_shipped) -> dict[str, tuple[str, frozenset[str]]]:
     """By setting: the demo's value, and those of the recipes that have another."""
-    demo = flat(asdict(load_config(CONFIGS / "triangles.yaml")))
+    demo = flat(asdict(as_shipped("triangles.yaml")))
     found: dict[str, tuple[str, frozenset[str]]] = {}
     for name in RECIPES:
-        recipe = flat(asdict(load_config(CONFIGS / name)))
+        recipe = flat(asdict(as_shipped(name)))
         for key in demo.keys() | recipe.keys():
             one, other = (said(values.get(key, NONE)) for values in (demo, recipe))
             if one != other:
@@ -79,27 +73,21 @@ def cell(values: set[str]) -> str:
     return ", ".join(sorted(values)) if len(values) <= MOST_VALUES else "various"
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """AReaL writes what it loads into the run's folder, `runs/...` as shipped."""
-    monkeypatch.chdir(tmp_path)
-
-
-def test_every_setting_is_in_the_table():
+def test_every_setting_is_in_the_table(different):
     patterns = [pattern for row in rows() for pattern in row.settings]
-    missing = [key for key in different() if not matches(key, patterns)]
+    missing = [key for key in different if not matches(key, patterns)]
     assert not missing, "a row of docs/settings.md for each, and a test that shows it"
 
 
-def test_the_table_has_no_other():
+def test_the_table_has_no_other(different):
     for row in rows():
         for pattern in row.settings:
-            assert any(fnmatchcase(key, pattern) for key in different()), pattern
+            assert any(fnmatchcase(key, pattern) for key in different), pattern
 
 
-def test_the_values_are_those_of_the_configurations():
+def test_the_values_are_those_of_the_configurations(different):
     for row in rows():
-        values = [different()[key] for key in row.keys()]
+        values = [different[key] for key in different if matches(key, row.settings)]
         expected = (
             cell({demo for demo, _ in values}),
             cell({value for _, recipes in values for value in recipes}),

@@ -11,9 +11,8 @@ import pytest
 from areal_cppo.config.models import read_model_config
 from areal_cppo.config.resources import check_resources, gpus, violations
 from areal_cppo.errors import UserError
+from tests.config.shipped import FULL, LORA
 
-FULL = "qwen2_5_vl-3b_geometry3k.yaml"
-LORA = "qwen2_5_vl-3b_geometry3k_lora_24gb.yaml"
 PUBLISHED = "qwen2_5_vl-3b_virl39k_published.yaml"
 
 TURNS = [  # AReaL's colocation: trainer and servers take turns on the same GPUs

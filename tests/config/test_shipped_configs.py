@@ -7,44 +7,16 @@ dry runs in test_dry_runs.py.
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cache
-from typing import Any
 
 import pytest
 import yaml
 
-from areal_cppo.config.experiment import load_config
 from areal_cppo.config.models import read_model_config
 from areal_cppo.config.resources import gpus, shares_one_gpu, violations
-from tests.config.shipped import CONFIGS, NAMES, RECIPES
+from tests.config.shipped import CONFIGS, NAMES, RECIPES, flat
 
 BASELINES = [name for name in RECIPES if name.endswith("_grpo.yaml")]
 NAMED = {"trial_name", "run_dir"}  # what may carry the trial's name
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """`a.b.0.c` -> value, of nested dicts and lists."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {path: value}
-    found = {}
-    for key, inner in items:
-        found |= flat(inner, f"{path}.{key}" if path else str(key))
-    return found
-
-
-@cache
-def as_shipped(name: str) -> dict[str, Any]:
-    return flat(asdict(load_config(CONFIGS / name)))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """AReaL writes what it loads into the run's folder, `runs/...` as shipped."""
-    monkeypatch.chdir(tmp_path)
 
 
 def test_the_recipes_of_the_issue_are_there():
@@ -55,8 +27,8 @@ def test_the_recipes_of_the_issue_are_there():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_models_and_data_are_the_public_ones(name):
-    config = load_config(CONFIGS / name)
+def test_models_and_data_are_the_public_ones(name, as_shipped):
+    config = as_shipped(name)
     size, source = name.removeprefix("qwen2_5_vl-")[:2].upper(), config.data.source
     assert source in name
     assert config.actor.path == f"Qwen/Qwen2.5-VL-{size}-Instruct"
@@ -67,8 +39,8 @@ def test_models_and_data_are_the_public_ones(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_trainer_and_server_are_the_same_policy(name):
-    config = load_config(CONFIGS / name)
+def test_trainer_and_server_are_the_same_policy(name, as_shipped):
+    config = as_shipped(name)
     assert config.sglang.dtype == config.actor.dtype == "bfloat16"
     assert config.actor.temperature == config.gconfig.temperature
     assert config.actor.attn_impl == "torch_flash"
@@ -79,6 +51,7 @@ def test_trainer_and_server_are_the_same_policy(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_resources_add_up(name, load):
     config = load(name)
+    assert config.actor.cpl.coef > 0
     assert violations(config, read_model_config(config.actor.path)) == []
     total = config.cluster.n_nodes * config.cluster.n_gpus_per_node
     taken = sum(gpus(config).values())
@@ -93,8 +66,10 @@ def test_resources_add_up(name, load):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_differs_in_objective_and_names_only(name):
-    mine, twin = as_shipped(name), as_shipped(name.replace("_grpo", ""))
+def test_a_baseline_differs_in_objective_and_names_only(name, as_shipped):
+    mine, twin = (
+        flat(asdict(as_shipped(each))) for each in (name, name.replace("_grpo", ""))
+    )
     assert mine.keys() == twin.keys()
     differ = {key for key in mine if mine[key] != twin[key]}
     assert (mine["actor.objective"], twin["actor.objective"]) == ("grpo", "cppo")
@@ -108,16 +83,17 @@ def test_a_baseline_differs_in_objective_and_names_only(name):
     assert differ - names == {"actor.objective"}
 
 
-def test_no_two_runs_share_a_folder():
+def test_no_two_runs_share_a_folder(as_shipped):
     configs = [as_shipped(name) for name in NAMES]
-    assert len({config["run_dir"] for config in configs}) == len(configs)
+    assert len({config.run_dir for config in configs}) == len(configs)
     for config in configs:
-        assert config["cluster.fileroot"] == config["run_dir"] + "/areal"
+        assert config.cluster.fileroot == config.run_dir + "/areal"
 
 
-def test_the_synchronous_regime_differs_in_that_only():
+def test_the_synchronous_regime_differs_in_that_only(as_shipped):
     twin, mine = (
-        as_shipped(f"qwen2_5_vl-3b_geometry3k{end}.yaml") for end in ("", "_sync")
+        flat(asdict(as_shipped(f"qwen2_5_vl-3b_geometry3k{end}.yaml")))
+        for end in ("", "_sync")
     )
     differ = {key for key in mine if mine[key] != twin[key]}
     unnamed = {
@@ -130,8 +106,8 @@ def test_the_synchronous_regime_differs_in_that_only():
     assert twin["rollout.max_head_offpolicyness"] > 0
 
 
-def test_the_published_verl_setting():
-    config = load_config(CONFIGS / "qwen2_5_vl-3b_virl39k_published.yaml")
+def test_the_published_verl_setting(as_shipped):
+    config = as_shipped("qwen2_5_vl-3b_virl39k_published.yaml")
     batch, actor = config.train_dataset.batch_size, config.actor
     assert (batch, batch // actor.ppo_n_minibatches) == (512, 64)
     assert (config.gconfig.n_samples, config.gconfig.max_new_tokens) == (5, 4096)
@@ -149,8 +125,8 @@ def test_the_published_verl_setting():
     assert config.ref.path == actor.path and config.ref.optimizer is None
 
 
-def test_the_published_areal_setting():
-    config = load_config(CONFIGS / "qwen2_5_vl-3b_geometry3k_published.yaml")
+def test_the_published_areal_setting(as_shipped):
+    config = as_shipped("qwen2_5_vl-3b_geometry3k_published.yaml")
     actor = config.actor
     assert (config.train_dataset.batch_size, config.gconfig.n_samples) == (32, 4)
     assert (actor.optimizer.lr, actor.eps_clip) == (2e-6, 0.4)

@@ -25,8 +25,9 @@ from areal.utils.image import image2base64
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from areal_cppo.patches.qwen_positions import correct_image_positions
-from areal_cppo.tasks.triangles.task import QUESTION, make_problem
+from areal_cppo.patches.transformers import correct_image_positions
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.responses import QUESTION
 
 BACKEND = SGLangBackend()
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>")
@@ -173,7 +174,7 @@ class Server:
 
     def triangle(self, index: int) -> Prompt:
         """The triangle task's held-out problem of that number: one 84 x 84 picture."""
-        return self.prompt([make_problem(0, index, "held_out").image])
+        return self.prompt([TRIANGLES.make_problem(0, index, "held_out").image])
 
     def payload(self, prompt: Prompt, response: list[int] = [], **sampling) -> dict:
         """AReaL's request for a prompt and the response so far."""

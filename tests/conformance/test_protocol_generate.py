@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from areal_cppo.tasks.triangles.task import make_problem
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.conformance.protocol import Prompt
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow]
@@ -20,7 +20,7 @@ SIZES = [(84, 84), (112, 56), (56, 112)]  # pixels; the same area or less, anoth
 
 
 def picture(index: int, size: tuple[int, int]) -> Image.Image:
-    image = make_problem(0, index, "held_out").image
+    image = TRIANGLES.make_problem(0, index, "held_out").image
     return image if image.size == size else image.resize(size)
 
 

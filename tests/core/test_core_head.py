@@ -218,7 +218,7 @@ def test_nothing_wide_is_kept_for_the_way_back(head):
         ),
         (
             lambda h: token_statistics(draw(3), h, labels_of(2)),
-            "labels: expected shape .3., one for each",
+            "labels: expected shape .3. as of hidden",
         ),
         (
             lambda h: token_statistics(draw(3), h, labels_of(3), chunk_size=0),

@@ -27,6 +27,7 @@ PROGRAM = textwrap.dedent(
     f"""
     import sys
 
+    before = set(sys.modules)  # what the environment itself loads at every start
     sys.path.insert(0, {str(ROOT)!r})
     forbidden = {FORBIDDEN!r}
 
@@ -52,7 +53,8 @@ PROGRAM = textwrap.dedent(
             run_seed=0,
             policy_version=0,
         )
-    loaded = [n for n in sys.modules if n.partition(".")[0] in forbidden]
+    added = sys.modules.keys() - before
+    loaded = [n for n in added if n.partition(".")[0] in forbidden]
     assert not loaded, loaded
     """
 )

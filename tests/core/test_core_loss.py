@@ -124,7 +124,7 @@ def test_aggregation_refusals():
     loss, ids = torch.ones(2), torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match="aggregation: expected one of sequence"):
         aggregate_token_loss(loss, ids, "mean", 1)
-    with pytest.raises(ValueError, match="sequence_ids: expected the shape"):
+    with pytest.raises(ValueError, match="sequence_ids: expected shape"):
         aggregate_token_loss(loss, ids[:1], "token", 1)
     for count in (0, -1, math.nan, torch.tensor(0)):
         with pytest.raises(ValueError, match="normalizer: expected a count > 0"):

@@ -131,7 +131,7 @@ def test_empty_input_and_sequences_without_an_eligible_token():
         ({"seeds": [1]}, "seeds: expected 2, one per distinct sequence id, found 1"),
         ({"seeds": [1, 2, 3]}, "seeds: expected 2, .* found 3"),
         ({"like": torch.ones(3)}, "like: expected a bool tensor"),
-        ({"like": torch.ones(2, dtype=torch.bool)}, "like: expected a bool tensor"),
+        ({"like": torch.ones(2, dtype=torch.bool)}, "like: expected shape .3."),
         (
             {"eligible": torch.tensor([True, False, True])},
             "like: expected eligible tokens only, found 1 others",

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from transformers import Qwen2_5_VLProcessor
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.data.dataset import ProblemDataset
 from tests.data.problem_files import build_processor
 

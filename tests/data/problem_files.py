@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
     Qwen2VLVideoProcessor,
 )
 
-from areal_cppo.config.data import INSTRUCTION
+from areal_cppo.config.blocks import INSTRUCTION
 
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"
 # What Qwen2.5-VL's template makes of one user message with images.

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl_fast import (
     Qwen2VLImageProcessorFast,
 )
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.data.images import (
     BrokenImage,
     ExtremeAspectRatio,

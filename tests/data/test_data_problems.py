@@ -11,7 +11,7 @@ import pytest
 from areal.utils.image import image2base64
 from PIL import Image
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.data.check import REASONS
 from areal_cppo.errors import RunError, UserError
 from tests.data.problem_files import (

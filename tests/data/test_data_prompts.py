@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from areal_cppo.config.data import INSTRUCTION
-from areal_cppo.data.prompts import PromptBuilder
-from areal_cppo.data.schemas import PUBLIC, bare_answer, read_problem
+from areal_cppo.config.blocks import INSTRUCTION
+from areal_cppo.data.problems import (
+    PUBLIC,
+    PromptBuilder,
+    bare_answer,
+    read_problem,
+)
 from tests.data.problem_files import HEAD, TAIL, VISION, prompt
 
 

@@ -12,7 +12,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from areal_cppo.config.data import ColumnsConfig
+from areal_cppo.config.blocks import ColumnsConfig
 from areal_cppo.errors import UserError
 from tests.data.problem_files import (
     encoded,

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from areal_cppo.config.experiment import load_config
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.errors import UserError
+from areal_cppo.folder import RunFolder
+from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.rollout.workflow import CPPOWorkflow
 from areal_cppo.run.controller import dry_run
-from areal_cppo.tasks.experiment import ReadingExperiment
-from areal_cppo.tasks.load import load_task
+from areal_cppo.tasks.experiment import ReadingExperiment, load_task
 from tests.data.problem_files import build_processor, geometry3k, virl39k
 
 CONFIG = "configs/triangles.yaml"  # AReaL's side of an experiment
@@ -92,7 +93,8 @@ def test_what_the_workflow_gets(task, tmp_path):
 def test_no_model_is_loaded_into_the_controller(task, tmp_path):
     made = task()
     assert made.evaluate(tmp_path / "nothing") is None
-    assert made.write_samples(tmp_path / "nothing", {}) is None
+    write_heldout_samples(RunFolder(tmp_path / "nothing"), made, {})
+    assert not (tmp_path / "nothing").exists()
     with pytest.raises(UserError, match="heldout.size: .*`areal-cppo eval`"):
         task(**{"heldout.size": 100})
 

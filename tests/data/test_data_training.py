@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from areal_cppo.tasks.triangles import checkpoint_dir, task
+from areal_cppo.tasks import responses
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.data.problem_files import encoded, virl39k, write_images_table
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
@@ -24,11 +25,11 @@ PROMPT = ("data.instruction=", "data.max_prompt_tokens=64")
 
 
 def write_geometry3k(folder):
-    problems = [task.make_problem(7, i, "train") for i in range(N)]
+    problems = [TRIANGLES.make_problem(7, i, "train") for i in range(N)]
     rows = [
         {
             "images": [encoded(problem.image)],
-            "problem": f"<image>{task.QUESTION}",
+            "problem": f"<image>{responses.QUESTION}",
             "answer": problem.answer,
         }
         for problem in problems
@@ -40,13 +41,13 @@ def write_virl39k(folder):
     """With one picture missing."""
     rows = []
     for i in range(N):
-        problem = task.make_problem(7, i, "train")
+        problem = TRIANGLES.make_problem(7, i, "train")
         file = folder / "images" / "Made-up" / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(problem.image))
         rows.append(
             {
-                "question": f"<image>{task.QUESTION}",
+                "question": f"<image>{responses.QUESTION}",
                 "answer": f"\\boxed{{{problem.answer}}}",
                 "PassRate_32BTrained": 0.5,
                 "PassRate_7BBase": None,
@@ -71,7 +72,7 @@ def test_training_from_a_public_schema(tmp_path, source, write, used, seed):
     """AReaL derives ports from the seed: no other test has these."""
     write(tmp_path / "data")
     settings = (
-        f"actor.path={checkpoint_dir()}",
+        f"actor.path={TRIANGLES.checkpoint}",
         f"train_dataset.path={tmp_path / 'data'}",
         f"data.source={source}",
         *PROMPT,

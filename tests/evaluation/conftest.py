@@ -7,11 +7,10 @@ from typing import NamedTuple
 import pytest
 from areal.utils.image import image2base64
 
-from areal_cppo.cli.demo import config_file, quoted
+from areal_cppo.cli.common import config_file, quoted
 from areal_cppo.config.experiment import load_config
 from areal_cppo.evaluation.evaluate import Evaluation
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import make_problem
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.evaluation.scripted_server import FakeServer
 
 
@@ -28,7 +27,7 @@ def known():
     """From a request's payload to its problem."""
     problems = {}
     for index in range(32):
-        problem = make_problem(0, index, "held_out")
+        problem = TRIANGLES.make_problem(0, index, "held_out")
         problems[image2base64(problem.image)[0]] = index, problem.answer
 
     def look(payload: dict) -> Known:
@@ -44,7 +43,7 @@ def evaluate(tmp_path):
     """Runs an evaluation of the tiny model's folder; returns its result and folder."""
 
     def run(server: FakeServer, *overrides: str, k: int = 2, limit: int = 4, out="out"):
-        model = [f"{key}={quoted(checkpoint_dir())}" for key in MODEL_KEYS]
+        model = [f"{key}={quoted(TRIANGLES.checkpoint)}" for key in MODEL_KEYS]
         config = load_config(config_file("triangles.yaml"), [*model, *overrides])
         notes: list[str] = []
         evaluation = Evaluation(

@@ -1,101 +1,39 @@
-"""A generation server that answers what a test says, in SGLang's format.
+"""A generation server that says what a test says. Not a test itself.
 
-Not a test itself. Which problem a request is of is told by its image.
+Which problem a request is of is told by its image.
 """
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from areal_cppo.tasks.tokenizer import build_tokenizer
+from tests.scripted_server import Answer, Request, ScriptedServer
+from tests.scripted_server import answer as answer_with
 
 TOKENIZER = build_tokenizer()
-Answer = Callable[[dict[str, Any]], "tuple[int, Any] | str"]
 
 
 def in_sglangs_format(text: str, reason: str = "stop") -> dict[str, Any]:
-    ids = TOKENIZER(text)["input_ids"]
-    return {
-        "output_ids": ids,
-        "meta_info": {
-            "finish_reason": {"type": reason},
-            "output_token_logprobs": [[-0.5, token, None] for token in ids],
-        },
-    }
+    return answer_with(TOKENIZER(text)["input_ids"], reason)
 
 
-class FakeServer:
-    """Use it as a context manager.
+class FakeServer(ScriptedServer):
+    """Use it as a context manager; `address` begins with `http://`.
 
     Parameters
     ----------
     answer
-        From a request's payload to a response's text, or to a status and what comes
-        with it. Status 0 closes the connection without an answer.
+        From a request to a response's text, or to an `Answer`.
     seconds
         That each request takes.
-
-    Attributes
-    ----------
-    address : str
-    requests : list[dict]
-        Payloads so far.
-    most_at_once : int
-        Requests that were under way at the same time.
     """
 
-    def __init__(self, answer: Answer, seconds: float = 0.0):
-        self.requests: list[dict[str, Any]] = []
-        self.most_at_once = self._now = 0
-        lock = threading.Lock()
-        fake = self
+    def __init__(self, answer: Callable[[Request], str | Answer], seconds: float = 0.0):
+        def generate(request: Request) -> Answer:
+            said = answer(request)
+            return (200, in_sglangs_format(said)) if isinstance(said, str) else said
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.reply(200, {})
-
-            def do_POST(self):
-                size = int(self.headers["Content-Length"])
-                payload = json.loads(self.rfile.read(size))
-                with lock:
-                    fake.requests.append(payload)
-                    fake._now += 1
-                    fake.most_at_once = max(fake.most_at_once, fake._now)
-                time.sleep(seconds)
-                answered = answer(payload)
-                with lock:
-                    fake._now -= 1
-                if isinstance(answered, str):
-                    answered = 200, in_sglangs_format(answered)
-                if answered[0]:
-                    self.reply(*answered)
-                else:
-                    self.close_connection = True
-
-            def reply(self, status: int, body: Any) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> FakeServer:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(generate, seconds=seconds)
+        self.address = self.url

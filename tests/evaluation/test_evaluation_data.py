@@ -9,7 +9,8 @@ import datasets
 import pytest
 
 from areal_cppo.errors import UserError
-from areal_cppo.tasks.triangles.task import EOS, make_problem
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.responses import EOS
 from tests.evaluation.scripted_server import FakeServer
 
 N_ROWS = 6
@@ -19,7 +20,7 @@ N_ROWS = 6
 def settings(tmp_path, monkeypatch):
     """Overrides that name a table of which one row has no answer."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    problems = [make_problem(0, index, "held_out") for index in range(N_ROWS)]
+    problems = [TRIANGLES.make_problem(0, index, "held_out") for index in range(N_ROWS)]
     rows = {
         "images": [[problem.image] for problem in problems],
         "problem": ["<image>P?"] * N_ROWS,

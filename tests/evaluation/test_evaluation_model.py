@@ -10,19 +10,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from areal_cppo.cli.demo import config_file
+from areal_cppo.cli.common import config_file
 from areal_cppo.cli.main import main
 from areal_cppo.errors import UserError
 from areal_cppo.evaluation.model import MERGED, fingerprint, model_folder
-from areal_cppo.tasks.sampling import PROMPT_IDS, problem_pixels
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import make_problem
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.sampling import problem_pixels
+from areal_cppo.tasks.tokenizer import PROMPT_IDS
 
 
 @pytest.fixture
 def adapters(tmp_path):
     """A folder of adapters that do something, as training writes it."""
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint_dir())
+    model = AutoModelForImageTextToText.from_pretrained(TRIANGLES.checkpoint)
     torch.manual_seed(0)
     settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     tuned = get_peft_model(model, settings)
@@ -41,7 +41,7 @@ def logits(model) -> torch.Tensor:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=problem_pixels([make_problem(0, 0, "held_out")]),
+            pixel_values=problem_pixels([TRIANGLES.make_problem(0, 0, "held_out")]),
             image_grid_thw=torch.tensor([[1, 6, 6]]),
         ).logits
 
@@ -51,7 +51,7 @@ def test_adapters_become_part_of_the_weights(adapters, tmp_path):
     merged = model_folder(str(adapters), tmp_path / "out", notes.append)
     assert merged == tmp_path / "out" / MERGED and len(notes) == 1
     load = AutoModelForImageTextToText.from_pretrained
-    base = load(checkpoint_dir()).eval()
+    base = load(TRIANGLES.checkpoint).eval()
     before = logits(base)
     expected = logits(PeftModel.from_pretrained(base, adapters).eval())
     found = logits(load(merged).eval())
@@ -72,11 +72,12 @@ def test_adapters_without_their_base_are_refused(adapters, tmp_path):
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):
-    assert model_folder(str(checkpoint_dir()), tmp_path, print) == checkpoint_dir()
+    folder = TRIANGLES.checkpoint
+    assert model_folder(str(folder), tmp_path, print) == folder
 
 
 def test_weights_that_were_written_over_are_other_weights(tmp_path):
-    folder = shutil.copytree(checkpoint_dir(), tmp_path / "model")
+    folder = shutil.copytree(TRIANGLES.checkpoint, tmp_path / "model")
     before = fingerprint(folder)
     assert before and before == fingerprint(folder)
     weights = folder / "model.safetensors"
@@ -125,6 +126,6 @@ def test_models_that_are_none(capsys, tmp_path, monkeypatch, model, found):
 )
 def test_other_mistakes(capsys, tmp_path, monkeypatch, arguments, found):
     monkeypatch.chdir(tmp_path)
-    fixed = ["--model", str(checkpoint_dir()), "--config", "CONFIG"]
+    fixed = ["--model", str(TRIANGLES.checkpoint), "--config", "CONFIG"]
     assert found in mistake(capsys, *fixed, *arguments)
     assert not list(tmp_path.glob("runs/eval-*"))

@@ -17,11 +17,11 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from areal_cppo.cli.demo import config_file
+from areal_cppo.cli.common import config_file
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.tasks.sampling import PROMPT_IDS
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import EOS, make_problem
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.responses import EOS
+from areal_cppo.tasks.tokenizer import PROMPT_IDS
 from tests.evaluation.scripted_server import FakeServer, in_sglangs_format
 
 
@@ -37,7 +37,7 @@ def test_what_is_asked(evaluate, known):
     for payload in server.requests:
         assert payload["input_ids"] == list(PROMPT_IDS)
         picture = Image.open(BytesIO(base64.b64decode(payload["image_data"][0])))
-        problem = make_problem(0, known(payload).index, "held_out")
+        problem = TRIANGLES.make_problem(0, known(payload).index, "held_out")
         assert picture.tobytes() == problem.image.tobytes()
         sampling = payload["sampling_params"]
         assert sampling["max_new_tokens"] == 44
@@ -72,7 +72,7 @@ def test_numbers_and_records(evaluate, known):
     assert cut["extracted"] is None and cut["correct"] is False
     assert cut["response"] == "<think>1+1" and cut["tokens"] == 4
     one = next(r for r in records if (r["index"], r["sample"]) == (0, 1))
-    truth = str(make_problem(0, 0, "held_out").answer)
+    truth = str(TRIANGLES.make_problem(0, 0, "held_out").answer)
     assert one["extracted"] == one["answer"] == truth
     assert one["prompt_tokens"] == len(PROMPT_IDS) and one["seconds"] >= 0
 
@@ -175,7 +175,7 @@ def test_a_server_that_refuses_everything_ends_it(evaluate):
 def test_a_server_that_dies_ends_it_and_keeps_what_was_measured(evaluate, known):
     def answer(payload):
         index, answer, _ = known(payload)
-        return right(answer) if index < 2 else (0, None)
+        return right(answer) if index < 2 else None
 
     with FakeServer(answer) as server:
         with pytest.raises(RunError, match="does not answer"):
@@ -195,7 +195,7 @@ def start(server: FakeServer, out, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "areal_cppo", "eval", "--out", str(out)),
-            *("--model", str(checkpoint_dir()), "--server", server.address),
+            *("--model", str(TRIANGLES.checkpoint), "--server", server.address),
             *("--config", str(config_file("triangles.yaml")), *arguments),
         ],
         stdout=subprocess.PIPE,

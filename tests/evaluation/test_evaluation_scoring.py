@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from areal_cppo.evaluation.scoring import SYNTHETIC, Scorer
-from areal_cppo.rollout.engine import Refused
+from areal_cppo.evaluation.scoring import Scorer
+from areal_cppo.rollout.requests import Refused
+from areal_cppo.tasks.responses import REWARD_FN
 
 PROBLEMS = "areal_cppo.rewards.reward.reward_fn"
 
@@ -26,7 +27,7 @@ def judge(scorer: Scorer, response: str, answer):
     ],
 )
 def test_verdicts(response, extracted, correct, kept):
-    for function, end in ((SYNTHETIC, "<eos>"), (PROBLEMS, "<|im_end|>")):
+    for function, end in ((REWARD_FN, "<eos>"), (PROBLEMS, "<|im_end|>")):
         with Scorer(function, 10) as scorer:
             verdict = judge(scorer, response + end, "12")
         assert verdict.extracted == extracted

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from areal_cppo.cli.demo import config_file
+from areal_cppo.cli.common import config_file
 from areal_cppo.serving.processes import processes_of_run, run_environment
 from areal_cppo.tasks import sampling
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import make_problem
+from areal_cppo.tasks.model import load_model
+from areal_cppo.tasks.problems import TRIANGLES
 
 pytest.importorskip("sglang", reason="needs SGLang: make setup")
 pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_a_step_was_trained(checkpoint):
-    before, after = (sampling.load(f)[0] for f in (checkpoint_dir(), checkpoint))
+    before, after = (load_model(f) for f in (TRIANGLES.checkpoint, checkpoint))
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     assert any(not torch.equal(old, new) for old, new in pairs)
 
@@ -60,8 +60,8 @@ def test_accuracy_is_that_of_transformers(checkpoint, tmp_path):
     result = json.loads((tmp_path / "evaluation.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "responses.jsonl").open()]
     assert result["finished"] and result["refused"] == {}
-    model, _ = sampling.load(checkpoint)
-    problems = [make_problem(0, index, "held_out") for index in range(N)]
+    model = load_model(checkpoint)
+    problems = [TRIANGLES.make_problem(0, index, "held_out") for index in range(N)]
     expected = sampling.evaluate(model, problems)
     greedy = {r["index"]: r["correct"] for r in records if r["sample"] == "greedy"}
     pairs = zip(expected["correct"], (greedy[index] for index in range(N)), strict=True)

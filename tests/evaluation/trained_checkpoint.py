@@ -9,14 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from areal_cppo.serving.cpu import enable_in_this_process
+from areal.api.cli_args import OptimizerConfig
 
-enable_in_this_process()
-
-from areal.api.cli_args import OptimizerConfig  # noqa: E402
-
-from areal_cppo.tasks.triangles import checkpoint_dir  # noqa: E402
-from tests.step import families, harness  # noqa: E402
+from areal_cppo.tasks.problems import TRIANGLES
+from tests.step import families, harness
 
 LEARNING_RATE = 1e-5  # the batch is noise: a larger step would unlearn the task
 
@@ -25,7 +21,7 @@ def main(folder: str) -> None:
     optimizer = OptimizerConfig(
         type="adam", lr=LEARNING_RATE, lr_scheduler_type="constant"
     )
-    config = harness.actor_config(checkpoint_dir(), optimizer=optimizer)
+    config = harness.actor_config(TRIANGLES.checkpoint, optimizer=optimizer)
     actor = harness.make_actor(config)
     batch = [harness.trajectory(seed, 12, 1.0 - 2 * (seed % 2)) for seed in range(4)]
     actor.ppo_update(harness.prepared(actor, batch))

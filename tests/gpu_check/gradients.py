@@ -121,7 +121,7 @@ class Selections:
 @contextmanager
 def _selections(wrap: Callable[[Callable], Callable]) -> Iterator[None]:
     """Within, CPL's and VPPO's choice of tokens goes through `wrap`."""
-    from areal_cppo.step import perception
+    from areal_cppo.core import perception
     from areal_cppo.step.objectives import vppo
 
     with ExitStack() as stack:

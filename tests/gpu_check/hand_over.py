@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from areal_cppo.bench.models import model_config
-from areal_cppo.bench.workload import Workload, make_batch
+from areal_cppo.bench.models import make_batch, model_config
+from areal_cppo.bench.workload import Workload
 from areal_cppo.core import PatchLayout
 from tests.gpu_check.findings import Findings
 from tests.gpu_check.setting import Setting

@@ -17,9 +17,11 @@ from areal.utils.data import tensor_container_to
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from areal_cppo.bench.arms import Actors, select_arms
+from areal_cppo.bench.actors import Actors
+from areal_cppo.bench.arms import select_arms
+from areal_cppo.bench.models import make_batch
 from areal_cppo.bench.train_step import train_step
-from areal_cppo.bench.workload import Workload, make_batch
+from areal_cppo.bench.workload import Workload
 from areal_cppo.core import PatchLayout
 from tests.gpu_check import bench
 from tests.gpu_check.findings import Findings

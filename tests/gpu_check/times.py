@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from areal_cppo.step.attention import SDPA, TORCH_FLASH
+from areal_cppo.config import SDPA, TORCH_FLASH
 from tests.gpu_check.attention import apart, forward_backward, shared
 from tests.gpu_check.findings import Findings
 from tests.gpu_check.layout import SharedRow, draw

@@ -12,10 +12,10 @@ from PIL import Image
 
 from areal_cppo.cli.main import main
 from areal_cppo.report.samples import TokenView, write_samples
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "triangles.yaml")
-MODEL = str(checkpoint_dir())
+MODEL = str(TRIANGLES.checkpoint)
 
 
 def refusal(capsys, *arguments: object) -> str:

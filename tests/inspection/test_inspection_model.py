@@ -8,22 +8,23 @@ import json
 import pytest
 import torch
 
-from areal_cppo.data.prompts import PromptBuilder
+from areal_cppo.data.problems import PromptBuilder
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.judging import Asking, inspect_response
 from areal_cppo.inspection.model import VisionModel
 from areal_cppo.inspection.settings import Settings
 from areal_cppo.inspection.views import Views
 from areal_cppo.tasks import sampling
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import TRIANGLES
+from areal_cppo.tasks.model import load_model, response_logits
+from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.tokenizer import decode
 from tests.inspection.drawn import picture
 from tests.step import families
 
 
 @pytest.fixture(scope="module")
 def tiny() -> VisionModel:
-    return VisionModel(checkpoint_dir())
+    return VisionModel(TRIANGLES.checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,11 @@ def ask(model: VisionModel, *images, text: str = "P?"):
 
 def test_greedy_response_is_that_of_the_tasks_own_sampler(tiny, problem):
     ids = tiny.generate(ask(tiny, problem.image), limit=40, temperature=0, seed=1)
-    model, _ = sampling.load(checkpoint_dir())
-    own = sampling.generate(model, sampling.problem_pixels([problem]), temperature=0)
+    model = load_model(TRIANGLES.checkpoint)
+    pixels = sampling.problem_pixels([problem])
+    own = sampling.sample(model, pixels, temperature=0).ids
     assert ids.tolist() == own[0].tolist()
-    assert "".join(tiny.pieces(ids)) == "".join(sampling.decode(own)[0])
+    assert "".join(tiny.pieces(ids)) == "".join(decode(own)[0])
 
 
 def test_logits_are_those_of_the_tasks_own_pass_under_each_image(tiny, problem):
@@ -50,9 +52,9 @@ def test_logits_are_those_of_the_tasks_own_pass_under_each_image(tiny, problem):
         *(question.pixel_values, question.grid, tiny.input.layout),
         *(Settings().cpl.views, 1),
     )
-    model, _ = sampling.load(checkpoint_dir())
+    model = load_model(TRIANGLES.checkpoint)
     for pixels in views.pixels.values():
-        own = sampling.response_logits(model, pixels, ids[None])[0]
+        own = response_logits(model, pixels, ids[None])[0]
         assert torch.allclose(tiny.logits(question, ids, pixels), own, atol=1e-4)
 
 
@@ -90,7 +92,7 @@ def test_settings_of_a_checkpoint_do_not_change_the_policy(tmp_path, tiny, probl
     """A repetition penalty in generation_config.json would."""
     folder = tmp_path / "model"
     folder.mkdir()
-    for file in checkpoint_dir().iterdir():
+    for file in TRIANGLES.checkpoint.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     suggested = json.loads((folder / "generation_config.json").read_text())
     suggested |= {"repetition_penalty": 5.0, "do_sample": True, "top_k": 1}

@@ -17,11 +17,14 @@ from areal_cppo.config.experiment import load_config
 from areal_cppo.folder import RunFolder
 from areal_cppo.inspection.judging import Asking
 from areal_cppo.inspection.model import VisionModel
-from areal_cppo.inspection.run_samples import checkpoint_samples
+from areal_cppo.inspection.run_samples import (
+    checkpoint_samples,
+    write_heldout_samples,
+)
 from areal_cppo.inspection.settings import read_settings
 from areal_cppo.report.samples import read_samples
-from areal_cppo.tasks.load import load_task
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.experiment import load_task
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.data.problem_files import build_processor, geometry3k
 from tests.step import families
 
@@ -81,13 +84,13 @@ def test_last_checkpoint_on_real_problems(tmp_path, capsys, reading_model, valid
 def test_samples_of_a_run_are_what_inspecting_its_checkpoint_shows(tmp_path):
     """The task's own batched passes and transformers' generate: the same page."""
     run = RunFolder(tmp_path / "run").create()
-    overrides = [f"run_dir={run.path}", f"actor.path={checkpoint_dir()}"]
+    overrides = [f"run_dir={run.path}", f"actor.path={TRIANGLES.checkpoint}"]
     config = load_config(CONFIG, overrides)
-    both = dict.fromkeys(("before", "after"), checkpoint_dir())
-    load_task(config).write_samples(run, both)
+    both = dict.fromkeys(("before", "after"), TRIANGLES.checkpoint)
+    write_heldout_samples(run, load_task(config), both)
     shutil.copy(CONFIG, run.config)
     inspected = checkpoint_samples(
-        *(run, VisionModel(checkpoint_dir()), Asking(limit=40)),
+        *(run, VisionModel(TRIANGLES.checkpoint), Asking(limit=40)),
         read_settings(CONFIG, []),
     )
     after = [s for s in read_samples(run.path) if s.policy == "after"]
@@ -106,15 +109,15 @@ def test_samples_of_a_run_are_what_inspecting_its_checkpoint_shows(tmp_path):
 
 
 def test_adapters_are_put_into_their_base(tmp_path, capsys, image_file):
-    base = AutoModelForImageTextToText.from_pretrained(checkpoint_dir())
+    base = AutoModelForImageTextToText.from_pretrained(TRIANGLES.checkpoint)
     torch.manual_seed(0)
     tuned = get_peft_model(
         base, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
     )
-    tuned.peft_config["default"].base_model_name_or_path = str(checkpoint_dir())
+    tuned.peft_config["default"].base_model_name_or_path = str(TRIANGLES.checkpoint)
     tuned.save_pretrained(tmp_path / "adapters")
     pages = []
-    for model in (tmp_path / "adapters", checkpoint_dir()):
+    for model in (tmp_path / "adapters", TRIANGLES.checkpoint):
         out = tmp_path / f"{model.name}.html"
         asked = ("--image", str(image_file), "--prompt", "P?", "--response", "15")
         assert main(["inspect", "--model", str(model), *asked, "-o", str(out)]) == 0

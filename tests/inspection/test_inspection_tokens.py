@@ -7,11 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.core import CPLConfig
+from areal_cppo.core import (
+    CPLConfig,
+    entropy_gain,
+    perception_tokens,
+    score_hidden,
+)
 from areal_cppo.errors import RunError
 from areal_cppo.inspection.tokens import judge, token_views
-from areal_cppo.step.packing import PackedRow
-from areal_cppo.step.perception import PerceptionLoss
 
 KINDS = ("anchor", "positive", "negative")
 
@@ -81,34 +84,23 @@ def test_numbers_are_those_of_a_naive_count(tokens, vocabulary, temperature, see
     ],
 )
 def test_selection_is_that_of_training(settings):
-    """Of one response all of whose tokens pass the gate."""
+    """Of one response all of whose tokens pass the gate, by its hidden states."""
     config = CPLConfig(**settings)
     tokens, vocabulary, temperature = 47, 31, 0.7
     logits = random_logits(tokens, vocabulary, seed=4)
     every = torch.ones(tokens, dtype=torch.bool)
     nothing = torch.zeros(tokens, dtype=torch.long)
-    row = PackedRow(
-        gate=every,
-        responses=every[:1],
-        tokens=nothing,
-        labels=nothing,
-        sequences=nothing,
-        versions=nothing,
-        behaviour_logprobs=nothing.float(),
-        proximal_logprobs=None,
+    scores = score_hidden(
+        logits["anchor"], logits["negative"], lambda rows: rows, temperature
     )
-    loss = PerceptionLoss(
-        config, view_seed=1, temperature=temperature, vocabulary=vocabulary
-    )
-    trained = loss.select(
-        logits["anchor"], logits["negative"], lambda rows: rows, row, version=0
+    entropies = scores.anchor_entropy, scores.negative_entropy
+    chosen = perception_tokens(
+        config, *entropies, every, nothing, vocabulary=vocabulary
     )
     numbers = judge(logits, nothing, config, temperature)
-    assert torch.equal(numbers.selected, trained.chosen)
-    assert torch.allclose(numbers.gain, trained.gain, atol=1e-6)
-    assert torch.allclose(
-        numbers.divergence["negative"], trained.scores.divergence, atol=1e-5
-    )
+    assert torch.equal(numbers.selected, chosen)
+    assert torch.allclose(numbers.gain, entropy_gain(*entropies), atol=1e-6)
+    assert torch.allclose(numbers.divergence["negative"], scores.divergence, atol=1e-5)
 
 
 def test_random_selection_takes_as_many_and_depends_on_the_seed():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
-from areal_cppo.config.data import DataConfig
+from areal_cppo.config.blocks import DataConfig
 from areal_cppo.core import (
     PERTURBATIONS,
     PatchLayout,
@@ -22,17 +22,14 @@ from areal_cppo.core import (
     patchify,
     perturb_pixel_values,
 )
-from areal_cppo.data.prompts import PromptBuilder
+from areal_cppo.data.problems import PromptBuilder
 from areal_cppo.errors import UserError
-from areal_cppo.inspection.picture_input import (
-    PictureInput,
-    read_picture,
-    side_by_side,
-)
+from areal_cppo.inspection.files import read_picture
+from areal_cppo.inspection.picture_input import PictureInput, side_by_side
 from areal_cppo.inspection.sheet import make_strips, strengths
 from areal_cppo.inspection.views import Views, pictures
-from areal_cppo.step.views import ViewMaker
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.step.gate import ViewMaker
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.inspection.drawn import picture
 
 LAYOUT = PatchLayout()
@@ -51,9 +48,8 @@ def test_views_are_those_of_training():
     pixels, grid = patches((2, 3), (3, 2))
     views = Views.draw(pixels, grid, LAYOUT, ViewsConfig(), SEED, VERSION)
     item = {"pixel_values": pixels, "image_grid_thw": grid}
-    made = ViewMaker(asdict(ViewsConfig()), LAYOUT, SEED)(
-        [item], [0], VERSION, torch.device("cpu")
-    )[0]
+    make = ViewMaker(asdict(ViewsConfig()), LAYOUT, SEED)
+    made = make(item, VERSION, torch.device("cpu"))
     assert torch.equal(views.pixels["anchor"], pixels)
     for kind in ("positive", "negative"):
         assert torch.equal(views.pixels[kind], made.pixel_values[kind])
@@ -171,7 +167,7 @@ def test_a_configuration_narrows_the_size():
 
 
 def test_a_model_brings_its_own_processor():
-    source = PictureInput.of_model(checkpoint_dir(), None)
+    source = PictureInput.of_model(TRIANGLES.checkpoint, None)
     assert source.layout.image_mean == (0.925,) * 3
     pixels, grid = source.patches([picture((800, 800))])
     assert grid.tolist() == [[1, 8, 8]]  # at most 112 x 112
@@ -180,13 +176,13 @@ def test_a_model_brings_its_own_processor():
 def test_patches_are_those_of_the_workflows_processor():
     """Bit for bit, as a view's seed is made of the very bytes (AReaL's workflow calls
     `AutoProcessor.from_pretrained` with nothing else)."""
-    processor = AutoProcessor.from_pretrained(checkpoint_dir())
+    processor = AutoProcessor.from_pretrained(TRIANGLES.checkpoint)
     inputs = processor(
         text=[PromptBuilder(processor, "").text("P?", 1)],
         images=[picture((100, 70))],
         return_tensors="pt",
     )
-    pixels, grid = PictureInput.of_model(checkpoint_dir(), None).patches(
+    pixels, grid = PictureInput.of_model(TRIANGLES.checkpoint, None).patches(
         [picture((100, 70))]
     )
     assert torch.equal(pixels, inputs["pixel_values"])

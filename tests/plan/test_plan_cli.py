@@ -14,8 +14,7 @@ import yaml
 from areal_cppo.bench.async_rates import Fitted
 from areal_cppo.cli.main import main
 from areal_cppo.plan import search as search_module
-from areal_cppo.plan.from_run import run_setting
-from areal_cppo.plan.setting import Setting
+from areal_cppo.plan.setting import Setting, run_setting
 
 QUICK = ("--gpus", "4", "--batch", "4", "--group", "2", "--steps", "3", "--tries", "2")
 

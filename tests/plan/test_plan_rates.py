@@ -6,7 +6,6 @@ their own samples, and that docs/throughput holds what the roofline gives.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,8 @@ import pytest
 from areal_cppo.errors import UserError
 from areal_cppo.plan.distributions import Empirical, Fixed, Lognormal
 from areal_cppo.plan.rates import parse_rates, read_rates, write_rates
-from areal_cppo.plan.roofline import cases
 from areal_cppo.plan.setting import Setting
+from tests.plan.roofline import cases, main
 
 FOLDER = Path(__file__).parents[2] / "docs" / "throughput"
 
@@ -174,20 +173,20 @@ def test_a_decode_step_reads_weights_and_keys_and_values():
     assert case.tokens_per_second(32) == pytest.approx(32 / seconds)
 
 
-def test_the_roofline_as_a_command():
-    command = [sys.executable, "-m", "areal_cppo.plan.roofline"]
+def test_the_roofline_as_a_command(capsys):
     name = "areal_1.5b_h800"
-    done = subprocess.run([*command, name], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == json.loads((FOLDER / f"{name}.json").read_text())
-    wrong = subprocess.run([*command, "none"], capture_output=True, text=True)
-    assert "expected one of" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert main([name]) == 0
+    file = FOLDER / f"{name}.json"
+    assert capsys.readouterr().out == file.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="expected one of .*, found none; name one"):
+        main(["none"])
 
 
 def test_neither_torch_nor_areal_is_imported():
-    """By the simulation, the search, a run's rates and the plot."""
+    """By the simulation, the search, the table, the plot and the command."""
     code = (
         "import sys\n"
-        "from areal_cppo.plan import from_run, plots, roofline, search, table\n"
+        "from areal_cppo.plan import plots, search, table\n"
         "from areal_cppo.cli import plan\n"
         "found = {'torch', 'areal', 'sglang', 'transformers'} & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else 0)\n"

@@ -12,12 +12,11 @@ import pytest
 
 from areal_cppo.errors import UserError
 from areal_cppo.plan.bounds import step_bound
-from areal_cppo.plan.candidates import Candidate, reason
 from areal_cppo.plan.plots import draw
-from areal_cppo.plan.search import Plan, search, splits
+from areal_cppo.plan.search import Candidate, Plan, search, splits
 from areal_cppo.plan.setting import Setting
 from areal_cppo.plan.simulation import simulate
-from areal_cppo.plan.table import as_json, table
+from areal_cppo.plan.table import as_json, reason, table
 
 BASE = Setting(1, 1, batch=8, group=4, staleness=0, steps=8)
 TAIL = (

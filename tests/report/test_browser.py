@@ -18,9 +18,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from areal_cppo.core import CPLConfig
-from areal_cppo.inspection.page import Inspection, inspection_html
+from areal_cppo.inspection.page import Inspection, inspection_html, sheet_html
 from areal_cppo.inspection.sheet import Draw, Sheet, Strip
-from areal_cppo.inspection.sheet_html import sheet_html
 from areal_cppo.report.html import write_report
 from areal_cppo.report.samples import TokenView
 from tests.report import chromium

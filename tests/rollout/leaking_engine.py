@@ -7,7 +7,7 @@ import asyncio
 from areal.api.cli_args import InferenceEngineConfig
 from areal.infra.utils.http import arequest_with_retry
 
-from areal_cppo.rollout.engine import CPPORolloutEngine
+from areal_cppo.rollout.controller import CPPORolloutEngine
 
 
 class LeakingEngine(CPPORolloutEngine):

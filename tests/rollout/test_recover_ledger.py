@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.rollout.ledger import PromptLedger, Ranges
-from areal_cppo.rollout.loader import PromptLoader
+from areal_cppo.rollout.ledger import PromptLedger, PromptLoader, Ranges
 
 sizes = st.integers(1, 12)
 

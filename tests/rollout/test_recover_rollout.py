@@ -18,9 +18,8 @@ from areal.infra.controller.rollout_controller import (
 from areal.utils import logging
 
 from areal_cppo.errors import RunError
-from areal_cppo.rollout.ledger import PromptLedger
+from areal_cppo.rollout.ledger import PromptLedger, PromptLoader
 from areal_cppo.rollout.ledger_controller import GaveUp, LedgerRolloutController
-from areal_cppo.rollout.loader import PromptLoader
 
 BATCH = 4
 

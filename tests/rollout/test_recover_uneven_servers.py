@@ -13,7 +13,7 @@ import pytest
 from areal_cppo.folder import RunFolder, read_lines
 from areal_cppo.run import supervisor
 from areal_cppo.run.supervisor import supervise
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
 STEPS = 9
 CONFIG = Path(__file__).parents[2] / "configs/triangles.yaml"
@@ -24,7 +24,7 @@ CONFIG = Path(__file__).parents[2] / "configs/triangles.yaml"
 def test_three_servers_and_eight_problems(monkeypatch, tmp_path):
     monkeypatch.setattr(supervisor, "CONTROLLER", "tests.run.deterministic")
     settings = [
-        *(f"run_dir={tmp_path / 'run'}", f"actor.path={checkpoint_dir()}"),
+        *(f"run_dir={tmp_path / 'run'}", f"actor.path={TRIANGLES.checkpoint}"),
         *(f"total_train_steps={STEPS}", "heldout.size=0", "actor.objective=grpo"),
         *("rollout.backend=sglang:d3p1t1", "rollout.max_head_offpolicyness=2"),
         *("gconfig.n_samples=2", "watchdog.step_seconds=150"),

@@ -1,6 +1,6 @@
 """The client of the generation servers: what it sends, stamps, groups and counts.
 
-The server is a fake (fake_server.py). What the workflow refuses: test_workflow.py.
+The server is a scripted one. What the workflow refuses: test_workflow.py.
 """
 
 from __future__ import annotations
@@ -16,22 +16,17 @@ from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
 from areal.utils import stats_tracker
 from transformers import AutoProcessor
 
-from areal_cppo.config.experiment import CPPORolloutConfig
-from areal_cppo.config.servers import ServersConfig
-from areal_cppo.rollout.engine import (
-    CPPOBackend,
-    CPPOInfEngine,
-    CPPORolloutController,
-    CPPORolloutEngine,
-    VisionTokenSampled,
-)
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.engines import CPPORolloutConfig
+from areal_cppo.rollout.controller import CPPORolloutController, CPPORolloutEngine
+from areal_cppo.rollout.engine import CPPOInfEngine
+from areal_cppo.rollout.requests import CPPOBackend, VisionTokenSampled
+from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import logger as request_logger
 from areal_cppo.rollout.workflow import logger as workflow_logger
-from areal_cppo.tasks.dataset import ReadingDataset
+from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
 from areal_cppo.tasks.tokenizer import build_tokenizer
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import TRIANGLES
-from tests.rollout.fake_server import FakeServer
+from tests.scripted_server import ScriptedServer, answer
 
 PROMPT = [2, 4, 4, 4, 3, 24]  # vision start, three image tokens, vision end, a space
 
@@ -69,10 +64,10 @@ def generate(engine: CPPOInfEngine, req: ModelRequest):
     return asyncio.run(engine.agenerate(req))
 
 
-def make_engine(server: FakeServer) -> CPPOInfEngine:
+def make_engine(server: ScriptedServer) -> CPPOInfEngine:
     config = CPPORolloutConfig(backend="sglang:d1")
     engine = CPPOInfEngine(config, CPPOBackend())
-    engine.addresses = [server.address]
+    engine.fleet = Fleet([server.address])
     return engine
 
 
@@ -82,9 +77,9 @@ def test_tokens_have_the_version_their_request_was_sent_with(tokenizer):
 
     def reply(payload):
         engine.set_version(engine.get_version() + 1)  # the trainer was faster
-        return parts[len(server.requests) - 1]
+        return 200, answer(*parts[len(server.requests) - 1])
 
-    with FakeServer(reply) as server:
+    with ScriptedServer(reply) as server:
         engine = make_engine(server)
         engine.set_version(7)
         req = request(tokenizer, [])
@@ -101,9 +96,9 @@ def test_responses_in_flight_do_not_share_versions(tokenizer):
 
     def reply(payload):
         if payload["input_ids"][-1] == 25:
-            return [9, 9, 9], "stop"
+            return 200, answer([9, 9, 9])
         engine.set_version(1)
-        return [8], "stop"
+        return 200, answer([8])
 
     async def both():
         first = await engine.agenerate(request(tokenizer, []))
@@ -111,7 +106,7 @@ def test_responses_in_flight_do_not_share_versions(tokenizer):
         third = engine.agenerate(request(tokenizer, [25]))
         return [first, *await asyncio.gather(second, third)]
 
-    with FakeServer(reply) as server:
+    with ScriptedServer(reply) as server:
         engine = make_engine(server)
         engine.workflow_executor = SimpleNamespace(is_paused=lambda: False)
         responses = asyncio.run(both())
@@ -134,24 +129,25 @@ def test_other_workflows_are_grouped_by_areal(tokenizer):
 
 def test_a_group_through_areals_executor(monkeypatch, caplog):
     """Three responses asked for, one request fails: two rows, and no image in a log."""
-    replies = {2: None}  # of the second request
 
     def reply(payload):
-        return replies.get(len(server.requests), ([7, 16, 8, 9, 1], "stop"))
+        if len(server.requests) == 2:
+            return 500, {"error": "out of memory"}
+        return 200, answer([7, 16, 8, 9, 1])
 
-    processor = AutoProcessor.from_pretrained(checkpoint_dir())
+    processor = AutoProcessor.from_pretrained(TRIANGLES.checkpoint)
     dataset = ReadingDataset(TRIANGLES, processor, 1, 0)
     kwargs = {
-        "reward_fn": "areal_cppo.tasks.reward.reward_fn",
+        "reward_fn": "areal_cppo.tasks.responses.reward_fn",
         "gconfig": GenerationHyperparameters(max_new_tokens=8),
-        "tokenizer": str(checkpoint_dir()),
-        "processor": str(checkpoint_dir()),
+        "tokenizer": str(TRIANGLES.checkpoint),
+        "processor": str(TRIANGLES.checkpoint),
         "reward": {"timeout_seconds": 30.0},
     }
     stats_tracker.get("rollout").export()
     for logger in (workflow_logger, request_logger):
         monkeypatch.setattr(logger, "handlers", [caplog.handler])
-    with FakeServer(reply) as server:
+    with ScriptedServer(reply) as server:
         config = CPPORolloutConfig(
             backend="sglang:d1",
             max_concurrent_rollouts=4,

@@ -7,10 +7,12 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.rollout.servers.answers import nonsense, vocabulary_of
+from areal_cppo.rollout.servers.client import nonsense, vocabulary_of
 from areal_cppo.rollout.servers.fleet import Fleet
-from areal_cppo.tasks.triangles import checkpoint_dir
-from tests.rollout.scripted import LOGPROB, VOCABULARY, answer
+from areal_cppo.tasks.problems import TRIANGLES
+from tests.scripted_server import LOGPROB, answer
+
+VOCABULARY = 50
 
 
 @given(
@@ -56,7 +58,7 @@ def test_one_bad_log_prob_anywhere(tokens, place, bad):
 
 
 def test_vocabulary_of_a_model(tmp_path):
-    assert vocabulary_of(checkpoint_dir()) > 10
+    assert vocabulary_of(TRIANGLES.checkpoint) > 10
     assert vocabulary_of(tmp_path) is None
     (tmp_path / "config.json").write_text('{"text_config": {"vocab_size": 7}}')
     assert vocabulary_of(tmp_path) == 7

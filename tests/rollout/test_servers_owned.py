@@ -1,6 +1,6 @@
 """A worker's server fails in every way, and comes back with the newest weights.
 
-The server is real to `OwnedServer`: a process that listens (failing_server.py). With
+The server is real to `OwnedServer`: a process that listens (`FailingServer`). With
 SGLang: test_servers_sglang.py. Where requests go: test_servers_requests.py.
 """
 
@@ -10,21 +10,22 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 from areal.api import WeightUpdateMeta
 from areal.api.io_struct import HttpRequest
 from areal.engine.sglang_remote import SGLangBackend
 from areal.utils.network import find_free_ports
 
-from areal_cppo.config.servers import ServersConfig
-from areal_cppo.rollout.servers.http import ServerClient, ServerError
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.rollout.servers.client import ServerClient, ServerError
 from areal_cppo.rollout.servers.owned import OwnedServer
 from areal_cppo.rollout.servers.weights import Weights
-from tests.rollout import failing_server
-from tests.rollout.failing_server import TOKEN, look, script
+from tests.scripted_server import TOKEN, ScriptedServer, launch, look, script
 
 PATIENCE_SECONDS = 60.0
 QUICK = {"health_seconds": 0.1, "hang_seconds": 3.0, "update_seconds": 20.0}
@@ -44,12 +45,20 @@ def version(folder: Path, number: int) -> Weights:
     )
 
 
+def wait_for(condition) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < PATIENCE_SECONDS
+        time.sleep(0.01)
+
+
 def at_once() -> None:
     """In place of waiting for the trainer to write."""
 
 
 class Server(OwnedServer):
-    """An `OwnedServer` of a failing server; `states` are those that it was in."""
+    """An `OwnedServer` of a failing server; `states` are those that it was in, `pids`
+    its processes, one after the other."""
 
     def __init__(self, folder: Path, **settings):
         self.folder = weights_folder(folder, 0)
@@ -57,34 +66,30 @@ class Server(OwnedServer):
         self.pids: list[int] = []
         port = find_free_ports(1)[0]
 
-        def launch():
-            process = failing_server.launch(port, folder)
+        def launched(weights: Weights):
+            process = launch(port, weights.path)
             self.pids.append(process.pid)
             return process
 
         super().__init__(
             ServerClient(f"127.0.0.1:{port}", TOKEN),
-            launch,
+            launched,
             SGLangBackend(),
             ServersConfig(**(QUICK | settings)),
             start_seconds=30.0,
             first=Weights(0, str(folder)),
             on_state=self.states.append,
+            poll_seconds=0.02,
         )
 
     def until(self, *states: str) -> None:
         """Wait for it to be in these states, one after the other."""
-        began = time.monotonic()
         for state in states:
-            while state not in self.states:
-                assert time.monotonic() - began < PATIENCE_SECONDS, self.states
-                time.sleep(0.02)
+            wait_for(lambda: state in self.states)
             del self.states[: self.states.index(state) + 1]
 
     def ask(self) -> int:
         """The weights that a request sent now is answered from."""
-        import requests
-
         reply = requests.post(
             f"http://{self.address}/generate",
             json={},
@@ -142,7 +147,7 @@ def stop_child(pid: int) -> None:
 
 @pytest.mark.parametrize("stopped", [stop, stop_child])
 def test_a_stopped_process_is_noticed_and_ended(make, stopped):
-    server = make()
+    server = make(hang_seconds=1.0)
     tree = [psutil.Process(server.pids[0]), *children(server.pids[0])]
     stopped(server.pids[0])
     server.until("down", "up")
@@ -151,10 +156,10 @@ def test_a_stopped_process_is_noticed_and_ended(make, stopped):
 
 
 def test_silence_is_noticed(make):
-    server = make()
+    server = make(hang_seconds=1.0)
     script(server.address, mode="silent")
     server.until("down")
-    assert "silent for 3 s" in server.reason
+    assert "silent for 1 s" in server.reason
     server.until("up")
 
 
@@ -180,9 +185,9 @@ def test_what_runs_is_aborted_before_it_is_paused(make, ending, longest):
 
 def test_a_paused_server_is_not_silent(make):
     """SGLang's /health is, while paused; the heartbeat must not be."""
-    server = make()
+    server = make(hang_seconds=1.5)
     server.pause()
-    time.sleep(2 * QUICK["hang_seconds"])
+    time.sleep(2 * 1.5)
     assert server.state == "up"
     server.resume()
     assert look(server.address)["seen"][-1] == "/continue_generation"
@@ -190,19 +195,29 @@ def test_a_paused_server_is_not_silent(make):
 
 def test_loading_weights_is_not_silence(make, tmp_path):
     server = make(hang_seconds=0.5)
-    script(server.address, mode="slow_update", seconds=3.0)
+    script(server.address, mode="slow_update", seconds=1.5)
     server.update(version(tmp_path, 1), at_once)
     assert (server.state, server.served, server.ask()) == ("up", 1, 101)
     assert server.restarts == 0
 
 
-def test_stopped_while_it_comes_back(make, tmp_path):
-    """Started again it would load for ever: that attempt counts, and the next does."""
-    server = make(restarts=3)
+def test_stopped_while_it_starts_again(make, tmp_path):
+    """That attempt counts, and the next does."""
+    server = make(restarts=3, hang_seconds=1.0)
     server.update(version(tmp_path, 1), at_once)
-    (server.folder / "stop_on_update").touch()
+    (tmp_path / "stop_on_start").touch()
     os.kill(server.pids[0], signal.SIGKILL)
     server.until("down", "up")
+    assert server.restarts == 2 and server.ask() == 101
+
+
+def test_stopped_while_it_loads_what_came_since(make, tmp_path):
+    """Else it would load for ever."""
+    server = make(restarts=3, hang_seconds=1.0)
+    started_again_slowly(server, tmp_path)
+    (tmp_path / "stop_on_update").touch()
+    server.update(version(tmp_path, 1), at_once)
+    server.until("up")
     assert server.restarts == 2 and server.ask() == 101
 
 
@@ -229,62 +244,94 @@ def test_an_update_that_fails_ends_the_server_not_the_run(make, tmp_path, mode):
     )
 
 
-def test_it_gets_the_newest_weights_whenever_it_comes_back(make, tmp_path):
-    """Killed during one update, and the next one begins while it starts."""
-    server = make()
-    os.kill(server.pids[0], signal.SIGKILL)
+def started_again_slowly(server, tmp_path) -> None:
+    """Killed, and started again with the weights of now; it does not listen yet."""
+    (tmp_path / "slow_start").write_text("1.0")
+    started = len(server.pids)
+    os.kill(server.pids[-1], signal.SIGKILL)
     server.until("down")
+    wait_for(lambda: len(server.pids) > started)
+
+
+def test_it_is_started_again_with_the_newest_weights(make, tmp_path):
+    """As any server is: it loads none afterwards."""
+    server = make()
     server.update(version(tmp_path, 1), at_once)
+    os.kill(server.pids[0], signal.SIGKILL)
+    server.until("down", "up")
+    assert (server.served, server.ask()) == (1, 101)
+    assert "/update_weights_from_disk" not in look(server.address)["seen"]
+
+
+def test_it_loads_what_came_while_it_started(make, tmp_path):
+    """Killed before one update, and the next one begins while it starts. The folder
+    that it reads stays until it has been read."""
+    server = make()
+    started_again_slowly(server, tmp_path)
+    one, two, three = (version(tmp_path, number) for number in (1, 2, 3))
+    assert server.update(one, at_once) == str(server.folder)
     written = threading.Event()
-    two = version(tmp_path, 2)
     update = threading.Thread(target=server.update, args=(two, written.wait))
     update.start()
-    time.sleep(3.0)
+    wait_for(lambda: listens(server))
+    time.sleep(0.3)
     assert server.state == "down"  # it is there, but waits for the newest
+    assert refused(server)
     written.set()
     update.join()
     server.until("up")
     assert (server.served, server.ask()) == (2, 102)
+    assert server.update(three, at_once) is None
 
 
-def test_weights_deleted_while_it_loads_them(make, tmp_path):
-    """The files of version 1 go away when version 2 is done."""
-    server = make()
+def listens(server) -> bool:
+    try:
+        return bool(look(server.address))
+    except OSError:
+        return False
+
+
+def test_a_folder_that_it_can_not_be_started_with(make, tmp_path):
+    """The attempts fail; with the next version it comes back."""
+    server = make(restarts=1000)
     one = version(tmp_path, 1)
     (Path(one.path) / "weights").unlink()
     os.kill(server.pids[0], signal.SIGKILL)
     server.until("down")
-    server.update(one, at_once)  # it can't be loaded
+    server.update(one, at_once)
+    wait_for(lambda: "did not come back" in server.reason)
     server.update(version(tmp_path, 2), at_once)
     server.until("up")
     assert (server.served, server.ask()) == (2, 102)
 
 
-def test_other_weights_than_it_says_keep_it_out(make, tmp_path):
-    server = make(restarts=2)
-    (server.folder / "broken").touch()
+def test_another_program_on_its_port_is_not_let_in(make, tmp_path):
+    """It may even say that it is healthy."""
+    server = make(restarts=1000)
+    port = int(server.address.rpartition(":")[2])
+    (tmp_path / "slow_start").write_text("0.5")
     os.kill(server.pids[0], signal.SIGKILL)
-    server.until("down", "lost")
-    assert "does not hold version 0" in server.reason
-    assert server.restarts == 2 and "up" not in server.states
+    server.until("down")
+    with bound(port) as impostor:
+        wait_for(lambda: "answered nonsense" in server.reason)
+    assert "up" not in server.states
+    assert [call.path for call in impostor.calls].count("/health") > 0
+    server.until("up")
 
 
-def test_without_verification_its_word_is_taken(make):
-    server = make(verify="never")
-    assert "/cppo/compare_weights" not in look(server.address)["seen"]
-    (server.folder / "broken").touch()
-    os.kill(server.pids[0], signal.SIGKILL)
-    server.until("down", "up")
-    assert server.ask() == 77
-
-
-def test_verified_after_each_update(make, tmp_path):
-    server = make(verify="updates")
-    script(server.address, mode="lose_update")
-    server.update(version(tmp_path, 1), at_once)
-    assert server.state == "down" and "does not hold version 1" in server.reason
-    server.until("down", "up")
-    assert server.ask() == 101
+@contextmanager
+def bound(port: int):
+    """A server on a port that another has just left."""
+    began = time.monotonic()
+    while True:
+        try:
+            server = ScriptedServer(lambda request: (200, {}), port=port)
+            break
+        except OSError:
+            assert time.monotonic() - began < PATIENCE_SECONDS
+            time.sleep(0.01)
+    with server:
+        yield server
 
 
 def test_limit_of_restarts(make):
@@ -299,11 +346,11 @@ def test_limit_of_restarts(make):
 
 
 def test_restarts_are_forgotten_after_a_healthy_time(make):
-    server = make(restarts=1, healthy_seconds=0.5)
+    server = make(restarts=1, healthy_seconds=0.2)
     for _ in range(3):
         os.kill(server.pids[-1], signal.SIGKILL)
         server.until("down", "up")
-        time.sleep(1.0)
+        wait_for(lambda: server.restarts == 0)
     assert len(server.pids) == 4
 
 
@@ -339,7 +386,7 @@ def test_it_is_not_started_while_the_trainer_has_the_gpu(make):
     server.offload()
     os.kill(server.pids[0], signal.SIGKILL)
     server.until("down")
-    time.sleep(1.0)
+    time.sleep(0.5)
     assert len(server.pids) == 1
     server.onload()
     server.until("up")
@@ -387,7 +434,7 @@ def test_weights_over_the_wire(make):
 def test_waiting_for_the_others_is_not_silence(make):
     """A group is set up, and a part received, once all take part in it."""
     server = make(hang_seconds=0.5)
-    script(server.address, mode="slow_update", seconds=1.5)
+    script(server.address, mode="slow_update", seconds=0.8)
     server.join(JOIN)
     for _ in range(2):
         server.receive(1, part(1))
@@ -428,14 +475,6 @@ def test_a_version_that_begins_before_the_last_is_whole(make):
     with pytest.raises(ServerError, match="2 began before version 1 was complete"):
         server.receive(2, part(2))
     server.until("lost")
-
-
-def test_without_verification_the_trainers_word_counts(make):
-    server = make(verify="never")
-    server.join(JOIN)
-    server.receive(1, part(1))
-    server.resume()
-    assert server.ask() == 101
 
 
 def test_setting_up_the_group_for_too_long_is_a_failure(make):

@@ -12,40 +12,95 @@ import threading
 import time
 from contextlib import ExitStack
 
+import aiohttp
 import pytest
+from areal.api import ModelRequest
+from areal.api.cli_args import GenerationHyperparameters
+from areal.engine.sglang_remote import SGLangBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.rollout.servers.generation import RequestFailed
-from tests.rollout.scripted import (
-    IMAGE,
-    LOGPROB,
-    PROMPT,
-    VOCABULARY,
-    Client,
-    Scripted,
-    answer,
-    broken,
-    good,
-    request,
-)
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.rollout.servers import generation
+from areal_cppo.rollout.servers.fleet import Fleet
+from areal_cppo.rollout.servers.generation import Generator, RequestFailed
+from tests.scripted_server import LOGPROB, ScriptedServer, answer
+
+VOCABULARY = 50
+PROMPT = [1, 2, 3]
+IMAGE = "an image that must not be logged"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(generation, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(generation, "_WATCH_SECONDS", 0.05)
+
+
+def request(most: int = 8) -> ModelRequest:
+    return ModelRequest(
+        input_ids=list(PROMPT),
+        image_data=[IMAGE],
+        gconfig=GenerationHyperparameters(max_new_tokens=most),
+    )
+
+
+class Client:
+    """A `Generator` and what it reported."""
+
+    def __init__(self, servers: list[ScriptedServer], own: int | None = None, **how):
+        self.answers, self.resent, self.version = [], [], 0
+        addresses = [server.address for server in servers]
+        self.fleet = Fleet(addresses, None if own is None else addresses[own])
+        seconds = how.pop("seconds", 30.0)
+        self.generator = Generator(
+            self.fleet,
+            SGLangBackend(),
+            ServersConfig(**how),
+            seconds,
+            "the token",
+            VOCABULARY,
+            lambda address, wrong: self.answers.append((address, wrong)),
+            lambda address, reason: self.resent.append((address, reason)),
+        )
+
+    async def run(self, req: ModelRequest):
+        async with aiohttp.ClientSession() as session:
+            return await self.generator.generate(
+                session, req, False, lambda: self.version, lambda: False
+            )
+
+    def ask(self, most: int = 8):
+        return asyncio.run(self.run(request(most)))
+
+
+def good(payload):
+    return 200, answer([7, 8])
+
+
+def broken(payload):
+    return None
 
 
 def test_the_token_and_the_version_go_along():
-    with Scripted(good) as server:
+    with ScriptedServer(good) as server:
         client = Client([server])
         client.version = 5
         response, resent = client.ask()
-    ((payload, headers),) = server.requests
-    assert payload["input_ids"] == PROMPT and payload["image_data"] == [IMAGE]
-    assert headers["Authorization"] == "Bearer the token"
-    assert headers["X-Weights-Version"] == "5"
+    (sent,) = server.requests
+    assert sent["input_ids"] == PROMPT and sent["image_data"] == [IMAGE]
+    assert sent.headers["Authorization"] == "Bearer the token"
+    assert sent.headers["X-Weights-Version"] == "5"
     assert response.output_versions == [5, 5] and resent == 0
     assert client.answers == [(server.address, None)]
 
 
 def test_the_own_server_is_asked_and_the_others_when_it_is_down():
-    with Scripted(good) as one, Scripted(good) as own, Scripted(good) as other:
+    with (
+        ScriptedServer(good) as one,
+        ScriptedServer(good) as own,
+        ScriptedServer(good) as other,
+    ):
         client = Client([one, own, other], own=1)
         for _ in range(4):
             client.ask()
@@ -60,7 +115,7 @@ def test_the_own_server_is_asked_and_the_others_when_it_is_down():
 
 
 def test_a_server_that_just_failed_is_asked_last():
-    with Scripted(broken) as own, Scripted(good) as other:
+    with ScriptedServer(broken) as own, ScriptedServer(good) as other:
         client = Client([own, other], own=0)
         for _ in range(3):
             client.ask()
@@ -97,7 +152,7 @@ def test_nonsense_is_noticed_and_asked_elsewhere(kind, caplog):
     def wrong(payload):
         return 200, NONSENSE[kind]
 
-    with Scripted(wrong) as own, Scripted(good) as other:
+    with ScriptedServer(wrong) as own, ScriptedServer(good) as other:
         client = Client([own, other], own=0)
         response, resent = client.ask()
     assert response.output_tokens == [7, 8] and resent == 1
@@ -110,7 +165,7 @@ def test_nonsense_is_noticed_and_asked_elsewhere(kind, caplog):
 @pytest.mark.parametrize("status, is_wrong", [(500, True), (503, False), (400, False)])
 def test_a_status_is_asked_elsewhere(status, is_wrong):
     """503: closed or busy; below 500: the request's fault, not the server's."""
-    with Scripted(lambda p: (status, "{}")) as own, Scripted(good) as other:
+    with ScriptedServer(lambda p: (status, "{}")) as own, ScriptedServer(good) as other:
         client = Client([own, other], own=0)
         _, resent = client.ask()
     assert resent == 1 and f"status {status}" in client.resent[0][1]
@@ -119,7 +174,10 @@ def test_a_status_is_asked_elsewhere(status, is_wrong):
 
 def test_one_request_that_fails_everywhere_breaks_no_server():
     """It may be the request's fault; `nonsense` unusable answers end a server."""
-    with Scripted(lambda p: (500, "{}")) as one, Scripted(lambda p: (500, "{}")) as two:
+    with (
+        ScriptedServer(lambda p: (500, "{}")) as one,
+        ScriptedServer(lambda p: (500, "{}")) as two,
+    ):
         client = Client([one, two], request_attempts=6)
         with pytest.raises(RequestFailed, match="failed 6 times"):
             client.ask()
@@ -128,10 +186,8 @@ def test_one_request_that_fails_everywhere_breaks_no_server():
 
 
 def test_attempts_are_limited_and_nothing_of_the_request_is_told(monkeypatch, caplog):
-    from areal_cppo.rollout.servers.generation import logger
-
-    monkeypatch.setattr(logger, "handlers", [caplog.handler])
-    with Scripted(broken) as one, Scripted(broken) as two:
+    monkeypatch.setattr(generation.logger, "handlers", [caplog.handler])
+    with ScriptedServer(broken) as one, ScriptedServer(broken) as two:
         client = Client([one, two], request_attempts=3)
         with pytest.raises(RequestFailed, match="failed 3 times") as failed:
             client.ask()
@@ -156,7 +212,7 @@ def test_a_server_that_goes_down_while_it_is_asked():
         client.fleet.set_state(own.address, "down")
         return await asked
 
-    with Scripted(hang) as own, Scripted(good) as other:
+    with ScriptedServer(hang) as own, ScriptedServer(good) as other:
         client = Client([own, other], own=0, seconds=600.0)
         began = time.monotonic()
         response, resent = asyncio.run(both(client))
@@ -165,30 +221,33 @@ def test_a_server_that_goes_down_while_it_is_asked():
 
 
 def test_no_answer_in_time():
-    with Scripted(lambda p: time.sleep(100)) as own, Scripted(good) as other:
+    with (
+        ScriptedServer(lambda p: time.sleep(100)) as own,
+        ScriptedServer(good) as other,
+    ):
         client = Client([own, other], own=0, seconds=1.0)
         assert client.ask()[1] == 1
     assert "no answer" in client.resent[0][1]
 
 
 def test_it_is_waited_for_a_server_to_come_back():
-    with Scripted(good) as server:
+    with ScriptedServer(good) as server:
         client = Client([server], own=0)
         client.fleet.set_state(server.address, "down")
-        back = threading.Timer(1.0, client.fleet.set_state, (server.address, "up"))
+        back = threading.Timer(0.3, client.fleet.set_state, (server.address, "up"))
         back.start()
         assert client.ask()[0].output_tokens == [7, 8]
 
 
 def test_nothing_is_asked_when_all_are_lost():
     """A group that failed at once would count as one that can't be used."""
-    with Scripted(good) as server:
-        client = Client([server], own=0, seconds=1.5)
+    with ScriptedServer(good) as server:
+        client = Client([server], own=0, seconds=0.5)
         client.fleet.set_state(server.address, "lost")
         began = time.monotonic()
         with pytest.raises(RequestFailed, match="no server was up"):
             client.ask()
-    assert time.monotonic() - began > 1.5
+    assert time.monotonic() - began > 0.5
 
 
 def test_what_was_received_is_kept():
@@ -204,7 +263,7 @@ def test_what_was_received_is_kept():
         assert payload["sampling_params"]["max_new_tokens"] == 6
         return 200, answer([9])
 
-    with Scripted(then_dies) as own, Scripted(goes_on) as other:
+    with ScriptedServer(then_dies) as own, ScriptedServer(goes_on) as other:
         client = Client([own, other], own=0)
         response, resent = client.ask()
     assert response.output_tokens == [7, 8, 9] and resent == 1
@@ -214,7 +273,7 @@ def test_what_was_received_is_kept():
 
 
 def test_aborted_with_all_its_tokens_it_has_its_length():
-    with Scripted(lambda p: (200, answer([7, 8], "abort"))) as server:
+    with ScriptedServer(lambda p: (200, answer([7, 8], "abort"))) as server:
         response, _ = Client([server]).ask(most=2)
     assert response.stop_reason == "length" and len(server.requests) == 1
 
@@ -222,7 +281,7 @@ def test_aborted_with_all_its_tokens_it_has_its_length():
 def test_prompts_that_leave_no_room_are_refused():
     full = request()
     full.gconfig.max_tokens = len(PROMPT)
-    with Scripted(good) as server:
+    with ScriptedServer(good) as server:
         with pytest.raises(ValueError, match="shorter than max_tokens 3"):
             asyncio.run(Client([server]).run(full))
     assert server.requests == []
@@ -264,12 +323,8 @@ def test_whatever_happens_no_token_is_lost_doubled_or_misdated(
         return 200, answer(tokens, "abort" if event == "part" else "stop")
 
     with ExitStack() as stack:
-        servers = [stack.enter_context(Scripted(reply)) for _ in range(n_servers)]
+        servers = [stack.enter_context(ScriptedServer(reply)) for _ in range(n_servers)]
         client = Client(servers, request_attempts=7)
-        from areal_cppo.rollout.servers import generation
-
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(generation, "_RETRY_SECONDS", 0.01)
         response, resent = client.ask(most=12)
     tokens = [token for _, _, part in sent for token in part]
     versions = [version for _, version, part in sent for _ in part]

@@ -18,12 +18,13 @@ from areal.infra.scheduler.exceptions import EngineCallError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.config.experiment import CPPORolloutConfig, load_config
-from areal_cppo.config.servers import ServersConfig
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.engines import CPPORolloutConfig
+from areal_cppo.config.experiment import load_config
 from areal_cppo.errors import RunError
-from areal_cppo.rollout.engine import CPPORolloutController
-from areal_cppo.rollout.servers import controller as fleet_controller
-from areal_cppo.rollout.servers.watch import FleetWatch
+from areal_cppo.rollout import controller as module
+from areal_cppo.rollout.controller import CPPORolloutController
+from areal_cppo.rollout.servers.fleet import FleetWatch
 
 SERVERS = ["host:1", "host:2", "host:3"]
 
@@ -159,7 +160,7 @@ def controller(monkeypatch):
 
     async def rpc(self, method, *args, **kwargs):
         calls.append((method, kwargs))
-        return [None]
+        return [None, made.still_read]
 
     def initialize(self, role, server_args=None, server_infos=None, **kwargs):
         calls.append((role, server_args, kwargs))
@@ -171,27 +172,46 @@ def controller(monkeypatch):
     made = CPPORolloutController(
         object, CPPORolloutConfig(backend="sglang:d1"), SimpleNamespace(log_dir="logs")
     )
-    made.calls = calls
+    made.calls, made.still_read = calls, None
     yield made
     made.destroy()
 
 
-def test_weights_stay_until_the_next_update_is_done(controller, tmp_path):
-    def update(number: int) -> None:
+@pytest.fixture
+def update(controller, tmp_path):
+    """Makes the folder of a version and has it loaded; returns the folders there are"""
+
+    def make(number: int) -> set[str]:
         path = tmp_path / f"weight_update_v{number}"
         path.mkdir()
         meta = WeightUpdateMeta(type="disk", path=str(path), version=number)
         asyncio.run(controller.update_weights_from_disk(meta))
         assert not meta.clear_checkpoint_after_load
+        return {path.name for path in tmp_path.iterdir()}
 
+    return make
+
+
+def test_weights_stay_until_the_next_update_is_done(controller, update, tmp_path):
     (tmp_path / "weight_update_v0").mkdir()  # of a run that was killed
     (tmp_path / "epoch1").mkdir()
     for number in (1, 2, 3):
-        update(number)
-        folders = {path.name for path in tmp_path.iterdir()}
-        assert folders == {f"weight_update_v{number}", "epoch1"}
+        assert update(number) == {f"weight_update_v{number}", "epoch1"}
     controller.destroy()
     assert [path.name for path in tmp_path.iterdir()] == ["epoch1"]
+
+
+def test_weights_that_a_starting_server_reads_stay(controller, update, tmp_path):
+    update(1)
+    controller.still_read = str(tmp_path / "weight_update_v1")
+    assert update(2) == {"weight_update_v1", "weight_update_v2"}
+    assert update(3) == {"weight_update_v1", "weight_update_v3"}
+    controller.still_read = None
+    assert update(4) == {"weight_update_v4"}
+    controller.still_read = str(tmp_path / "weight_update_v4")
+    update(5)
+    controller.destroy()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_update_deletes_nothing(controller, tmp_path, monkeypatch):
@@ -212,7 +232,7 @@ def test_a_failed_update_deletes_nothing(controller, tmp_path, monkeypatch):
 @pytest.fixture
 def ended_now(controller, monkeypatch):
     """Errors with which the run was ended whatever it waited for."""
-    monkeypatch.setattr(fleet_controller, "_NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_NOTICE_SECONDS", 0.05)
     monkeypatch.setattr(CPPORolloutController, "end_run", lambda self, error: None)
     ended = []
     controller.end_now = ended.append
@@ -270,7 +290,7 @@ def test_the_servers_word_is_waited_for(controller, ended_now, monkeypatch):
     threading.Timer(0.3, controller._fail, [lost]).start()
     assert controller.cause() is lost
     controller.failure = None
-    monkeypatch.setattr(fleet_controller, "_WORD_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_WORD_SECONDS", 0.2)
     assert controller.cause() is None
 
 
@@ -311,7 +331,6 @@ def test_no_token_where_none_is_wanted(controller):
         ("restarts=-1", "rollout.servers.restarts: expected an integer >= 0"),
         ("hang_seconds=0", "rollout.servers.hang_seconds: expected a number > 0"),
         ("fewest=0", "rollout.servers.fewest: expected an integer >= 1"),
-        ("verify=often", "rollout.servers.verify: expected one of never,"),
         ("restart=1", "expected a key of ServersConfig, found 'restart'"),
     ],
 )

@@ -18,11 +18,9 @@ from areal.utils import stats_tracker
 from transformers import AutoProcessor
 
 from areal_cppo.rollout import workflow as module
-from areal_cppo.rollout.engine import REFUSED, VisionTokenSampled
+from areal_cppo.rollout.requests import REFUSED, VisionTokenSampled
 from areal_cppo.rollout.workflow import REASONS, CPPOWorkflow
-from areal_cppo.tasks.dataset import ReadingDataset
-from areal_cppo.tasks.triangles import checkpoint_dir
-from areal_cppo.tasks.triangles.task import TRIANGLES
+from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
 from tests.rollout.reward_cases import HANG, RAISE
 
 FINE = [9, 10, 1]
@@ -62,7 +60,7 @@ class CountingProcessor:
 
 @pytest.fixture(scope="module")
 def processor():
-    return AutoProcessor.from_pretrained(checkpoint_dir())
+    return AutoProcessor.from_pretrained(TRIANGLES.checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def make_workflow(processor):
         settings = {
             "reward_fn": "tests.rollout.reward_cases.by_token",
             "gconfig": GenerationHyperparameters(max_new_tokens=8, max_tokens=100),
-            "tokenizer": str(checkpoint_dir()),
+            "tokenizer": str(TRIANGLES.checkpoint),
             "reward": {"timeout_seconds": 20.0},
         }
         return CPPOWorkflow(processor=processor, **settings | kwargs)

@@ -19,12 +19,9 @@ enable_in_this_process()
 
 from areal.api import LocalInfServerInfo, ModelResponse  # noqa: E402
 
-from areal_cppo.rollout.engine import (  # noqa: E402
-    CPPOBackend,
-    CPPOInfEngine,
-    CPPORolloutEngine,
-)
-from areal_cppo.rollout.servers.engine import _in_thread  # noqa: E402
+from areal_cppo.rollout.controller import CPPORolloutEngine  # noqa: E402
+from areal_cppo.rollout.engine import CPPOInfEngine, in_thread  # noqa: E402
+from areal_cppo.rollout.requests import CPPOBackend  # noqa: E402
 from areal_cppo.rollout.servers.weights import wait_for_files  # noqa: E402
 
 ADDRESS = "127.0.0.1:1"
@@ -68,7 +65,7 @@ class DeterministicClient(CPPOInfEngine):
             self.weights = digest(Path(meta.path))
             self.asked = Counter()
 
-        return _in_thread(update)
+        return in_thread(update)
 
     asked: Counter[str] = Counter()
 

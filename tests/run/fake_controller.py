@@ -1,4 +1,5 @@
-"""Stands in for the controller in test_supervisor.py: `fake_controller SCENARIO`.
+"""Stands in for the controller in test_supervisor.py: `fake_controller PIPE SCENARIO
+FOLDER`.
 
 Starts a child that outlives it, as a run does, then does what the scenario says. Each
 life of a run adds a line to the file `lives` of the folder.
@@ -15,14 +16,12 @@ import threading
 import time
 from pathlib import Path
 
-from areal_cppo.run.supervisor import PIPE
-
 CHILD = ("sleep", "86399")
 FAILS = {"status": 1, "text": "the worker actor/0 died"}
 
 
-def main(scenario: str, folder: str) -> None:
-    pipe = os.fdopen(int(os.environ.pop(PIPE)), "w", buffering=1)
+def main(descriptor: str, scenario: str, folder: str) -> None:
+    pipe = os.fdopen(int(descriptor), "w", buffering=1)
 
     def say(kind: str, **fields) -> None:
         pipe.write(json.dumps({"kind": kind, **fields}) + "\n")
@@ -45,8 +44,10 @@ def main(scenario: str, folder: str) -> None:
     if scenario == "no folder yet":
         time.sleep(600)
     limits = {"start": 60.0, "step": 60.0, "end": 60.0, "silent": 60.0}
-    if scenario in ("silence", "stands still"):
-        limits |= {"silent" if scenario == "silence" else "step": 1.0}
+    if scenario in ("silence", "is stopped once"):
+        limits |= {"silent": 0.5}
+    if scenario == "stands still":
+        limits |= {"step": 0.5}
     grace = 60.0 if scenario == "obeys" else 1.0 if scenario == "deaf" else 0.0
     retries = 0 if scenario in ("crash", "fails, no recovery") else 2
     say("run", folder=folder, limits=limits, retries=retries, grace=grace)

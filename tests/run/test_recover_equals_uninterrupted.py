@@ -21,9 +21,9 @@ from areal_cppo.folder import RunFolder, read_lines
 from areal_cppo.run import supervisor
 from areal_cppo.run.supervisor import supervise
 from areal_cppo.serving.processes import processes_of_run
-from areal_cppo.tasks.triangles import checkpoint_dir
+from areal_cppo.tasks.problems import TRIANGLES
 
-STEPS = 8
+STEPS = 6
 CONFIG = Path(__file__).parents[2] / "configs/triangles.yaml"
 # Of a line of metrics.jsonl: what a clock says, and AReaL's own statistics.
 TIMES = ("seconds", "time", "per_second", "idle", "stats")
@@ -37,7 +37,7 @@ def run(monkeypatch, tmp_path):
         folder = tmp_path / name
         settings = [
             f"run_dir={folder}",
-            f"actor.path={checkpoint_dir()}",
+            f"actor.path={TRIANGLES.checkpoint}",
             f"total_train_steps={STEPS}",
             "heldout.size=0",
             "rollout.max_head_offpolicyness=0",
@@ -89,7 +89,7 @@ class Interruptions(threading.Thread):
         self.done: list[str] = []
 
     def run(self):
-        started = self.after_step(2)
+        started = self.after_step(1)
         ranks = [
             process
             for process in processes_of_run(started["run_id"])
@@ -100,7 +100,7 @@ class Interruptions(threading.Thread):
         self.done += ["killed"] * len(ranks)
         while not self.happened("resumed"):
             time.sleep(0.2)
-        self.after_step(4)
+        self.after_step(3)
         os.kill(os.getpid(), signal.SIGUSR1)
         self.done.append("asked to stop")
 
@@ -148,7 +148,7 @@ def test_resumed_equals_uninterrupted(run, tmp_path):
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
     # And they are no longer those of the beginning.
-    before = (checkpoint_dir() / "model.safetensors").read_bytes()
+    before = (TRIANGLES.checkpoint / "model.safetensors").read_bytes()
     assert files[0].read_bytes() != before
     left = [json.loads(line)["step"] for line in cut.ledger.open()]
     assert left == list(range(1, STEPS + 1))

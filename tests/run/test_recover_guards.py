@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from areal_cppo.run.guards import NonFinite, NonFiniteGuard, WorkerWatch
-from areal_cppo.run.stop import StopRequest
+from areal_cppo.run.observers import NonFinite, NonFiniteGuard
+from areal_cppo.run.stop import HealthPoll, StopRequest
 
 NAN = float("nan")
 LOSS, NORM = "ppo_actor/update/actor_loss/avg", "ppo_actor/update/grad_norm"
@@ -73,9 +73,9 @@ def test_a_worker_without_a_sign_of_life_is_lost(worker, signum):
         lost.append(str(error))
         done.set()
 
-    watch = WorkerWatch({"actor/0": first, "actor/1": second}, 2.0, on_lost)
+    watch = HealthPoll({"actor/0": first, "actor/1": second}, 1.0, on_lost)
     watch.start()
-    assert not done.wait(3.0)  # one that answers with an error lives
+    assert not done.wait(1.5)  # one that answers with an error lives
     os.kill(other.pid, signum)
     assert done.wait(20)
     assert len(lost) == 1
@@ -85,7 +85,7 @@ def test_a_worker_without_a_sign_of_life_is_lost(worker, signum):
 def test_a_watch_that_is_ended_says_nothing(worker):
     process, address = worker()
     lost = []
-    watch = WorkerWatch({"actor/0": address}, 1.0, lost.append)
+    watch = HealthPoll({"actor/0": address}, 1.0, lost.append)
     watch.start()
     watch.end()
     process.kill()
@@ -98,9 +98,9 @@ def test_a_request_to_stop_is_obeyed_once(tmp_path):
     file, called = tmp_path / "STOP", threading.Event()
     file.touch()  # of an earlier life
     os.utime(file, (1000.0, 1000.0))
-    request = StopRequest(file, 2000.0, called.set)
+    request = StopRequest(file, 2000.0, called.set, every_seconds=0.05)
     assert not file.exists()
-    time.sleep(0.7)
+    time.sleep(0.2)
     assert not request.asked
     file.touch()
     assert called.wait(10)

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from areal_cppo.config.recover import CheckpointConfig
+from areal_cppo.config.experiment import CheckpointConfig
 from areal_cppo.folder import RunFolder, read_lines
-from areal_cppo.rollout.ledger import PromptLedger
-from areal_cppo.rollout.loader import PromptLoader
-from areal_cppo.run.keeper import Keeper
+from areal_cppo.rollout.ledger import PromptLedger, PromptLoader
+from areal_cppo.run.observers import Keeper
 from areal_cppo.run.stop import Stopped
 
 
@@ -91,7 +90,7 @@ def kept(keeper):
 def test_when_a_checkpoint_is_due(monkeypatch, tmp_path, config, steps):
     trainer = Trainer()
     clock = SimpleNamespace(monotonic=lambda: 30.0 * trainer.weights)
-    monkeypatch.setattr("areal_cppo.run.keeper.time", clock)
+    monkeypatch.setattr("areal_cppo.run.observers.time", clock)
     made = keeper(tmp_path, trainer, last_step=7, **config)
     train(made, 7)
     assert kept(made) == steps

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -30,18 +31,31 @@ def is_child(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Run a scenario; returns the outcome, the events, and the seconds it took."""
+    """Run a scenario; returns the outcome, the events, and the seconds it took.
+
+    `signals` are sent to this process once the run trains, a second apart.
+    """
     monkeypatch.setattr(supervisor, "CONTROLLER", "tests.run.fake_controller")
     monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "_GRACE_SECONDS", 1.0)
 
-    def run(scenario: str, limits: Limits | None = None):
+    def run(scenario: str, limits: Limits | None = None, signals: Sequence[int] = ()):
         before = {process.pid for process in psutil.process_iter()}
-        events, begin = [], time.monotonic()
+        events, timers, begin = [], [], time.monotonic()
         log = tmp_path / "log"
-        outcome = supervise(
-            scenario, [str(tmp_path)], log, events.append, limits or Limits()
-        )
+
+        def listen(event):
+            events.append(event)
+            if event["kind"] == "training":
+                for seconds, signum in enumerate(signals):
+                    kill = (os.getpid(), signum)
+                    timers.append(threading.Timer(0.1 + seconds, os.kill, kill))
+                    timers[-1].start()
+
+        outcome = supervise(scenario, [str(tmp_path)], log, listen, limits or Limits())
         seconds = time.monotonic() - begin
+        for timer in timers:
+            timer.join()
         started = [p for p in psutil.process_iter() if p.pid not in before]
         left = [p for p in started if is_child(p) and p.status() != "zombie"]
         assert not left, "an orphan is left"
@@ -93,7 +107,7 @@ def test_a_run_that_gets_nowhere_ends(run, scenario, limit):
 
 
 def test_before_it_says_its_own_the_callers_limits_hold(run):
-    outcome, _, _ = run("no folder yet", Limits(start=1.0))
+    outcome, _, _ = run("no folder yet", Limits(start=0.5))
     assert "nothing happened" in outcome.error
 
 
@@ -107,23 +121,12 @@ def test_after_a_failure_it_is_started_again(run, tmp_path, scenario):
     assert len(notes) == 1 and "starting again" in notes[0] and "1 of 2" in notes[0]
 
 
-def test_a_stopped_controller_is_ended_and_started_again(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        supervisor._Life, "check", hasty(supervisor._Life.check), raising=True
-    )
+def test_a_stopped_controller_is_ended_and_started_again(run, tmp_path):
     outcome, _, seconds = run("is stopped once")
     assert outcome.status == 0
     assert lives(tmp_path) == 2
     assert "no sign of life" in restarts(tmp_path)[0]
     assert seconds < 30
-
-
-def hasty(check):
-    def soon(life):
-        life.limits.silent = 1.0
-        check(life)
-
-    return soon
 
 
 def test_failures_without_a_new_step_are_limited(run, tmp_path):
@@ -148,19 +151,11 @@ def test_what_would_fail_again_is_not_tried_again(run, tmp_path, scenario):
     assert lives(tmp_path) == 1
 
 
-def send(signum: int, seconds: float = 3.0) -> threading.Timer:
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signum))
-    timer.start()
-    return timer
-
-
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_an_interrupted_run_ends(run, tmp_path, signum, status):
-    timer = send(signum)
-    outcome, _, seconds = run("forever")
-    timer.join()
+    outcome, _, seconds = run("forever", signals=[signum])
     assert (outcome.status, outcome.error) == (status, "interrupted")
     assert lives(tmp_path) == 1
     assert seconds < 30
@@ -168,26 +163,19 @@ def test_an_interrupted_run_ends(run, tmp_path, signum, status):
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
 def test_asked_to_stop_it_stops_and_can_be_gone_on_with(run, tmp_path, signum):
-    timer = send(signum)
-    outcome, _, _ = run("obeys")
-    timer.join()
+    outcome, _, _ = run("obeys", signals=[signum])
     assert (outcome.status, outcome.error) == (75, "stopped after step 3, as asked")
     assert lives(tmp_path) == 1
 
 
 def test_after_its_grace_it_is_ended(run):
-    timer = send(signal.SIGTERM)
-    outcome, _, seconds = run("deaf")
-    timer.join()
+    outcome, _, seconds = run("deaf", signals=[signal.SIGTERM])
     assert (outcome.status, outcome.error) == (143, "interrupted")
     assert seconds < 30
 
 
 def test_without_grace_usr1_waits(run):
     """A request to stop has no time limit of its own; a second signal ends it."""
-    timers = [send(signal.SIGUSR1, 2.0), send(signal.SIGTERM, 4.0)]
-    outcome, _, seconds = run("forever")
-    for timer in timers:
-        timer.join()
+    outcome, _, seconds = run("forever", signals=[signal.SIGUSR1, signal.SIGTERM])
     assert outcome.status == 143
-    assert seconds > 3.5
+    assert seconds > 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from areal.utils import stats_tracker
 
-from areal_cppo.run.throughput import IDLE, SAMPLES, TOKENS, throughput
-from areal_cppo.step.batch_stats import LENGTH_BINS, record_batch
+from areal_cppo.run.recorder import IDLE, SAMPLES, TOKENS, throughput
+from areal_cppo.step.metrics import LENGTH_BINS, record_batch
 
 
 def test_rates_and_idle_share():

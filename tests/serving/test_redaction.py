@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from areal.utils.image import image2base64
 
-from areal_cppo.cluster.listen import AREAL_WORKER, WORKER
+from areal_cppo.cluster.worker import AREAL_WORKER, WORKER
 from areal_cppo.serving import redaction
 from areal_cppo.serving.redaction import redact
-from areal_cppo.tasks.triangles.task import make_problem
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.cluster.rpc_process import rpc_worker
-from tests.rollout.fake_server import FakeServer
+from tests.scripted_server import ScriptedServer
 
 IDS = list(range(1000, 1090))
 PROMPT = "How long is the perimeter of this triangle?"
@@ -29,7 +29,7 @@ KEY = "correct-horse-battery-staple"
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    return image2base64([make_problem(0, 0, "train").image])[0]
+    return image2base64([TRIANGLES.make_problem(0, 0, "train").image])[0]
 
 
 def post(port: int, path: str, body: dict) -> str:
@@ -50,7 +50,7 @@ def fail(module: str, folder: Path, image: str) -> tuple[str, str]:
     """Let a worker set a secret and fail on a request: its log, and its answers."""
     payload = {"input_ids": IDS, "image_data": [image], "text": PROMPT}
     with (
-        FakeServer(lambda request: None) as server,
+        ScriptedServer(lambda request: (500, {})) as server,
         rpc_worker(module, folder, "loopback") as (_, port),
     ):
         answers = post(port, "/set_env", {"env": {"WANDB_API_KEY": KEY}})

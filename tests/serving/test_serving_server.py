@@ -193,7 +193,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_extra_settings_reach_the_command_line_and_are_checked():
     if needs_shim():
         server.enable_in_this_process()
-    from areal_cppo.config.serving import GenerationServerConfig
+    from areal_cppo.config.engines import GenerationServerConfig
 
     with pytest.raises(ValueError, match="expected at least 1 or null, got 0"):
         GenerationServerConfig(max_total_tokens=0)
@@ -208,7 +208,8 @@ def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
     does is tested by tests/conformance (new weights of the vision tower)."""
     if needs_shim():
         server.enable_in_this_process()
-    from areal_cppo.rollout.servers.launching import launcher
+    from areal_cppo.rollout.servers.process import launcher
+    from areal_cppo.rollout.servers.weights import Weights
     from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
 
     started = []
@@ -219,7 +220,7 @@ def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
 
     monkeypatch.setattr(server.subprocess, "Popen", record)
     server.GenerationServer(model, free_port)
-    launcher({"model_path": str(model)}, "the token")()
+    launcher({"model_path": str(model)}, "the token")(Weights(0, str(model)))
     assert [env["SGLANG_VLM_CACHE_SIZE_MB"] for _, env in started] == ["0", "0"]
     command, environment = started[1]
     assert MODULE in command and environment[TOKEN_VARIABLE] == "the token"

@@ -37,8 +37,8 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
 
 from areal_cppo.core import PatchLayout
 from areal_cppo.step.actor import CPPOActor
+from areal_cppo.tasks import responses
 from areal_cppo.tasks.tokenizer import CHAT_TEMPLATE, build_tokenizer
-from areal_cppo.tasks.triangles import task
 from tests.step import harness, naive
 
 HIDDEN = 64
@@ -110,7 +110,7 @@ FAMILIES = {
 def tiny_config(name: str) -> PreTrainedConfig:
     """Configuration of a family; its token ids are those of the triangle vocabulary."""
     family = FAMILIES[name]
-    ids = {token: i for i, token in enumerate(task.VOCABULARY)}
+    ids = {token: i for i, token in enumerate(responses.VOCABULARY)}
     vision = dict(
         depth=2,
         num_heads=2,
@@ -120,7 +120,7 @@ def tiny_config(name: str) -> PreTrainedConfig:
         temporal_patch_size=_TEMPORAL,
     )
     text = dict(
-        vocab_size=len(task.VOCABULARY),
+        vocab_size=len(responses.VOCABULARY),
         hidden_size=HIDDEN,
         intermediate_size=128,
         num_hidden_layers=3,
@@ -134,16 +134,16 @@ def tiny_config(name: str) -> PreTrainedConfig:
         },
         tie_word_embeddings=family.tied,
         bos_token_id=None,
-        eos_token_id=ids[task.EOS],
-        pad_token_id=ids[task.PAD],
+        eos_token_id=ids[responses.EOS],
+        pad_token_id=ids[responses.PAD],
     )
     return family.config(
         text_config=text | family.text,
         vision_config=vision | family.vision,
-        image_token_id=ids[task.IMAGE],
-        video_token_id=ids[task.VIDEO],
-        vision_start_token_id=ids[task.VISION_START],
-        vision_end_token_id=ids[task.VISION_END],
+        image_token_id=ids[responses.IMAGE],
+        video_token_id=ids[responses.VIDEO],
+        vision_start_token_id=ids[responses.VISION_START],
+        vision_end_token_id=ids[responses.VISION_END],
         tie_word_embeddings=family.tied,
     )
 

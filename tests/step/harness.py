@@ -17,7 +17,7 @@ import torch
 from areal.api import FinetuneSpec
 from areal.api.cli_args import MicroBatchSpec, OptimizerConfig
 
-from areal_cppo.config.experiment import CPPOActorConfig
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import CPLConfig, PatchLayout, patchify
 from areal_cppo.step.actor import CPPOActor
 from areal_cppo.tasks.model import build_model

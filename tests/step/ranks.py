@@ -19,8 +19,8 @@ enable_in_this_process()
 import torch  # noqa: E402
 from areal.api.cli_args import MicroBatchSpec  # noqa: E402
 
-import areal_cppo.step.passes as passes_module  # noqa: E402
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig  # noqa: E402
+from areal_cppo.step.gate import Gated  # noqa: E402
 from tests.step.harness import (  # noqa: E402
     actor_config,
     grouped_batch,
@@ -200,18 +200,18 @@ def run(actor, case: Case, rank: int, world: int):
     actor.config.mb_spec = ONE_ROW
     items = prepared(actor, mine)
     actor.config.mb_spec = case.spec
-    original = passes_module.packed_view
+    original = Gated.pixel_values
 
-    def poisoned(views, kind, anchor):
-        view = original(views, kind, anchor)
+    def poisoned(self, row, kind):
+        view = original(self, row, kind)
         return view * float("nan") if kind == "negative" else view
 
     if case.poisoned_rank is not None and case.poisoned_rank % world == rank:
-        passes_module.packed_view = poisoned
+        Gated.pixel_values = poisoned
     try:
         gradient, stats = update_gradient(actor, items)
     finally:
-        passes_module.packed_view = original
+        Gated.pixel_values = original
     wanted = {f"ppo_actor/update/{key}" for key in STATS} | {"cppo/gain_p50"}
     return gradient, {key: stats[key] for key in wanted & stats.keys()}
 

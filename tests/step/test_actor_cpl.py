@@ -11,8 +11,8 @@ import itertools
 import pytest
 import torch
 
-import areal_cppo.step.passes as passes_module
 from areal_cppo.core import StalenessConfig
+from areal_cppo.step.gate import Gated
 from tests.step import harness, naive
 
 
@@ -134,13 +134,14 @@ class Counted:
 
     def __init__(self, monkeypatch):
         self.images: dict[str, list[int]] = {"positive": [], "negative": []}
-        original = passes_module.packed_view
+        original = Gated.pixel_values
 
-        def counting(views, kind, anchor):
+        def counting(gated, row, kind):
+            views = [gated.views[i] for i in row.image_sets]
             self.images[kind].append(sum(view.images for view in views))
-            return original(views, kind, anchor)
+            return original(gated, row, kind)
 
-        monkeypatch.setattr(passes_module, "packed_view", counting)
+        monkeypatch.setattr(Gated, "pixel_values", counting)
 
 
 def test_grpo_computes_no_view(actor, batch, monkeypatch):

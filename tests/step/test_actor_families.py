@@ -15,11 +15,12 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
+from areal_cppo.config import TORCH_FLASH
 from areal_cppo.core import PatchLayout
 from areal_cppo.step.actor import CPPOActor
-from areal_cppo.step.attention import TORCH_FLASH
-from areal_cppo.step.images import SharedImages
-from areal_cppo.step.micro_batches import NEEDED, needed_tokens
+from areal_cppo.step.gate import Gated
+from areal_cppo.step.model import SharedImages
+from areal_cppo.step.update import _pack
 from tests.step import families, family_ranks, harness, naive
 from tests.step.flash_on_cpu import flash_on_cpu
 
@@ -193,12 +194,12 @@ def positions_by_hand(ids: list[int], grids) -> list[list[int]]:
 def test_packed_positions_are_those_by_hand(family):
     """What goes into the model, and so also what SGLang computes for still images."""
     padded, _ = family.actor._normalize_batch_input([dict(i) for i in family.batch])
-    padded[NEEDED] = needed_tokens(padded["loss_mask"], shifted=False)
-    for mb_item in family.actor._prepare_mb_list(padded):
-        grids = iter(mb_item.padded_mb["image_grid_thw"])
-        bounds = mb_item.orig_mb["cu_seqlens"].tolist()
-        ids = mb_item.padded_mb["input_ids"][0]
-        positions = mb_item.padded_mb["position_ids"][:, 0]
+    parts, gated = family.actor._parts(), Gated.nothing(padded)
+    for micro_batch in _pack(parts, padded, gated, shifted=False):
+        inputs = micro_batch.anchor.inputs
+        grids = iter(inputs["image_grid_thw"])
+        bounds = micro_batch.data["cu_seqlens"].tolist()
+        ids, positions = inputs["input_ids"][0], inputs["position_ids"][:, 0]
         assert len(bounds) == len(family.batch) + 1
         for start, end in zip(bounds, bounds[1:], strict=False):
             expected = positions_by_hand(ids[start:end].tolist(), grids)

@@ -1,21 +1,26 @@
 """What the actor records of an update, against the naive reference and by hand.
 
-How it becomes a line of metrics.jsonl is in test_recorder.py; that all ranks together
+How a line of metrics.jsonl is made is in run/test_recorder.py; that all ranks together
 record the same is in test_actor_distributed.py.
 """
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from areal_cppo.core import StalenessConfig
-from areal_cppo.step.meter import Meter
+from areal_cppo.folder import RunFolder
+from areal_cppo.metrics import declared
+from areal_cppo.run.recorder import MetricsRecorder
+from areal_cppo.step.metrics import Meter
 from tests.step import harness, naive
 
 CPL = "ppo_actor/update/cpl"
+METRICS = declared()
 
 
 def mean(values) -> float:
@@ -126,8 +131,44 @@ def test_quantiles_to_a_thousandth(actor):
     gains = torch.rand(997, generator=torch.Generator().manual_seed(0)) ** 3
     for part in gains.split(100):
         meter.gains(torch.cat([part, torch.tensor([float("nan")])]))
-    meter.flush(actor.dp_group, actor.device)
+    meter.flush(actor._ranks)
     stats = actor.export_stats()
     assert_quantiles(stats, gains)
-    meter.flush(actor.dp_group, actor.device)  # nothing since: no quantiles
+    meter.flush(actor._ranks)  # nothing since: no quantiles
     assert "cppo/gain_p50" not in actor.export_stats()
+
+
+def line(folder, stats) -> dict:
+    """What becomes of them in metrics.jsonl."""
+    recorder = MetricsRecorder(RunFolder(folder).create(), lambda *_, **__: None)
+    recorder.step_done(1, stats)
+    return json.loads(recorder.folder.metrics.read_text())
+
+
+def test_all_that_the_actor_records_of_cpl_is_in_the_line(actor, tmp_path):
+    """A real update has something of each kind, so nothing has reason to be absent."""
+    batch = harness.prepared(actor, harness.uneven_batch())
+    _, stats = harness.update_gradient(actor, batch)
+    read = {metric.key for metric in METRICS.values()}
+    recorded = {key for key in stats if key.startswith(f"{CPL}/")} - {f"{CPL}/rows"}
+    assert recorded <= read
+    record = line(tmp_path, stats)
+    of_cpl = {name for name in METRICS if name.startswith("cpl_")}
+    assert of_cpl <= set(record) <= set(METRICS)
+    timed = {"seconds_perturb", "seconds_negative_view", "seconds_positive_view"}
+    assert timed <= set(record)
+    assert record["cpl_selected_per_response"] > 0
+    assert record["cpl_gain_p10"] <= record["cpl_gain_p50"] <= record["cpl_gain_p90"]
+
+
+@pytest.mark.parametrize("objective", ["papo", "vppo"])
+def test_so_is_what_it_records_of_another_objective(actor, tmp_path, objective):
+    actor.config.objective = objective
+    batch = harness.prepared(actor, harness.uneven_batch())
+    _, stats = harness.update_gradient(actor, batch)
+    record = line(tmp_path, stats)
+    own = {name for name in METRICS if name.startswith(f"{objective}_")}
+    assert own <= set(record) <= set(METRICS)
+    others = tuple({"cpl_", "papo_", "vppo_"} - {f"{objective}_"})
+    assert not any(name.startswith(others) for name in record)
+    assert record[f"{objective}_responses"] == 5

@@ -10,9 +10,8 @@ import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
 
-import areal_cppo.step.passes as passes_module
 from areal_cppo.core import CPLConfig, StalenessConfig, ViewsConfig
-from areal_cppo.step.views import ViewMaker
+from areal_cppo.step.gate import Gated, ViewMaker
 from tests.step import harness
 
 CPL = "ppo_actor/update/cpl"
@@ -33,7 +32,7 @@ def views_of(actor, images, rows, version=0):
     views = actor.config.cpl.views
     kinds = {"positive": views.positive, "negative": views.negative}
     maker = ViewMaker(kinds, harness.LAYOUT, actor.config.view_seed)
-    return maker(images, rows, version, actor.device)
+    return {row: maker(images[row], version, actor.device) for row in rows}
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative"])
@@ -43,13 +42,13 @@ def test_not_a_number_is_left_out_and_counted(
 ):
     configure(aggregation=aggregation)
     policy, _ = gradient(actor, batch, "grpo")
-    original = passes_module.packed_view
+    original = Gated.pixel_values
 
-    def poisoned(views, which, anchor):
-        view = original(views, which, anchor)
+    def poisoned(self, row, which):
+        view = original(self, row, which)
         return view * float("nan") if which == kind else view
 
-    monkeypatch.setattr(passes_module, "packed_view", poisoned)
+    monkeypatch.setattr(Gated, "pixel_values", poisoned)
     update, stats = gradient(actor, batch)
     assert harness.relative_difference(update, policy) < 1e-6
     assert stats["cppo/skipped_micro_batches"] == 1
@@ -63,15 +62,15 @@ def test_not_a_number_is_left_out_and_counted(
 def test_only_the_micro_batch_that_is_not_finite_is_left_out(actor, batch, monkeypatch):
     actor.config.mb_spec = MicroBatchSpec(n_mbs=5)
     whole, _ = gradient(actor, batch, "cpl")
-    original = passes_module.packed_view
+    original = Gated.pixel_values
     calls = []
 
-    def first_poisoned(views, kind, anchor):
+    def first_poisoned(self, row, kind):
         calls.append(kind)
-        view = original(views, kind, anchor)
+        view = original(self, row, kind)
         return view * float("nan") if len(calls) == 1 else view
 
-    monkeypatch.setattr(passes_module, "packed_view", first_poisoned)
+    monkeypatch.setattr(Gated, "pixel_values", first_poisoned)
     rest, stats = gradient(actor, batch, "cpl")
     assert stats["cppo/skipped_micro_batches"] == 1
     assert torch.isfinite(rest).all() and rest.norm() > 0
@@ -90,7 +89,7 @@ def test_a_negative_view_equal_to_its_anchor_is_never_used(
 ):
     configure(views=ViewsConfig(negative=negative))
     passes = []
-    monkeypatch.setattr(passes_module, "packed_view", lambda *a: passes.append(a))
+    monkeypatch.setattr(Gated, "pixel_values", lambda *a: passes.append(a))
     update, stats = gradient(actor, batch)
     assert not passes
     assert stats[f"{CPL}/unchanged_responses"] == 3
@@ -135,16 +134,27 @@ def test_one_changed_image_of_several_is_enough(actor, configure):
     assert stats[f"{CPL}/gated_responses"] == 1
 
 
-def test_samples_of_a_group_share_their_views(actor):
+def test_samples_of_a_group_share_their_views(actor, monkeypatch):
     group = [harness.trajectory(3, n, 1.0) for n in (8, 8, 8)]
-    images = [item["multi_modal_input"][0] for item in group]
-    copies = [{key: value.clone() for key, value in item.items()} for item in images]
-    views = views_of(actor, copies, [0, 1, 2])
-    assert views[0] is views[1] is views[2]
-    later = views_of(actor, copies, [0], version=1)
+    for item in group[1:]:  # equal, but not the same
+        images = group[0]["multi_modal_input"][0]
+        item["multi_modal_input"] = [{k: v.clone() for k, v in images.items()}]
+    batch = harness.prepared(actor, group)
+    made = []
+    original = ViewMaker.__call__
+
+    def spy(self, *args):
+        made.append(original(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(ViewMaker, "__call__", spy)
+    gradient(actor, batch)
+    actor.set_version(1)
+    gradient(actor, batch)
+    first, later = made  # one for three responses, anew for each version
     for kind in ("positive", "negative"):
-        a, b = views[0].pixel_values[kind], later[0].pixel_values[kind]
-        assert a.shape == b.shape == copies[0]["pixel_values"].shape
+        a, b = first.pixel_values[kind], later.pixel_values[kind]
+        assert a.shape == b.shape == images["pixel_values"].shape
         assert not torch.equal(a, b)
 
 

@@ -14,7 +14,7 @@ from areal.utils.data import Normalization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.step.groups import normalize_groups
+from areal_cppo.step.advantages import normalize_groups
 from tests.step import harness
 
 LEVELS = ("group", "batch", None)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
 
-import areal_cppo.step.passes as passes_module
 from areal_cppo.core import PAPOConfig
 from areal_cppo.core.papo import PAPOStalenessConfig
+from areal_cppo.step.gate import Gated
 from tests.step import harness, naive, naive_others
 
 PAPO = "ppo_actor/update/papo"
@@ -83,7 +83,7 @@ def test_gradient_equals_naive(update, model_folder, options):
 
 
 def test_without_weights_it_is_grpo_and_computes_no_view(actor, update, monkeypatch):
-    monkeypatch.setattr(passes_module, "packed_view", None)
+    monkeypatch.setattr(Gated, "pixel_values", None)
     gradient, stats = update({"gamma": 0.0, "eta1": 0.0})
     actor.config.objective = "grpo"
     policy, _ = harness.update_gradient(actor, update.items)
@@ -194,12 +194,12 @@ def test_statistics_equal_naive(update, model_folder):
 def test_not_a_number_is_left_out_and_counted(actor, update, monkeypatch):
     actor.config.objective = "grpo"
     policy, _ = harness.update_gradient(actor, update.items)
-    original = passes_module.packed_view
+    original = Gated.pixel_values
 
-    def poisoned(views, kind, anchor):
-        return original(views, kind, anchor) * float("nan")
+    def poisoned(self, row, kind):
+        return original(self, row, kind) * float("nan")
 
-    monkeypatch.setattr(passes_module, "packed_view", poisoned)
+    monkeypatch.setattr(Gated, "pixel_values", poisoned)
     for options in ({}, {"negative_grad": True, "eta2": 0.1, "entropy": "full"}):
         gradient, stats = update(options)
         assert harness.relative_difference(gradient, policy) < 1e-6

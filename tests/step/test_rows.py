@@ -9,6 +9,7 @@ rows is in test_speed.py.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from types import ModuleType, SimpleNamespace
@@ -25,16 +26,17 @@ from areal_cppo.step.attention import (
     packed_attention,
     torch_flash_attention,
 )
-from areal_cppo.step.images import ImageOrder, SharedImages
-from areal_cppo.step.micro_batches import (
-    NEEDED,
-    PASSES,
-    Packer,
+from areal_cppo.step.batch import (
+    Batch,
+    PromptGroup,
+    image_sets,
     needed_tokens,
-    packed,
+    prompt_groups,
 )
-from areal_cppo.step.prompts import PromptGroup, image_sets, prompt_groups
-from areal_cppo.step.rows import Batch, RowStyle, make_row
+from areal_cppo.step.model import SharedImages
+from areal_cppo.step.pack import Packer
+from areal_cppo.step.ranks import Ranks
+from areal_cppo.step.rows import ImageOrder, RowStyle, make_row
 from tests.step import harness
 from tests.step.flash_on_cpu import flash_on_cpu
 
@@ -74,7 +76,8 @@ class TestWhoSharesWhat:
         ids, needed = torch.tensor(ids), torch.tensor(needed).bool()
         kinds = torch.zeros_like(ids) if image_tokens is None else image_tokens
         lengths = (ids >= 0).sum(-1).tolist()
-        return prompt_groups(ids, needed, kinds.bool(), lengths, sets)
+        data = {"input_ids": ids, "mm_token_type_ids": kinds}
+        return prompt_groups(Batch(data, needed, ids, lengths, [], sets))
 
     def test_prompts(self):
         ids = [
@@ -115,12 +118,14 @@ class TestWhoSharesWhat:
         group = PromptGroup(rows, prefix if len(own) > 1 else 0)
         capacity = max(lengths) + room
         parts = group.cut(lengths, capacity)
-        assert tuple(row for part in parts for row in part.rows) == rows
+        assert tuple(i for part in parts for i in part.responses) == rows
         for part in parts:
             assert part.tokens(lengths) <= capacity
-            assert (part.prefix == 0) == (len(part.rows) == 1)
-            shared = part.prefix * (len(part.rows) - 1)
-            assert part.tokens(lengths) == sum(lengths[r] for r in part.rows) - shared
+            assert (part.prefix == 0) == (len(part.responses) == 1)
+            shared = part.prefix * (len(part.responses) - 1)
+            assert (
+                part.tokens(lengths) == sum(lengths[i] for i in part.responses) - shared
+            )
 
     def test_only(self):
         group = PromptGroup((1, 4, 6), 3)
@@ -256,34 +261,29 @@ def test_a_sliding_window_cuts_nothing_or_is_refused(kernel, window):
             assert torch.equal(attend(sliding_window=window)[0], attend()[0])
 
 
-def as_batch(items) -> tuple[dict, Batch]:
+def as_batch(items) -> Batch:
     data = concat_padded_tensors([dict(item) for item in items])
     images = data.pop("multi_modal_input")
-    data[NEEDED] = needed_tokens(data["loss_mask"], shifted=False)
     shape = data["input_ids"].shape
-    batch = Batch(
-        data["input_ids"],
-        data["mm_token_type_ids"],
+    return Batch(
+        data,
+        needed_tokens(data["loss_mask"], shifted=False),
         torch.arange(3 * shape.numel()).view(3, *shape),  # each its own
         data["attention_mask"].sum(-1).tolist(),
         images,
         image_sets(images),
     )
-    return data, batch
 
 
-def groups_of(data, batch) -> list[PromptGroup]:
-    kinds = batch.image_tokens.bool()
-    return prompt_groups(
-        batch.input_ids, data[NEEDED], kinds, batch.lengths, batch.sets
-    )
+def pixels(row, batch) -> torch.Tensor:
+    return row.pixel_values(lambda i: batch.images[i]["pixel_values"])
 
 
 class TestRows:
     def test_places_find_every_token_of_every_response(self):
-        data, batch = as_batch(harness.grouped_batch())
-        groups = groups_of(data, batch)
-        assert [g.rows for g in groups] == [
+        batch = as_batch(harness.grouped_batch())
+        groups = prompt_groups(batch)
+        assert [g.responses for g in groups] == [
             (0, 1, 2, 3),
             (4, 5, 6),
             (7, 8),
@@ -291,33 +291,32 @@ class TestRows:
             (10, 11),
         ]
         row = make_row(groups, batch, STYLE)
-        assert row.rows == list(range(12))
-        whole = packed(
-            data | {"positions": batch.position_ids[0]}, row.rows, batch.lengths
-        )
+        assert row.responses == list(range(12))
+        placed = replace(batch, data=batch.data | {"at": batch.position_ids[0]})
+        whole, needed = placed.packed(row.responses)
         ids = row.inputs["input_ids"][0]
         assert torch.equal(ids[row.places], whole["input_ids"])
         assert len(ids) == sum(g.tokens(batch.lengths) for g in groups)
         # A prompt's positions are those of the first response that has it.
-        first = [group.rows[0] for group in groups for _ in group.rows]
+        first = [group.responses[0] for group in groups for _ in group.responses]
         width = batch.input_ids.shape[1]
         at = row.inputs["position_ids"][0, 0, row.places]
         starts = torch.repeat_interleave(
-            torch.tensor(row.rows), torch.tensor(batch.lengths)
+            torch.tensor(row.responses), torch.tensor(batch.lengths)
         )
         shared = at // width != starts
-        assert torch.equal(at % width, whole["positions"] % width)
+        assert torch.equal(at % width, whole["at"] % width)
         prompts = torch.repeat_interleave(
             torch.tensor(first), torch.tensor(batch.lengths)
         )
         assert torch.equal((at // width)[shared], prompts[shared]) and shared.any()
 
     def test_images_in_the_order_of_their_tokens(self):
-        data, batch = as_batch(harness.grouped_batch())
-        row = make_row(groups_of(data, batch), batch, STYLE)
-        assert row.image_rows == [0, 4, 9]  # the other group has the first's image
+        batch = as_batch(harness.grouped_batch())
+        row = make_row(prompt_groups(batch), batch, STYLE)
+        assert row.image_sets == [0, 4, 9]  # the other group has the first's image
         sizes = [16, 8 + 12, 24]
-        assert len(row.inputs["pixel_values"]) == sum(sizes)
+        assert len(pixels(row, batch)) == sum(sizes)
         grids = row.inputs["image_grid_thw"].tolist()
         assert grids == [[1, 4, 4], [1, 4, 2], [1, 2, 6], [1, 4, 4], [1, 6, 4]]
         order = row.image_order.token_index.tolist()
@@ -330,38 +329,41 @@ class TestRows:
     @pytest.mark.parametrize("page", [1, 64])
     @pytest.mark.parametrize("rows", [[], [10, 11], [0, 1]])
     def test_every_row_has_an_image_and_fills_its_pages(self, rows, page):
-        data, batch = as_batch(harness.grouped_batch())
+        batch = as_batch(harness.grouped_batch())
         style = RowStyle(harness.LAYOUT, harness.IMAGE, True, False, page, {})
-        groups = [g for g in groups_of(data, batch) if set(g.rows) & set(rows)]
+        groups = [g for g in prompt_groups(batch) if set(g.responses) & set(rows)]
         row = make_row(groups, batch, style)
         ids, packing = row.inputs["input_ids"][0], row.inputs["packing"]
         assert len(ids) % page == 0 and len(ids) >= 1
         assert sum(packing.queries) == len(ids)
         n_images = int(row.inputs["image_grid_thw"].prod(-1).sum()) // 4
         assert int((ids == harness.IMAGE).sum()) == n_images >= 1
-        assert len(row.inputs["pixel_values"]) == 4 * n_images
+        assert len(pixels(row, batch)) == 4 * n_images
         n_tokens = sum(group.tokens(batch.lengths) for group in groups)
         assert (row.places < n_tokens).all()
 
     def test_packed_is_what_areal_packs(self):
-        data, batch = as_batch(harness.grouped_batch())
+        batch = as_batch(harness.grouped_batch())
         rows = [7, 2, 10]
-        mine = packed(data, rows, batch.lengths)
-        theirs = pack_tensor_dict({k: v[rows] for k, v in data.items()})
+        mine, needed = batch.packed(rows)
+        theirs = pack_tensor_dict({k: v[rows] for k, v in batch.data.items()})
         for key in ("input_ids", "loss_mask", "logprobs", "versions", "cu_seqlens"):
             assert torch.equal(mine[key], theirs[key]), key
         assert mine["max_seqlen"] == theirs["max_seqlen"]
+        # Position t predicts t + 1.
+        has_loss = theirs["loss_mask"].nonzero().flatten()
+        assert torch.equal(needed, has_loss - 1)
 
 
 class TestPacker:
     @pytest.fixture(autouse=True)
     def one_rank(self, actor):
-        self.group = actor.dp_group
+        self.ranks = Ranks(actor.dp_group, CPU)
 
     def pack(self, items, entering=(), shared=True, **spec):
-        data, batch = as_batch(items)
-        packer = Packer(MicroBatchSpec(**spec), STYLE, shared, self.group)
-        return packer(data, batch, set(entering)), batch
+        batch = as_batch(items)
+        packer = Packer(MicroBatchSpec(**spec), STYLE, shared, self.ranks)
+        return packer(batch, set(entering)), batch
 
     @pytest.mark.parametrize("shared", [True, False])
     @pytest.mark.parametrize(
@@ -369,17 +371,14 @@ class TestPacker:
     )
     @pytest.mark.parametrize("entering", [(), (0, 2, 5, 9), range(10)])
     def test_each_response_once(self, shared, spec, entering):
-        mb_list, batch = self.pack(harness.grouped_batch(), entering, shared, **spec)
-        passes = [mb[PASSES] for mb in mb_list.mbs]
-        order = [row for item in passes for row in item.anchor.rows]
+        passes, _ = self.pack(harness.grouped_batch(), entering, shared, **spec)
+        order = [i for item in passes for i in item.anchor.responses]
         assert sorted(order) == list(range(12))
-        assert mb_list.forward_indices == order
-        assert [order[i] for i in mb_list.backward_indices] == list(range(12))
-        seen = [row for item in passes if item.view for row in item.view.rows]
+        seen = [i for item in passes if item.view for i in item.view.responses]
         assert sorted(seen) == sorted(entering)
         for item in passes:  # views first, and only where a response enters
             assert (item.view is not None) == bool(
-                set(item.anchor.rows) & set(entering)
+                set(item.anchor.responses) & set(entering)
             )
             tokens = item.anchor.inputs["input_ids"].numel()
             assert tokens <= spec.get("max_tokens_per_mb", 1000)
@@ -387,21 +386,21 @@ class TestPacker:
         assert views_first == sorted(views_first)
 
     def test_view_places(self):
-        mb_list, batch = self.pack(harness.grouped_batch(), (0, 2, 5, 9), n_mbs=1)
-        mb = mb_list.mbs[0]
-        item = mb[PASSES]
+        (item, _), batch = self.pack(harness.grouped_batch(), (0, 2, 5, 9), n_mbs=1)
         placed = item.view_places >= 0
         ids = item.view.inputs["input_ids"][0]
-        assert torch.equal(ids[item.view_places[placed]], mb["input_ids"][placed])
-        lengths = torch.tensor([batch.lengths[row] for row in item.anchor.rows])
-        rows = torch.repeat_interleave(torch.tensor(item.anchor.rows), lengths)
+        assert torch.equal(
+            ids[item.view_places[placed]], item.data["input_ids"][placed]
+        )
+        lengths = torch.tensor([batch.lengths[row] for row in item.anchor.responses])
+        rows = torch.repeat_interleave(torch.tensor(item.anchor.responses), lengths)
         assert set(rows[placed].tolist()) == {0, 2, 5, 9}
         assert not set(rows[~placed].tolist()) & {0, 2, 5, 9}
 
     def test_number_is_a_multiple_of_the_divisor(self):
-        mb_list, _ = self.pack(harness.grouped_batch(), (0,), n_mbs=1, n_mbs_divisor=3)
-        assert len(mb_list.mbs) == 3
-        assert mb_list.mbs[2][PASSES].anchor.rows == []
+        found, _ = self.pack(harness.grouped_batch(), (0,), n_mbs=1, n_mbs_divisor=3)
+        assert len(found) == 3
+        assert found[2].anchor.responses == []
 
 
 def test_needed_tokens():

@@ -17,8 +17,8 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 from areal.utils.data import concat_padded_tensors
 
-from areal_cppo.config.experiment import CPPOActorConfig
-from areal_cppo.config.speed import SpeedConfig
+from areal_cppo.config.blocks import SpeedConfig
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import StalenessConfig, ViewsConfig
 from tests.step import harness, naive
 
@@ -229,7 +229,7 @@ def test_what_is_computed(actor, switched_off, tokens, patches):
 def test_logits_of_response_tokens_only(actor, monkeypatch):
     items = harness.prepared(actor, harness.grouped_batch())
     rows = []
-    tap = actor._passes.tap
+    tap = actor._model
     project = tap._project
 
     def counting(hidden):

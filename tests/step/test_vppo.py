@@ -10,9 +10,10 @@ import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
 
-import areal_cppo.step.passes as passes_module
 from areal_cppo.core import VPPOConfig
-from areal_cppo.step.objectives.vppo import VPPOStep
+from areal_cppo.step import update as update_module
+from areal_cppo.step.gate import Gated
+from areal_cppo.step.objectives.vppo import VPPOObjective
 from tests.step import harness, naive, naive_others
 
 VPPO = "ppo_actor/update/vppo"
@@ -85,19 +86,18 @@ def test_without_filter_and_shaping_it_is_grpo(actor, update, beta_max):
 def test_filtered_tokens_have_exactly_no_gradient(actor, update, monkeypatch):
     """At the log-probs that the policy loss is made of, token by token."""
     seen = []
-    original = type(actor)._compute_logprobs_and_loss
+    original = update_module._policy_loss
 
-    def spy(self, output, ctx, *args, **kwargs):
-        logprobs = output.statistics.logprobs
-        logprobs.retain_grad()
-        seen.append((logprobs, ctx.mb_input))
-        return original(self, output, ctx, *args, **kwargs)
+    def spy(micro_batch, statistics, *args):
+        statistics.logprobs.retain_grad()
+        seen.append((statistics.logprobs, micro_batch))
+        return original(micro_batch, statistics, *args)
 
-    monkeypatch.setattr(type(actor), "_compute_logprobs_and_loss", spy)
+    monkeypatch.setattr(update_module, "_policy_loss", spy)
     update({})
     counts = []
     for logprobs, mb in seen:
-        kept = mb["advantages"][mb["cppo_passes"].needed] != 0
+        kept = mb.data["advantages"][mb.needed] != 0
         assert logprobs.grad[~kept].eq(0).all() and logprobs.grad[kept].ne(0).all()
         counts.append((int(kept.sum()), len(kept)))
     # ceil(.4 n) of 12, 20, 7, 3, 31 and 14 tokens; all 10 of the one without an image.
@@ -107,14 +107,14 @@ def test_filtered_tokens_have_exactly_no_gradient(actor, update, monkeypatch):
 def test_no_gradient_goes_through_the_view(actor, update, monkeypatch):
     """Its passes have no graph, and the update's own passes see the image alone."""
     graphs = []
-    original = VPPOStep.view
+    original = VPPOObjective.view
 
     def spy(self, *args, **kwargs):
         hidden = original(self, *args, **kwargs)
         graphs.append(hidden.requires_grad)
         return hidden
 
-    monkeypatch.setattr(VPPOStep, "view", spy)
+    monkeypatch.setattr(VPPOObjective, "view", spy)
     forwards = []
     handle = actor.model.register_forward_pre_hook(
         lambda *_: forwards.append(torch.is_grad_enabled())
@@ -197,12 +197,12 @@ def test_statistics_equal_naive(update, model_folder):
 
 def test_a_response_that_is_not_finite_keeps_its_advantage(actor, update, monkeypatch):
     """All are poisoned: nothing is filtered, nothing shaped."""
-    original = passes_module.packed_view
+    original = Gated.pixel_values
 
-    def poisoned(views, kind, anchor):
-        return original(views, kind, anchor) * float("nan")
+    def poisoned(self, row, kind):
+        return original(self, row, kind) * float("nan")
 
-    monkeypatch.setattr(passes_module, "packed_view", poisoned)
+    monkeypatch.setattr(Gated, "pixel_values", poisoned)
     gradient, stats = update({})
     assert harness.relative_difference(gradient, grpo(actor, update.items)) < 1e-6
     assert stats[f"{VPPO}/nonfinite_responses"] == 6
@@ -212,15 +212,15 @@ def test_a_response_that_is_not_finite_keeps_its_advantage(actor, update, monkey
 def test_only_the_response_that_is_not_finite(actor, update, model_folder, monkeypatch):
     """The others are shaped as if it weren't there."""
     actor.config.mb_spec = MicroBatchSpec(n_mbs=7)
-    original = passes_module.packed_view
+    original = Gated.pixel_values
     calls = []
 
-    def first_poisoned(views, kind, anchor):
-        calls.append(views)
-        view = original(views, kind, anchor)
+    def first_poisoned(self, row, kind):
+        calls.append(kind)
+        view = original(self, row, kind)
         return view * float("nan") if len(calls) == 1 else view
 
-    monkeypatch.setattr(passes_module, "packed_view", first_poisoned)
+    monkeypatch.setattr(Gated, "pixel_values", first_poisoned)
     gradient, stats = update({})
     assert stats[f"{VPPO}/nonfinite_responses"] == 1
     assert torch.isfinite(gradient).all()

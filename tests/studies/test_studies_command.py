@@ -5,18 +5,24 @@ Not covered: what the numbers are worth (docs/evidence.md).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import yaml
 
-pytestmark = pytest.mark.slow  # each command imports AReaL, some seconds
+from areal_cppo.cli.main import main
+
+pytestmark = pytest.mark.slow  # some seconds a run
 
 STUDY = {
     "steps": 3,
@@ -45,9 +51,13 @@ def write(folder: Path, document: dict) -> Path:
     return path
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=280
+def command(*arguments: str | Path) -> SimpleNamespace:
+    """In this process, which has imported AReaL: status and what was printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
+        status = main(["study", *map(str, arguments)])
+    return SimpleNamespace(
+        returncode=status, stdout=out.getvalue(), stderr=err.getvalue()
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from areal_cppo.core import CPLConfig
-from areal_cppo.studies.contrast import MEASURES, contrast
+from areal_cppo.studies.detection import CONTRAST, contrast
 
 
 def logits(*rows: list[float]) -> torch.Tensor:
@@ -99,4 +99,4 @@ def test_no_tokens():
     nothing = torch.zeros(0, 5)
     labels = torch.zeros(0, dtype=torch.int64)
     found = contrast(CPLConfig(), labels, nothing, nothing, nothing)
-    assert found == dict.fromkeys(MEASURES)
+    assert found == dict.fromkeys(CONTRAST)

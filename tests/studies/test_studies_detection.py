@@ -19,8 +19,9 @@ from areal_cppo.studies.detection import (
     records,
     role_records,
 )
-from areal_cppo.studies.task import study_task
 from areal_cppo.studies.tokens import Measures, Responses, Views
+from areal_cppo.tasks.problems import reading_task
+from areal_cppo.tasks.sampling import problem_pixels
 
 ENTROPY = arrays.arrays(np.float64, 12, elements=st.floats(0.01, 3))
 
@@ -90,15 +91,15 @@ def test_quotients_of_the_two_entropies_rank_alike(anchor, negative):
 
 def responses_and_measures():
     """Two responses of 3 and 2 tokens; R, T, N and R, T."""
-    task = study_task("triangles")
+    task = reading_task("triangles")
     problems = [task.make_problem(0, i, "held_out") for i in range(2)]
     responses = Responses(
         problems,
-        task.pixels(problems),
+        problem_pixels(problems),
         torch.tensor([[10, 11, 12], [13, 1, 0]]),
         torch.tensor([3, 2]),
         [["1", "2", "3"], ["4", "<eos>"]],
-        [task.score("", problem) for problem in problems],
+        [problem.score("") for problem in problems],
         np.array(["R", "T", "N", "R", "T"]),
     )
     measures = Measures(
@@ -145,7 +146,6 @@ def test_failures_are_the_worst_selections(tmp_path):
         "negative": torch.flip(responses.pixels, [0]),
     }
     samples = failures.worst(
-        task,
         responses,
         measures,
         views,

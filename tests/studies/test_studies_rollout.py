@@ -8,20 +8,23 @@ import pytest
 import torch
 from areal.utils.data import concat_padded_tensors
 
-from areal_cppo.config.rewards import RewardConfig
-from areal_cppo.rollout.workflow import Prompt, _trajectory
+from areal_cppo.config.blocks import RewardConfig
+from areal_cppo.rollout.requests import Prompt
+from areal_cppo.rollout.workflow import _trajectory
 from areal_cppo.studies.rollout import Policies, generator, make_batch
-from areal_cppo.studies.task import study_task
 from areal_cppo.tasks import sampling
+from areal_cppo.tasks.model import load_model, response_logits
 from areal_cppo.tasks.pixels import image_grid
-from areal_cppo.tasks.vocabulary import EOS, IMAGE, VOCABULARY, split_tokens
+from areal_cppo.tasks.problems import reading_task
+from areal_cppo.tasks.responses import EOS, IMAGE, VOCABULARY, split_tokens
+from areal_cppo.tasks.tokenizer import PROMPT_IDS
 
 EOS_ID, IMAGE_ID = VOCABULARY.index(EOS), VOCABULARY.index(IMAGE)
 
 
 @pytest.fixture(scope="module")
 def task():
-    return study_task("triangles")
+    return reading_task("triangles")
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +37,10 @@ def problems(task):
     return [task.make_problem(1, i, "train") for i in range(3)]
 
 
-def draw(model, task, problems, seed=1, samples=4, **settings):
+def draw(model, problems, seed=1, samples=4, **settings):
     return sampling.sample(
         model,
-        task.pixels(problems),
+        sampling.problem_pixels(problems),
         samples=samples,
         generator=generator(seed, 1),
         **settings,
@@ -45,10 +48,10 @@ def draw(model, task, problems, seed=1, samples=4, **settings):
 
 
 def test_kept_log_probabilities_are_the_model_s(policies, task, problems):
-    sampled = draw(policies.model, task, problems, temperature=0.7)
-    pixels = task.pixels([p for p in problems for _ in range(4)])
+    sampled = draw(policies.model, problems, temperature=0.7)
+    pixels = sampling.problem_pixels([p for p in problems for _ in range(4)])
     with torch.no_grad():
-        logits = sampling.response_logits(policies.model, pixels, sampled.ids)
+        logits = response_logits(policies.model, pixels, sampled.ids)
     expected = (logits / 0.7).log_softmax(-1)
     expected = expected.gather(-1, sampled.ids[..., None]).squeeze(-1)
     inside = torch.arange(sampled.ids.shape[1]) < sampled.lengths[:, None]
@@ -61,8 +64,8 @@ def test_kept_log_probabilities_are_the_model_s(policies, task, problems):
 
 
 def test_draws_depend_on_seed_and_step_alone(policies, task, problems):
-    first, again = (draw(policies.model, task, problems) for _ in range(2))
-    other = draw(policies.model, task, problems, seed=2)
+    first, again = (draw(policies.model, problems) for _ in range(2))
+    other = draw(policies.model, problems, seed=2)
     assert torch.equal(first.ids, again.ids)
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
 
@@ -88,12 +91,12 @@ def test_groups_are_those_of_the_workflow(task, problems):
     wrong = f"<think>1+1</think>\\boxed{{0}}{EOS}"
     texts = [right(problems[0]), wrong, "1;1", right(problems[1])]
     sampled = made(texts)
-    pixels = task.pixels(problems[:2])
+    pixels = sampling.problem_pixels(problems[:2])
     reward = RewardConfig(answer_weight=0.8, format_weight=0.3)
-    batch = make_batch(task, problems[:2], pixels, sampled, 5, reward)
+    batch = make_batch(problems[:2], pixels, sampled, 5, reward)
     assert batch.refused == 0
     worth = [[1.1, 0.3], [0.0, 1.1]]
-    prompt = list(sampling.PROMPT_IDS)
+    prompt = list(PROMPT_IDS)
     for i, item in enumerate(batch.items):
         tensors = {
             "pixel_values": pixels[36 * i : 36 * (i + 1)],
@@ -133,7 +136,7 @@ def test_vision_tokens_are_refused_and_small_groups_dropped(task, problems):
     bad = f"1{IMAGE}1{EOS}"
     texts = [right(problems[0]), bad, "1;", bad, bad, "1;", "1;", "2;", "3;"]
     batch = make_batch(
-        task, problems, task.pixels(problems), made(texts), 0, RewardConfig()
+        problems, sampling.problem_pixels(problems), made(texts), 0, RewardConfig()
     )
     assert [len(item["rewards"]) for item in batch.items] == [2, 3]
     assert batch.refused == 1 + 3  # one of the first group; the second, whole
@@ -146,7 +149,7 @@ class Actor:
     """As much of an actor as `Policies` asks for: weights and their version."""
 
     def __init__(self, task):
-        self.model, _ = sampling.load(task.checkpoint)
+        self.model = load_model(task.checkpoint)
         self.version = 0
 
     def get_version(self):

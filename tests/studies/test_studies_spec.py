@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from areal_cppo.errors import UserError
-from areal_cppo.studies.check import check_arms
-from areal_cppo.studies.overrides import load_run_config
+from areal_cppo.studies.arms import check_exist
+from areal_cppo.studies.preflight import check_arms, load_run_config
 from areal_cppo.studies.spec import read_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cppo" / "studies"
@@ -186,6 +186,16 @@ def test_a_bad_arm_is_told_before_anything_runs(read, settings, words):
     assert words in str(caught.value)
 
 
+def test_an_unknown_key_is_told_alike_without_areal(read):
+    study = read({"arms": {"bad": {"actor.cpl.views.negatif": []}}})
+    told = []
+    for check, argument in ((check_exist, study.arms), (check_arms, study)):
+        with pytest.raises(UserError) as caught:
+            check(argument)
+        told.append(str(caught.value))
+    assert told[0] == told[1] and "did you mean negative" in told[0]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="examples/cppo/studies holds some"):
         read_study(tmp_path / "none.yaml")
@@ -194,5 +204,6 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_studies_are_good(path):
     study = read_study(path)
+    check_exist(study.arms)
     assert study.name == path.stem
     assert len(check_arms(study)) == len(study.arms)

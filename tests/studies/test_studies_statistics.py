@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.studies.statistics import mean_interval, paired_difference
+from areal_cppo.studies.summary import mean_interval, paired_difference
 
 T_2 = 4.302652729749464  # two-sided 95 % quantile, 2 degrees of freedom (tables: 4.303)
 
@@ -37,7 +38,7 @@ def test_pairs_are_made_by_seed():
     """Differences .1, .1, .4 of seeds 1, 2, 4: mean .2, deviation sqrt(.03)."""
     arm = {1: 0.6, 2: 0.5, 3: 0.9, 4: 0.8}
     reference = {4: 0.4, 2: 0.4, 1: 0.5, 7: 0.0}
-    found = paired_difference(arm, reference)
+    found = paired_difference(pd.Series(arm), pd.Series(reference))
     assert found.n == 3
     assert found.mean == pytest.approx(0.2)
     half = T_2 * math.sqrt(0.03) / math.sqrt(3)
@@ -49,13 +50,13 @@ def test_pairing_takes_away_what_seeds_share():
     """Seeds differ by .3, arms by .02 to .03: the paired interval excludes zero."""
     reference = {1: 0.3, 2: 0.6, 3: 0.45}
     arm = {1: 0.32, 2: 0.63, 3: 0.475}
-    found = paired_difference(arm, reference)
+    found = paired_difference(pd.Series(arm), pd.Series(reference))
     assert found.excludes_zero
     assert not mean_interval([0.32 - 0.45, 0.63 - 0.45, 0.475 - 0.45]).excludes_zero
 
 
 def test_without_a_shared_seed_there_is_no_difference():
-    assert paired_difference({1: 0.5}, {2: 0.5}) is None
+    assert paired_difference(pd.Series({1: 0.5}), pd.Series({2: 0.5})) is None
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-5, 5))

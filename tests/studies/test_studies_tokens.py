@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from areal_cppo.studies.overrides import load_run_config
 from areal_cppo.studies.pool import duration
-from areal_cppo.studies.task import study_task
+from areal_cppo.studies.preflight import load_run_config
 from areal_cppo.studies.tokens import Views, measure, respond, token_logits
-from areal_cppo.tasks import sampling
+from areal_cppo.tasks.model import load_model
+from areal_cppo.tasks.problems import reading_task
 
 N = 6
 
 
 @pytest.fixture(scope="module")
 def task():
-    return study_task("triangles")
+    return reading_task("triangles")
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def actor(task):
 @pytest.fixture(scope="module")
 def measured(task, actor):
     """Responses, logits by view, and what is measured of them."""
-    model, _ = sampling.load(task.checkpoint)
+    model = load_model(task.checkpoint)
     problems = [task.make_problem(0, i, "held_out") for i in range(N)]
-    responses = respond(model, task, problems, temperature=1.0, max_new_tokens=40)
+    responses = respond(model, problems, temperature=1.0, max_new_tokens=40)
     views = Views(task)
     pixels = {
         "anchor": responses.pixels,

@@ -2,7 +2,7 @@
 
 AReaL's own loop sends a failed request to the same server again and puts the request,
 images included, into its error. This one sends it to another server, checks what comes
-back (`answers.nonsense`), and logs type, status, server and attempt only.
+back (`client.nonsense`), and logs type, status, server and attempt only.
 
 A response has several parts if it was interrupted (by a weight update: the server
 answers `abort` with what it has). A part that was received and is sound is kept,
@@ -22,15 +22,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import numpy as np
 import orjson
 from areal.api import ModelRequest, ModelResponse
 from areal.api.io_struct import HttpGenerationResult, HttpRequest
 from areal.utils import logging
 
-from areal_cppo.config.servers import ServersConfig
-from areal_cppo.rollout.servers.answers import nonsense
-from areal_cppo.rollout.servers.fleet import UP, Fleet
-from areal_cppo.rollout.servers.http import authorization
+from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.rollout.servers.client import authorization, nonsense
+from areal_cppo.rollout.servers.fleet import Fleet
+from areal_cppo.rollout.servers.state import UP
 from areal_cppo.serving.guard import VERSION_HEADER
 
 logger = logging.getLogger("Generation")
@@ -277,8 +278,6 @@ def _tokens_wanted(request: ModelRequest) -> int:
 
 
 def _response(request: ModelRequest, part: _Part, seconds: float) -> ModelResponse:
-    import numpy as np
-
     return ModelResponse(
         input_tokens=request.input_ids[: len(request.input_ids) - len(part.tokens)],
         input_images=request.image_data,

@@ -1,16 +1,25 @@
-"""One version of the weights: where its files are, and how a server loads them."""
+"""Versions of the weights, and how a server comes to hold them.
+
+From disk: a server loads a folder, or is started with it. Or over the wire, a group of
+processes (NCCL, gloo): the trainer's first rank sends parts, every server receives
+them. From the first part on a server holds a mixture of two versions: its gate is
+closed then, and opened for the new version once all parts have come, as the server
+itself says (`areal_cppo.serving.held_weights`). A process that is started later can't
+join the group.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from areal.api import WeightUpdateMeta
-from areal.api.io_struct import get_versioned_lora_name
+from areal.api.io_struct import HttpRequest, get_versioned_lora_name
 from areal.utils import name_resolve, names
 
-from areal_cppo.rollout.servers.http import ServerClient, ServerError
+from areal_cppo.rollout.servers.client import ServerClient, ServerError
 
 _POLL_SECONDS = 0.1
 
@@ -28,8 +37,8 @@ class Weights:
     version
         Of the policy; 0 before training.
     path
-        Folder of the weights, or of a LoRA adapter; None: they came over the wire
-        (`areal_cppo.rollout.servers.wire`) and are in no file.
+        Folder of the weights, or of a LoRA adapter; None: they came over the wire and
+        are in no file.
     adapter
         Name under which servers hold the adapter; None: these are full weights.
     meta
@@ -42,6 +51,14 @@ class Weights:
     meta: WeightUpdateMeta | None = None
 
     @classmethod
+    def of_server(cls, args: dict[str, Any]) -> Weights:
+        """Those that a server is started with, of its arguments."""
+        for entry in args.get("lora_paths") or []:
+            adapter, _, path = str(entry).partition("=")
+            return cls(0, path, adapter)
+        return cls(0, str(args["model_path"]))
+
+    @classmethod
     def of_update(cls, meta: WeightUpdateMeta, version: int) -> Weights:
         """Those of a weight update from disk; `version` if `meta` doesn't say."""
         number = version if meta.version is None else meta.version
@@ -49,6 +66,17 @@ class Weights:
         if meta.use_lora:
             adapter = get_versioned_lora_name(meta.lora_name, number)
         return cls(number, str(meta.path), adapter, meta)
+
+    def server_args(self) -> dict[str, Any]:
+        """What of a server's arguments differs when it is started with these.
+
+        The tokenizer's and the processor's path stays the first model's.
+        """
+        if self.meta is None:
+            return {}
+        if self.adapter is not None:
+            return {"lora_paths": [f"{self.adapter}={self.path}"]}
+        return {"model_path": self.path}
 
     def load_into(self, client: ServerClient, backend, timeout: float) -> None:
         """Make a server load them; nothing to do for those that it has.
@@ -62,14 +90,10 @@ class Weights:
             return
         for request in backend.build_disk_weight_update_requests(self.meta).requests:
             try:
-                answer = client.send(request, timeout)
+                client.order(request, timeout)
             except ServerError:
-                if request.best_effort:
-                    continue
-                raise
-            refused = isinstance(answer, dict) and answer.get("success") is False
-            if refused and not request.best_effort:
-                raise ServerError(f"{request.endpoint} answered that it failed")
+                if not request.best_effort:
+                    raise
 
 
 def wait_for_files(
@@ -104,3 +128,75 @@ def wait_for_files(
         f"{timeout:.0f} s, found no word of it; see the trainer's log, or raise "
         "rollout.servers.update_seconds"
     )
+
+
+class WireUpdates:
+    """The weight updates of one server over the wire; a method at a time.
+
+    Parameters
+    ----------
+    client
+        Of the server.
+    seconds
+        Longest time of a request: setting up the group, receiving a part.
+
+    Attributes
+    ----------
+    joined : bool
+        The server belongs to the group, or has tried to.
+    """
+
+    def __init__(self, client: ServerClient, seconds: float):
+        self.joined = False
+        self._client = client
+        self._seconds = seconds
+        self._coming: int | None = None  # the version of which parts have come
+
+    def join(self, request: HttpRequest) -> None:
+        """Have the server join the group; waits for all the others.
+
+        Raises
+        ------
+        ServerError
+            It failed, or took too long.
+        """
+        self.joined = True
+        self._client.order(request, self._seconds)
+
+    def receive(self, version: int, requests: Iterable[HttpRequest]) -> None:
+        """Have the server receive a part of a version.
+
+        Raises
+        ------
+        ServerError
+            It failed, took too long, or the version before is not complete.
+        """
+        if self._coming is None:
+            self._client.open_for(None, self._seconds)
+            self._coming = version
+        elif self._coming != version:
+            raise ServerError(
+                f"version {version} began before version {self._coming} was complete"
+            )
+        for request in requests:
+            self._client.order(request, self._seconds)
+
+    def complete(self) -> Weights | None:
+        """Open the server for the version of which all parts have come, if one has.
+
+        Raises
+        ------
+        ServerError
+            Something is missing, or not as it was sent.
+        """
+        if self._coming is None:
+            return None
+        missing = self._client.missing(self._seconds)
+        if missing is not None:
+            raise ServerError(
+                f"it does not hold version {self._coming} of the weights: {missing}"
+            )
+        self._client.open_for(self._coming, self._seconds)
+        weights = Weights(self._coming, path=None)
+        self._coming = None
+        return weights

@@ -1,8 +1,12 @@
-"""One optimiser step of an objective that compares views of the images.
+"""What an objective is: an optimiser step that compares views of the images.
 
-The actor asks it, in this order: which responses enter the view passes (they are packed
-together); what has to be known of the whole batch before the first backward pass; and
-for each micro-batch with views, which passes to run and what to add to the policy loss.
+`areal_cppo.step.update` asks it, in this order: which responses enter the view passes
+(they are packed together); what has to be known of the whole batch before the first
+backward pass; and for each micro-batch with views, which passes of views to run, what
+to take from the anchor's distributions, and what to add to the policy loss.
+
+A new one is a file here with its `OBJECTIVE` and `METRICS`, and a line in
+`areal_cppo.config.objectives`.
 """
 
 from __future__ import annotations
@@ -10,19 +14,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
+import torch
+from areal.utils import stats_tracker
 from torch import Tensor
 
-from areal_cppo.config.experiment import CPPOActorConfig
-from areal_cppo.core import PatchLayout, TokenStatistics
-from areal_cppo.step.gate import apply_gate
-from areal_cppo.step.meter import Meter
-from areal_cppo.step.micro_batches import PASSES
-from areal_cppo.step.packing import PackedRow
-from areal_cppo.step.passes import ModelPasses
+from areal_cppo.config.engines import CPPOActorConfig
+from areal_cppo.config.objectives import OBJECTIVES
+from areal_cppo.core import PatchLayout, StalenessConfig, TokenStatistics, token_weights
+from areal_cppo.core.head import Projection
+from areal_cppo.metrics import UPDATE, Metric
+from areal_cppo.step.gate import Gated, ViewMaker, apply_gate, gate_tokens
+from areal_cppo.step.metrics import Meter
+from areal_cppo.step.model import Model
+from areal_cppo.step.pack import MicroBatch, Packer
 from areal_cppo.step.ranks import Ranks
-from areal_cppo.step.views import ViewMaker
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,12 @@ class Parts:
     ----------
     config
         The actor's.
-    passes
-        Runs the model.
+    model
+        Runs passes.
     layout
         Of the model's images.
+    pack
+        Cuts batches into micro-batches.
     meter
         Told what takes how long.
     ranks
@@ -46,105 +56,302 @@ class Parts:
     """
 
     config: CPPOActorConfig
-    passes: ModelPasses
+    model: Model
     layout: PatchLayout
+    pack: Packer
     meter: Meter
     ranks: Ranks
     version: int
 
 
 @dataclass(frozen=True)
-class Output:
-    """What the passes of a micro-batch gave; the loss is made of it.
+class GatedTokens:
+    """A micro-batch as an objective sees it.
+
+    Tensors are `[T]`, at the position that predicts a token, unless they say otherwise.
+
+    `input_ids` and `versions` are stored at the token itself and shifted here; AReaL's
+    `loss_mask`, `advantages`, `logprobs` and `prox_logp` come shifted. Positions where
+    the shift crosses a response's end have no loss and so no gate.
 
     Attributes
     ----------
-    statistics
-        `[N]` each, of the anchor, at the tokens of the policy loss.
-    views
-        What the objective needs beside, in its own words; `None`: it adds nothing.
+    gate
+        Bool: tokens that may be used.
+    at
+        Int64 `[G]`: where that is true.
+    responses
+        Bool, one a response: those in the view passes.
+    tokens, labels
+        Ints: the token at each position, and the one that it predicts.
+    sequences
+        Int64: which response.
+    versions
+        Int: policy version that sampled the predicted token.
+    behaviour_logprobs, proximal_logprobs
+        fp32, nats; the latter may be None.
     """
 
-    statistics: TokenStatistics
-    views: Any = None
+    gate: Tensor
+    at: Tensor
+    responses: Tensor
+    tokens: Tensor
+    labels: Tensor
+    sequences: Tensor
+    versions: Tensor
+    behaviour_logprobs: Tensor
+    proximal_logprobs: Tensor | None
+
+    @classmethod
+    def of(cls, micro_batch: MicroBatch, gate: str, passed: Tensor) -> GatedTokens:
+        """`passed` is bool, one a response: of the others no token is gated."""
+        data = micro_batch.data
+        lengths = data["cu_seqlens"].diff().long()
+        sequences = torch.repeat_interleave(
+            torch.arange(len(lengths), device=lengths.device), lengths
+        )
+        gated = gate_tokens(data, gate) & passed[sequences]
+        return cls(
+            gate=gated,
+            at=gated.nonzero().flatten(),
+            responses=passed,
+            tokens=data["input_ids"],
+            labels=micro_batch.labels,
+            sequences=sequences,
+            versions=torch.roll(data["versions"], shifts=-1, dims=-1),
+            behaviour_logprobs=data["logprobs"],
+            proximal_logprobs=data.get("prox_logp"),
+        )
+
+    def weights(
+        self, config: StalenessConfig, logprobs: Tensor, at: Tensor, version: int
+    ) -> Tensor:
+        """Importance weight and decay of the tokens at some positions `[N]`: fp32.
+
+        `logprobs` `[T]` are the current policy's, for want of proximal ones.
+        """
+        proximal = self.proximal_logprobs
+        return token_weights(
+            config,
+            logprobs[at],
+            None if proximal is None else proximal[at],
+            self.behaviour_logprobs[at],
+            self.versions[at],
+            version,
+        )
 
 
-class ObjectiveStep(ABC):
+class Objective(ABC):
     """One optimiser step; making one decides which responses enter the view passes.
 
     Parameters
     ----------
     parts
         What it works with.
-    batch
+    padded
         AReaL's padded batch after `compute_advantages`.
-    views
-        By kind (`negative`, `positive`) the perturbations of which one is drawn, as
-        `parse_perturbations` takes them.
-    gate
-        As `gate_tokens` takes it.
     """
 
-    scope: str  # under which statistics are recorded
+    scope: ClassVar[str]  # under which statistics are recorded
 
-    def __init__(
-        self,
-        parts: Parts,
-        batch: dict[str, Any],
-        views: dict[str, list[dict[str, Any]]],
-        gate: str,
-    ):
+    def __init__(self, parts: Parts, padded: dict[str, Any]):
         self.parts = parts
-        self.gate = gate
-        self.gated = apply_gate(
-            batch,
-            gate=gate,
+        self.gated: Gated = apply_gate(
+            padded,
+            gate=self.gate,
             gate_first=parts.config.speed.gate_first,
-            make_views=ViewMaker(views, parts.layout, parts.config.view_seed),
+            make_views=ViewMaker(self.views, parts.layout, parts.config.view_seed),
             meter=parts.meter,
             version=parts.version,
             ranks=parts.ranks,
             scope=self.scope,
         )
 
+    @property
+    def gate(self) -> str:
+        """As `gate_tokens` takes it."""
+        return "none"
+
+    @property
     @abstractmethod
-    def prepare(self, mbs: Sequence[dict[str, Any]]) -> None:
+    def views(self) -> dict[str, list[dict[str, Any]]]:
+        """By kind (`negative`, `positive`) the perturbations of which one is drawn, as
+        `parse_perturbations` takes them."""
+
+    def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Find out what the loss needs of the whole batch; all ranks call it once,
         before the first backward pass, with all of their micro-batches."""
 
-    @abstractmethod
-    def run(self, mb: dict[str, Any]) -> Output:
-        """The passes of a micro-batch with views."""
+    def tokens(self, micro_batch: MicroBatch) -> GatedTokens:
+        """A micro-batch's tokens, gated."""
+        passed = self.gated.passed[micro_batch.anchor.responses]
+        return GatedTokens.of(micro_batch, self.gate, passed)
 
-    @abstractmethod
-    def add(
-        self, loss: Tensor, output: Output, logprobs: Tensor, multiplier: float
-    ) -> Tensor:
-        """The loss of a micro-batch with views, whose part of the policy loss is
-        `loss`.
+    def look(self, micro_batch: MicroBatch, tokens: GatedTokens) -> Any:
+        """Run the passes of the views that `compare` needs."""
+
+    def compare(
+        self,
+        micro_batch: MicroBatch,
+        tokens: GatedTokens,
+        views: Any,
+        hidden: Tensor,
+        project: Projection,
+        statistics: TokenStatistics,
+    ) -> Any:
+        """Take from the anchor's pass what the loss needs; called inside it.
 
         Parameters
         ----------
-        loss
-            A scalar.
-        output
-            What `run` returned.
+        micro_batch, tokens
+            What is computed.
+        views
+            What `look` returned.
+        hidden
+            `[K, D]`, hidden states, of which the first W are those of the needed
+            tokens.
+        project
+            The head's projection to logits.
+        statistics
+            `[K]` each, of the anchor's distributions there.
+
+        Returns
+        -------
+        Any
+            Tensors, alone or in (named) tuples.
+        """
+        return ()
+
+    def loss(
+        self, tokens: GatedTokens, compared: Any, logprobs: Tensor
+    ) -> Tensor | None:
+        """What is added to the policy loss of a micro-batch with views; None: nothing.
+
+        Parameters
+        ----------
+        tokens
+            The micro-batch's.
+        compared
+            What `compare` returned.
         logprobs
             `[T]`, the current policy's.
-        multiplier
-            What the share of the global batch's loss is multiplied by, because
-            gradients are averaged over ranks.
         """
-
-    def row(self, mb: dict[str, Any]) -> PackedRow:
-        """A micro-batch's tokens, gated."""
-        entering = self.gated.rows[mb[PASSES].anchor.rows]
-        return PackedRow.from_micro_batch(mb, self.gate, entering)
+        return None
 
     def view(
-        self, mb: dict[str, Any], row: PackedRow, kind: str, *, has_grad: bool
+        self,
+        micro_batch: MicroBatch,
+        tokens: GatedTokens,
+        kind: str,
+        *,
+        has_grad: bool,
     ) -> Tensor:
-        """Hidden states `[G, D]` of one view's pass at the row's gated tokens."""
-        return self.parts.passes.view(
-            mb[PASSES], row, self.gated.views, kind, self.scope, has_grad=has_grad
+        """Hidden states `[G, D]` of one view's pass at the gated tokens."""
+        pixel_values = self.gated.pixel_values(micro_batch.view, kind)
+        with self.parts.meter.time(f"{kind}_view"):
+            hidden = self.parts.model.view_at(
+                micro_batch, tokens.gate, pixel_values, has_grad=has_grad
+            )
+        sizes = {
+            f"{self.scope}/view_tokens": micro_batch.view.inputs["input_ids"].numel(),
+            f"{self.scope}/view_patches": len(pixel_values),
+        }
+        stats_tracker.denominator(
+            **{
+                name: torch.ones(size, dtype=torch.bool, device=hidden.device)
+                for name, size in sizes.items()
+            }
         )
+        return hidden
+
+
+def at_gate(micro_batch: MicroBatch, tokens: GatedTokens) -> Tensor:
+    """Int64 `[G]`: which of the `W` needed tokens are gated."""
+    return tokens.gate[micro_batch.needed].nonzero().flatten()
+
+
+def start_objective(parts: Parts, padded: dict[str, Any]) -> Objective | None:
+    """Begin an optimiser step on a batch; all ranks call it.
+
+    `padded` is AReaL's batch after `compute_advantages`. None: there is nothing to
+    compare on any rank.
+    """
+    if not parts.config.uses_views:
+        return None
+    module = import_module(OBJECTIVES[parts.config.objective].module)
+    objective = module.OBJECTIVE(parts, padded)
+    return objective if objective.gated.count else None
+
+
+def gate_metrics(scope: str, title: str) -> tuple[Metric, ...]:
+    """What the gate and the passes of a negative view record under a scope.
+
+    The titles begin with `title`.
+    """
+
+    def metric(name: str, key: str, what: str, unit: str, words: str) -> Metric:
+        return Metric(
+            f"{scope}_{name}", f"{title}, {what}", unit, words, f"{UPDATE}{scope}/{key}"
+        )
+
+    return (
+        metric(
+            "responses",
+            "gated_responses",
+            "responses",
+            "responses",
+            "Responses of the step that have an image and a negative view that differs "
+            "from it.",
+        ),
+        metric(
+            "text_only_responses",
+            "text_only_responses",
+            "without an image",
+            "responses",
+            "Responses without an image: trained on with the policy loss as it is.",
+        ),
+        metric(
+            "unchanged_responses",
+            "unchanged_responses",
+            "without a negative",
+            "responses",
+            "Responses none of whose negative views differs from its image: trained on "
+            "with the policy loss as it is.",
+        ),
+        metric(
+            "negative_views",
+            "negative_views",
+            "negative views",
+            "images",
+            "Images that a negative view was drawn for.",
+        ),
+        metric(
+            "negative_views_unchanged",
+            "negative_views_unchanged",
+            "negative views unchanged",
+            "images",
+            "Negative views that equal their image; should be few.",
+        ),
+        metric(
+            "view_tokens",
+            "view_tokens",
+            "view tokens",
+            "tokens",
+            "Tokens that the negative view's forward passes computed, prompts, fillers "
+            "and padding included.",
+        ),
+        metric(
+            "view_patches",
+            "view_patches",
+            "view patches",
+            "patches",
+            "Image patches that the negative view's forward passes computed.",
+        ),
+        metric(
+            "tokens",
+            "tokens",
+            "tokens",
+            "tokens",
+            "Response tokens of these responses.",
+        ),
+    )

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from areal.utils import stats_tracker
-from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
 from areal_cppo.core import (
@@ -23,98 +18,175 @@ from areal_cppo.core import (
     view_divergence,
 )
 from areal_cppo.core.divergence import cut_off
-from areal_cppo.core.head import Projection
-from areal_cppo.step.micro_batches import PASSES
-from areal_cppo.step.objectives.base import ObjectiveStep, Output, Parts
-from areal_cppo.step.packing import PackedRow, gate_tokens
-from areal_cppo.step.perception import token_weights
-from areal_cppo.step.perception_stats import and_none, spread
+from areal_cppo.metrics import UPDATE, Metric, by_name, share
+from areal_cppo.step.gate import gate_tokens
+from areal_cppo.step.metrics import TokenRecord, and_none, record_counts, record_means
+from areal_cppo.step.objectives.base import (
+    GatedTokens,
+    Objective,
+    Parts,
+    at_gate,
+    gate_metrics,
+)
+from areal_cppo.step.pack import MicroBatch
+
+METRICS = (
+    Metric(
+        "papo_loss",
+        "PAPO",
+        "nats",
+        "What PAPO adds to the policy loss, before the staleness weight, mean over "
+        "tokens: -gamma times the divergence plus the entropies times their weights; "
+        "it falls as the views move apart.",
+        key=f"{UPDATE}papo/loss",
+    ),
+    Metric(
+        "papo_divergence",
+        "PAPO, divergence",
+        "nats",
+        "How far the prediction moves under the negative view, mean over tokens: what "
+        "the Implicit Perception Loss pushes up. A sudden fall after a rise, together "
+        "with the reward, is the collapse that the paper describes.",
+        key=f"{UPDATE}papo/divergence",
+    ),
+    Metric(
+        "papo_bounded_tokens",
+        "PAPO, bounded tokens",
+        "tokens",
+        "Tokens whose divergence reached papo.max_divergence and taught nothing more.",
+        key=f"{UPDATE}papo/bounded_tokens",
+    ),
+    Metric(
+        "papo_bounded_share",
+        "PAPO, bounded share",
+        "share",
+        "The same as a share of the tokens; a steady rise means that the views are "
+        "driven apart for the sake of it.",
+        derive=share("papo_bounded_tokens", "papo_tokens"),
+    ),
+    Metric(
+        "papo_anchor_entropy",
+        "PAPO, anchor entropy",
+        "nats",
+        "Predictive entropy given the original image, over the whole vocabulary, mean "
+        "over tokens; a rise of both entropies is an early sign of collapse.",
+        key=f"{UPDATE}papo/anchor_entropy",
+    ),
+    Metric(
+        "papo_negative_entropy",
+        "PAPO, negative entropy",
+        "nats",
+        "The same given the negative view.",
+        key=f"{UPDATE}papo/negative_entropy",
+    ),
+    Metric(
+        "papo_importance_weight",
+        "PAPO, staleness weight",
+        "",
+        "Mean weight of a token in PAPO's terms; 1 when every token is on-policy.",
+        key=f"{UPDATE}papo/importance_weight",
+    ),
+    Metric(
+        "papo_nonfinite_tokens",
+        "PAPO, non-finite tokens",
+        "tokens",
+        "Tokens at which PAPO's loss was not finite; always 0 in a healthy run.",
+        key=f"{UPDATE}papo/nonfinite_tokens",
+    ),
+    Metric(
+        "papo_skipped_responses",
+        "PAPO, responses skipped",
+        "responses",
+        "Responses in micro-batches that PAPO's terms were left out of, on all ranks "
+        "alike, because of such a token; the policy loss goes on without them.",
+        key=f"{UPDATE}papo/skipped_responses",
+    ),
+    *gate_metrics("papo", "PAPO"),
+)
+_OF = {name.removeprefix("papo_"): metric for name, metric in by_name(METRICS).items()}
 
 
 class Terms(NamedTuple):
-    """What PAPO's loss is made of, at the `G` tokens of a row: fp32 `[G]` each."""
+    """What PAPO's loss is made of, fp32 `[G]` each."""
 
     divergence: Tensor
     anchor_entropy: Tensor
     negative_entropy: Tensor
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A row, PAPO's terms there, and both views' exact entropies, without gradient."""
+class Compared(NamedTuple):
+    """PAPO's terms, and both views' exact entropies, without gradient: `[G]`."""
 
-    row: PackedRow
-    at: Tensor  # int64 [G]: positions of the tokens
     terms: Terms
-    entropies: tuple[Tensor, Tensor]  # anchor's and negative view's, [G]
+    anchor_entropy: Tensor
+    negative_entropy: Tensor
 
 
-class PAPOStep(ObjectiveStep):
+class PAPOObjective(Objective):
     """A step with the Implicit Perception Loss and the Double Entropy Loss."""
 
     scope = "papo"
 
-    def __init__(self, parts: Parts, batch: dict[str, Any]):
+    def __init__(self, parts: Parts, padded: dict[str, Any]):
         self.config = parts.config.papo
-        super().__init__(parts, batch, {"negative": self.config.views}, gate="none")
-        self.normalizer = self.gated.responses
+        super().__init__(parts, padded)
+        self.normalizer = self.gated.count
         if self.config.aggregation == "token":
-            tokens = gate_tokens(batch, "none").to(self.gated.rows.device)
-            self.normalizer = int(parts.ranks.sum(tokens[self.gated.rows].sum()))
+            tokens = gate_tokens(padded, "none").to(parts.ranks.device)
+            self.normalizer = int(parts.ranks.sum(tokens[self.gated.passed].sum()))
 
-    def prepare(self, mbs: Sequence[dict[str, Any]]) -> None:
-        """Nothing: how many tokens count is known from the batch."""
+    @property
+    def views(self) -> dict[str, list[dict[str, Any]]]:
+        return {"negative": self.config.views}
 
-    def run(self, mb: dict[str, Any]) -> Output:
-        """The negative view's pass and the anchor's."""
-        config, passes, row = self.config, mb[PASSES], self.row(mb)
-        temperature = self.parts.passes.temperature
-        grad = ("anchor", "negative") if config.negative_grad else ("anchor",)
-        negative = self.view(mb, row, "negative", has_grad=config.negative_grad)
-        at = row.gate.nonzero().flatten()
-        labels = row.labels[at]
-        at_gate = row.gate[passes.needed].nonzero().flatten()
-        entropies = []
+    def look(self, micro_batch: MicroBatch, tokens: GatedTokens) -> Tensor:
+        """Hidden states `[G, D]` of the negative view."""
+        has_grad = self.config.negative_grad
+        return self.view(micro_batch, tokens, "negative", has_grad=has_grad)
 
-        def score(
-            hidden: Tensor, project: Projection, statistics: TokenStatistics
-        ) -> Terms:
-            anchor = TokenStatistics(*(column[at_gate] for column in statistics))
+    def compare(
+        self, micro_batch, tokens, views: Tensor, hidden, project, statistics
+    ) -> Compared:
+        """Divergence and entropies at the gated tokens."""
+        config, temperature = self.config, self.parts.model.temperature
+        labels, gated = tokens.labels[tokens.at], at_gate(micro_batch, tokens)
+        anchor = TokenStatistics(*(column[gated] for column in statistics))
+        with self._graph():
+            seen = token_statistics(views, project, labels, temperature)
+        divergence = perception_divergence(anchor.logprobs, seen.logprobs)
+        if config.divergence == "kl":
+            grad = ("anchor", "negative") if config.negative_grad else ("anchor",)
+            divergence = view_divergence(
+                hidden[gated], views, project, labels, "kl", temperature, grad
+            )
+        divergence = cut_off(divergence, config.max_divergence)
+        if config.entropy == "sampled":
+            terms = Terms(divergence, -anchor.logprobs, -seen.logprobs)
+        else:
             with self._graph():
-                seen = token_statistics(negative, project, labels, temperature)
-            entropies.extend([anchor.entropy, seen.entropy])
-            divergence = perception_divergence(anchor.logprobs, seen.logprobs)
-            if config.divergence == "kl":
-                divergence = view_divergence(
-                    hidden[at_gate], negative, project, labels, "kl", temperature, grad
-                )
-            divergence = cut_off(divergence, config.max_divergence)
-            if config.entropy == "sampled":
-                return Terms(divergence, -anchor.logprobs, -seen.logprobs)
-            with self._graph():
-                of_negative = hidden_entropy(negative, project, temperature)
-            of_anchor = hidden_entropy(hidden[at_gate], project, temperature)
-            return Terms(divergence, of_anchor, of_negative)
+                of_negative = hidden_entropy(views, project, temperature)
+            of_anchor = hidden_entropy(hidden[gated], project, temperature)
+            terms = Terms(divergence, of_anchor, of_negative)
+        return Compared(terms, anchor.entropy, seen.entropy)
 
-        statistics, terms = self.parts.passes.anchor(passes, mb, score)
-        return Output(statistics, Scored(row, at, terms, tuple(entropies)))
-
-    def add(
-        self, loss: Tensor, output: Output, logprobs: Tensor, multiplier: float
-    ) -> Tensor:
-        """With the micro-batch's part of PAPO, unless it isn't finite on some rank."""
-        config, views, parts = self.config, output.views, self.parts
-        row, at = views.row, views.at
-        token_loss = papo_loss(*views.terms, config.gamma, config.eta1, config.eta2)
-        weights = token_weights(config.staleness, logprobs, row, at, parts.version)
-        share = aggregate_token_loss(
-            token_loss * weights, row.sequences[at], config.aggregation, self.normalizer
+    def loss(
+        self, tokens: GatedTokens, compared: Compared, logprobs: Tensor
+    ) -> Tensor | None:
+        """The micro-batch's part of PAPO; None if it isn't finite on some rank."""
+        config, at = self.config, tokens.at
+        token_loss = papo_loss(*compared.terms, config.gamma, config.eta1, config.eta2)
+        weights = tokens.weights(config.staleness, logprobs, at, self.parts.version)
+        part = aggregate_token_loss(
+            token_loss * weights,
+            tokens.sequences[at],
+            config.aggregation,
+            self.normalizer,
         )
         nonfinite = ~torch.isfinite(token_loss.detach() * weights)
         # All ranks keep a micro-batch or all leave it out, as with CPL.
-        skipped = parts.ranks.any(nonfinite.any())
-        self._record(views, token_loss, weights, nonfinite, skipped)
-        return loss if skipped else loss + multiplier * share
+        skipped = self.parts.ranks.any(nonfinite.any())
+        self._record(tokens, compared, token_loss, weights, nonfinite, skipped)
+        return None if skipped else part
 
     def _graph(self) -> AbstractContextManager:
         """For what is computed of the negative view, the output head included."""
@@ -122,39 +194,40 @@ class PAPOStep(ObjectiveStep):
 
     def _record(
         self,
-        views: Scored,
+        tokens: GatedTokens,
+        compared: Compared,
         token_loss: Tensor,
         weights: Tensor,
         nonfinite: Tensor,
         skipped: bool,
     ) -> None:
-        """With AReaL's stats tracker, under `papo/`; of a row left out, counts only."""
-        row, at = views.row, views.at
-        gate, responses = and_none(row.gate), and_none(row.responses)
-        limit = self.config.max_divergence
-        divergence = views.terms.divergence.detach()
+        """Of a micro-batch left out, counts only."""
+        record, at = TokenRecord(tokens.gate), tokens.at
+        responses = and_none(tokens.responses)
+        limit, divergence = self.config.max_divergence, compared.terms.divergence
         bounded = torch.zeros_like(nonfinite)
         if limit is not None:
-            bounded = divergence >= limit
-        in_row = partial(spread, gate, at)
-        kept = torch.full_like(gate, not skipped)
-        stats_tracker.denominator(
-            **{
+            bounded = divergence.detach() >= limit
+        kept = torch.full_like(record.everywhere, not skipped)
+        record_counts(
+            {
                 "papo/view_sequences": responses,
-                "papo/skipped_responses": responses & skipped,
-                "papo/nonfinite_tokens": in_row(nonfinite).bool(),
-                "papo/tokens": gate & kept,
-                "papo/bounded_tokens": in_row(bounded).bool() & kept,
+                _OF["skipped_responses"]: responses & skipped,
+                _OF["nonfinite_tokens"]: record.mask(at, nonfinite),
+                _OF["tokens"]: record.everywhere & kept,
+                _OF["bounded_tokens"]: record.mask(at, bounded) & kept,
             }
         )
-        stats_tracker.stat(
-            **{
-                "papo/loss": in_row(token_loss),
-                "papo/divergence": in_row(divergence),
-                "papo/anchor_entropy": in_row(views.entropies[0]),
-                "papo/negative_entropy": in_row(views.entropies[1]),
-                "papo/importance_weight": in_row(weights),
-            },
-            denominator="papo/tokens",
-            reduce_type=ReduceType.AVG,
+        means = {
+            "loss": token_loss,
+            "divergence": divergence,
+            "anchor_entropy": compared.anchor_entropy,
+            "negative_entropy": compared.negative_entropy,
+            "importance_weight": weights,
+        }
+        record_means(
+            _OF["tokens"], {_OF[k]: record.at(at, v) for k, v in means.items()}
         )
+
+
+OBJECTIVE = PAPOObjective

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
@@ -25,26 +23,130 @@ from areal_cppo.core import (
 )
 from areal_cppo.core.divergence import cut_off
 from areal_cppo.core.head import Projection
-from areal_cppo.step.micro_batches import PASSES
-from areal_cppo.step.objectives.base import ObjectiveStep, Output, Parts
-from areal_cppo.step.packing import PackedRow
-from areal_cppo.step.perception_stats import and_none, spread
+from areal_cppo.metrics import UPDATE, Metric, by_name, share
+from areal_cppo.step.metrics import TokenRecord, and_none, record_counts, record_means
+from areal_cppo.step.objectives.base import GatedTokens, Objective, Parts, gate_metrics
+from areal_cppo.step.pack import MicroBatch
+
+METRICS = (
+    Metric(
+        "vppo_dependency",
+        "VPPO, dependency",
+        "nats",
+        "How far the prediction moves under the negative view, mean over tokens.",
+        key=f"{UPDATE}vppo/dependency",
+    ),
+    Metric(
+        "vppo_kept_dependency",
+        "VPPO, dependency kept",
+        "nats",
+        "The same of the tokens that keep their policy gradient.",
+        key=f"{UPDATE}vppo/kept_dependency",
+    ),
+    Metric(
+        "vppo_filtered_dependency",
+        "VPPO, dependency filtered",
+        "nats",
+        "The same of the tokens that have none; close to the kept ones' means that "
+        "filtering hardly tells tokens apart.",
+        key=f"{UPDATE}vppo/filtered_dependency",
+    ),
+    Metric(
+        "vppo_kept_tokens",
+        "VPPO, tokens kept",
+        "tokens",
+        "Tokens that keep their policy gradient.",
+        key=f"{UPDATE}vppo/kept_tokens",
+    ),
+    Metric(
+        "vppo_kept_share",
+        "VPPO, share kept",
+        "share",
+        "The same as a share of the tokens: vppo.top_fraction, rounded up in each "
+        "response.",
+        derive=share("vppo_kept_tokens", "vppo_tokens"),
+    ),
+    Metric(
+        "vppo_response_dependency_mean",
+        "VPPO, response dependency",
+        "nats",
+        "Mean dependency of a response's tokens, mean over responses.",
+        key=f"{UPDATE}vppo/response_dependency/avg",
+    ),
+    Metric(
+        "vppo_response_dependency_lowest",
+        "VPPO, lowest response dependency",
+        "nats",
+        "That of the step's least dependent response.",
+        key=f"{UPDATE}vppo/response_dependency/min",
+    ),
+    Metric(
+        "vppo_response_dependency_highest",
+        "VPPO, highest response dependency",
+        "nats",
+        "That of its most dependent one; one far above all others leaves the rest near "
+        "the lowest factor.",
+        key=f"{UPDATE}vppo/response_dependency/max",
+    ),
+    Metric(
+        "vppo_factor_mean",
+        "VPPO, factor",
+        "",
+        "What a response's advantage is multiplied by, mean over responses; 1 with a "
+        "dynamic vppo.beta_max.",
+        key=f"{UPDATE}vppo/factor/avg",
+    ),
+    Metric(
+        "vppo_factor_lowest",
+        "VPPO, lowest factor",
+        "",
+        "That of the step's least dependent response: vppo.beta_min, or 1 if all "
+        "depend alike.",
+        key=f"{UPDATE}vppo/factor/min",
+    ),
+    Metric(
+        "vppo_factor_highest",
+        "VPPO, highest factor",
+        "",
+        "That of its most dependent one.",
+        key=f"{UPDATE}vppo/factor/max",
+    ),
+    Metric(
+        "vppo_nonfinite_responses",
+        "VPPO, non-finite responses",
+        "responses",
+        "Responses with a dependency that was not finite: their advantage is left as "
+        "it is; always 0 in a healthy run.",
+        key=f"{UPDATE}vppo/nonfinite_responses",
+    ),
+    *gate_metrics("vppo", "VPPO"),
+)
+_OF = {name.removeprefix("vppo_"): metric for name, metric in by_name(METRICS).items()}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A micro-batch, how much its tokens depend on the image, and its responses."""
+    """A micro-batch, how much its tokens depend on the image, and its responses.
 
-    mb: dict[str, Any]
-    row: PackedRow
-    at: Tensor  # int64 [G]: positions of the tokens of responses with a view
-    dependency: Tensor  # fp32 [G], nats
-    of_response: Tensor  # fp64 [S], nats; not a number where there is none
+    Attributes
+    ----------
+    micro_batch, tokens
+        All tokens of responses with a view are gated.
+    dependency
+        fp32 `[G]`, nats.
+    of_response
+        fp64, one a response, nats; not a number where there is none.
+    """
+
+    micro_batch: MicroBatch
+    tokens: GatedTokens
+    dependency: Tensor
+    of_response: Tensor
 
     @property
     def usable(self) -> Tensor:
         """Which of the tokens belong to a response with a dependency: bool `[G]`."""
-        return self.of_response.isfinite()[self.row.sequences[self.at]]
+        return self.of_response.isfinite()[self.tokens.sequences[self.tokens.at]]
 
 
 @dataclass(frozen=True)
@@ -56,54 +158,42 @@ class Spread:
     mean: float
 
 
-class VPPOStep(ObjectiveStep):
+class VPPOObjective(Objective):
     """A step with token-level gradient filtering and trajectory-level shaping."""
 
     scope = "vppo"
 
-    def __init__(self, parts: Parts, batch: dict[str, Any]):
+    def __init__(self, parts: Parts, padded: dict[str, Any]):
         self.config = parts.config.vppo
-        super().__init__(parts, batch, {"negative": self.config.views}, gate="none")
+        super().__init__(parts, padded)
 
-    def prepare(self, mbs: Sequence[dict[str, Any]]) -> None:
+    @property
+    def views(self) -> dict[str, list[dict[str, Any]]]:
+        return {"negative": self.config.views}
+
+    def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Score all tokens, then change the micro-batches' advantages."""
-        scored = [self._score(mb) for mb in mbs if mb[PASSES].view is not None]
-        spread_ = self._spread(scored)
+        scored = [self._score(mb) for mb in micro_batches if mb.view is not None]
+        spread = self._spread(scored)
         for item in scored:
-            self._shape(item, spread_)
+            self._shape(item, spread)
 
-    def run(self, mb: dict[str, Any]) -> Output:
-        """The anchor's pass: the views had theirs."""
-        statistics, _ = self.parts.passes.anchor(mb[PASSES], mb)
-        return Output(statistics)
-
-    def add(
-        self, loss: Tensor, output: Output, logprobs: Tensor, multiplier: float
-    ) -> Tensor:
-        """The policy loss as it is."""
-        return loss
-
-    def _score(self, mb: dict[str, Any]) -> Scored:
-        row = self.row(mb)
-        at = row.gate.nonzero().flatten()
-        negative = self.view(mb, row, "negative", has_grad=False)
+    def _score(self, micro_batch: MicroBatch) -> Scored:
+        tokens, config = self.tokens(micro_batch), self.config
+        negative = self.view(micro_batch, tokens, "negative", has_grad=False)
+        model, labels = self.parts.model, tokens.labels[tokens.at]
 
         def score(hidden: Tensor, project: Projection) -> Tensor:
             dependency = view_divergence(
-                hidden,
-                negative,
-                project,
-                row.labels[at],
-                self.config.dependency,
-                self.parts.passes.temperature,
+                hidden, negative, project, labels, config.dependency, model.temperature
             )
-            return cut_off(dependency, self.config.max_dependency)
+            return cut_off(dependency, config.max_dependency)
 
-        dependency = self.parts.passes.at_gate(mb[PASSES], row, score)
+        dependency = model.anchor_at(micro_batch, tokens.gate, score)
         of_response = response_dependency(
-            dependency, row.sequences[at], len(row.responses)
+            dependency, tokens.sequences[tokens.at], len(tokens.responses)
         )
-        return Scored(mb, row, at, dependency, of_response)
+        return Scored(micro_batch, tokens, dependency, of_response)
 
     def _spread(self, scored: Sequence[Scored]) -> Spread:
         """Of all ranks' responses with a dependency."""
@@ -120,7 +210,7 @@ class VPPOStep(ObjectiveStep):
 
     def _shape(self, item: Scored, batch: Spread) -> None:
         """Multiply a micro-batch's advantages by factor and mask, and record both."""
-        config, row, mb = self.config, item.row, item.mb
+        config, tokens, data = self.config, item.tokens, item.micro_batch.data
         factors = advantage_factors(
             item.of_response,
             lowest=batch.lowest,
@@ -130,14 +220,14 @@ class VPPOStep(ObjectiveStep):
             beta_max=config.beta_max,
         )
         usable = item.usable
-        dependency, at = item.dependency[usable], item.at[usable]
+        dependency, at = item.dependency[usable], tokens.at[usable]
         chosen = select_dependent_tokens(
-            dependency, row.sequences[at], config.top_fraction
+            dependency, tokens.sequences[at], config.top_fraction
         )
-        kept = torch.ones_like(row.gate)
+        kept = torch.ones_like(tokens.gate)
         kept[at] = chosen
-        shaped = mb["advantages"] * factors[row.sequences] * kept
-        mb["advantages"] = shaped.to(mb["advantages"].dtype)
+        shaped = data["advantages"] * factors[tokens.sequences] * kept
+        data["advantages"] = shaped.to(data["advantages"].dtype)
         self._record(item, factors, dependency, at, chosen)
 
     def _record(
@@ -148,38 +238,32 @@ class VPPOStep(ObjectiveStep):
         at: Tensor,
         chosen: Tensor,
     ) -> None:
-        """With AReaL's stats tracker, under `vppo/`."""
-        row = item.row
-        in_row = partial(spread, and_none(row.gate), at)
-        tokens = in_row(torch.ones_like(chosen)).bool()
-        kept = in_row(chosen).bool()
+        record, passed = TokenRecord(item.tokens.gate), item.tokens.responses
+        tokens, kept = record.mask(at), record.mask(at, chosen)
         known = item.of_response.isfinite()
-        stats_tracker.denominator(
-            **{
-                "vppo/view_sequences": and_none(row.responses),
+        record_counts(
+            {
+                "vppo/view_sequences": and_none(passed),
                 "vppo/responses": and_none(known),
-                "vppo/nonfinite_responses": and_none(row.responses & ~known),
-                "vppo/tokens": tokens,
-                "vppo/kept_tokens": kept,
+                _OF["nonfinite_responses"]: and_none(passed & ~known),
+                _OF["tokens"]: tokens,
+                _OF["kept_tokens"]: kept,
                 "vppo/filtered_tokens": tokens & ~kept,
             }
         )
-        for name in ("tokens", "kept_tokens", "filtered_tokens"):
-            stat = name.replace("tokens", "dependency")
-            stats_tracker.stat(
-                **{f"vppo/{stat}": in_row(dependency)},
-                denominator=f"vppo/{name}",
-                reduce_type=ReduceType.AVG,
-            )
-        stats_tracker.stat(  # mean, least and largest
-            **{
-                "vppo/response_dependency": _and_zero(item.of_response.nan_to_num()),
-                "vppo/factor": _and_zero(factors),
-            },
-            denominator="vppo/responses",
-        )
+        for over, name in (
+            (_OF["tokens"], "dependency"),
+            (_OF["kept_tokens"], "kept_dependency"),
+            ("vppo/filtered_tokens", "filtered_dependency"),
+        ):
+            record_means(over, {_OF[name]: record.at(at, dependency)})
+        # Mean, least and largest.
+        values = {
+            "vppo/response_dependency": item.of_response.nan_to_num().float(),
+            "vppo/factor": factors.float(),
+        }
+        values = {k: torch.nn.functional.pad(v, (0, 1)) for k, v in values.items()}
+        record_means("vppo/responses", values, ReduceType.AVG_MIN_MAX)
 
 
-def _and_zero(values: Tensor) -> Tensor:
-    """As `and_none`, of numbers: fp32."""
-    return torch.nn.functional.pad(values.float(), (0, 1))
+OBJECTIVE = VPPOObjective

@@ -1,0 +1,79 @@
+"""What commands have in common: before they start, options, files, notes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from areal_cppo.doctor.packages import check_versions
+from areal_cppo.errors import UserError
+from areal_cppo.serving.cpu import enable_in_this_process
+
+
+def prepare() -> None:
+    """To be called before torch, AReaL or SGLang is imported, or transformers.
+
+    Raises
+    ------
+    UserError
+        A package is missing, or of a version that this one doesn't work with.
+    """
+    check_versions()
+    enable_in_this_process()
+
+
+def at_least(option: str, value: float | None, least: float, mend: str = "") -> None:
+    """A UserError if a number is given and too small; it ends with `mend`."""
+    if value is not None and value < least:
+        raise UserError(
+            f"{option}: expected a number >= {least}, found {value:g}{mend}"
+        )
+
+
+def note(text: str) -> None:
+    """Say something on the way."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def config_file(name: str) -> Path:
+    """A configuration that comes with the package."""
+    return Path(__file__).resolve().parents[1] / "configs" / name
+
+
+def quoted(value: object) -> str:
+    """A value of a `key=value` override, whatever characters a path has."""
+    text = str(value)
+    if not isinstance(value, Path):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def output_file(path: str, option: str, endings: tuple[str, ...] = ()) -> Path:
+    """A file of `option`, tried before minutes are spent; what is there stays.
+
+    Without `endings` any name will do.
+
+    Raises
+    ------
+    UserError
+        Its name ends in none of `endings`, or it can't be written.
+    """
+    file = Path(path)
+    if endings and file.suffix.lower() not in endings:
+        known = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise UserError(
+            f"{option}: expected a name that ends in {known}, found {path}; change its "
+            "ending"
+        )
+    there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+    except OSError as error:
+        raise UserError(
+            f"{option}: expected a file that can be written, found {path}: "
+            f"{error.strerror}; name another"
+        ) from error
+    if not there:
+        file.unlink()
+    return file

@@ -1,0 +1,273 @@
+"""Blocks of the YAML that are this package's alone, a dataclass each.
+
+A field is declared with its default, its bounds and its help, and checked when it is
+set: a wrong value is a `ValueError` of one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from areal_cppo.config import SHIFTS, SOURCES
+from areal_cppo.core.checks import (
+    COUNT,
+    FRACTION,
+    POSITIVE,
+    Bool,
+    Choice,
+    Number,
+    check_fields,
+    refusal,
+    setting,
+)
+
+INSTRUCTION = (
+    "Reason step by step between <think> and </think>. After that, write the final "
+    "answer, and nothing else, in \\boxed{}."
+)
+# Rounding to whole patches at most doubles or halves a side. With a narrower range a
+# resized picture may be out of it again, and the model's processor resize it anew.
+RANGE = 4
+
+
+@dataclass
+class ColumnsConfig:
+    """`data.columns`: those of a user's own data (`source: custom`)."""
+
+    question: str = field(default="problem", metadata={"help": "the question's text"})
+    answer: str = field(default="answer", metadata={"help": "the true answer"})
+    images: str = field(
+        default="images",
+        metadata={"help": "an image or a list of them: files' bytes or paths"},
+    )
+    id: str | None = field(
+        default=None, metadata={"help": "a name of the row; null: its number"}
+    )
+
+
+@dataclass
+class DataConfig:
+    """`data`: where problems come from and which are used.
+
+    What AReaL's `train_dataset` and `valid_dataset` leave open, for both.
+    """
+
+    source: str = setting("triangles", Choice(SOURCES), "schema of the data")
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "where relative image paths begin; null: beside the file"},
+    )
+    min_pixels: int = setting(3136, COUNT, "least area of an image, pixels")
+    max_pixels: int = setting(1003520, COUNT, "largest area of an image, pixels")
+    instruction: str = field(
+        default=INSTRUCTION,
+        metadata={"help": "a line behind each question; empty: none"},
+    )
+    max_prompt_tokens: int = setting(
+        2048, COUNT, "longest prompt, image tokens included; longer ones are bad rows"
+    )
+    bad_rows: str = setting(
+        "skip",
+        Choice(("skip", "refuse")),
+        "skip: leave bad rows out; refuse: stop at the start",
+    )
+    pass_rate_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "column of a pass rate in [0, 1]; rows without one are left out; "
+            "null: no filter"
+        },
+    )
+    pass_rate_min: float = setting(0.0, FRACTION, "least pass rate")
+    pass_rate_max: float = setting(1.0, FRACTION, "largest pass rate")
+    limit: int | None = setting(
+        None,
+        Number(low=1, integer=True, optional=True),
+        "problems used of each dataset, drawn by the seed; null: all",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.")
+        if self.max_pixels < RANGE * self.min_pixels:
+            raise refusal(
+                "data.max_pixels",
+                f"at least {RANGE} times data.min_pixels ({self.min_pixels})",
+                self.max_pixels,
+                "images must fit in between once their sides are whole patches",
+            )
+        if self.pass_rate_max < self.pass_rate_min:
+            raise refusal(
+                "data.pass_rate_max",
+                f"at least data.pass_rate_min ({self.pass_rate_min:g})",
+                self.pass_rate_max,
+                "no row has such a pass rate",
+            )
+        filtered = self.pass_rate_min > 0 or self.pass_rate_max < 1
+        if filtered and self.pass_rate_column is None:
+            raise refusal(
+                "data.pass_rate_column",
+                "a column beside data.pass_rate_min and data.pass_rate_max",
+                None,
+                "name it, for ViRL39K PassRate_32BTrained",
+            )
+
+
+@dataclass
+class RewardConfig:
+    """`reward`: weights of its parts, and the time an answer may take to check.
+
+    The published recipe: 0.9 for the answer, 0.1 for the format.
+    """
+
+    answer_weight: float = setting(0.9, Number(low=0), "reward of a correct answer")
+    format_weight: float = setting(0.1, Number(low=0), "reward of a kept format")
+    timeout_seconds: float = setting(
+        10.0, POSITIVE, "time to check one answer, after which the response is refused"
+    )
+    processes: int = setting(
+        4, COUNT, "most processes that check answers, for each rollout worker"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "reward.")
+
+
+@dataclass
+class GroupsConfig:
+    """`groups`: what becomes of the responses to a problem when one was lost."""
+
+    on_failed_response: str = setting(
+        "keep",
+        Choice(("keep", "drop")),
+        "keep: train on the rest of the group; drop: on none of it; counted either way",
+    )
+    attempts: int = setting(
+        3,
+        COUNT,
+        "Times that a problem is handed out before it is given up, if its group is "
+        "dropped or fails.",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "groups.")
+
+
+@dataclass
+class HeldoutConfig:
+    """`heldout`: evaluation on held-out problems, in the controller's process."""
+
+    size: int = setting(
+        0, Number(low=0, integer=True), "Number of problems; 0 turns it off."
+    )
+    every: int = setting(
+        0,
+        Number(low=0, integer=True),
+        "Steps between evaluations; 0: before and after only.",
+    )
+    shift: str = setting(
+        "none", Choice(SHIFTS), "how the pictures of a synthetic task differ"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "heldout.")
+
+
+@dataclass
+class SpeedConfig:
+    """`actor.speed`: what makes a train step cheap, each switchable.
+
+    All of it is exact: the loss and its gradient are the same with any of them off
+    (tests/step/test_speed.py). They can be switched off to see what each buys, which is
+    what `areal-cppo bench train-step` does.
+    """
+
+    share_prompts: bool = setting(
+        True,
+        Bool(),
+        "compute the prompt of a group, its images included, once per row of tokens, "
+        "not once per response",
+    )
+    share_images: bool = setting(
+        True,
+        Bool(),
+        "encode an image once per row of tokens, however many prompts hold it",
+    )
+    response_logits: bool = setting(
+        True,
+        Bool(),
+        "logits of response tokens only, a few at a time; false: the prompts' too, all "
+        "at once",
+    )
+    gate_first: bool = setting(
+        True,
+        Bool(),
+        "only responses past the gate enter the view passes; false: all with an image",
+    )
+    reuse_proximal: bool = setting(
+        True,
+        Bool(),
+        "with one mini-batch per update the proximal policy is the one being updated: "
+        "its log-probs come from the update's own forward pass; false: from one before",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "actor.speed.")
+
+
+@dataclass
+class ServersConfig:
+    """`rollout.servers`: what is done about generation servers that fail, and who may
+    speak to them."""
+
+    token: bool = setting(
+        True, Bool(), "Requests to servers carry a random token of the run"
+    )
+    restarts: int = setting(
+        3,
+        Number(low=0, integer=True),
+        "How often a server is started again before it counts as lost",
+    )
+    healthy_seconds: float = setting(
+        600.0, POSITIVE, "After so long without a failure the count of restarts is 0"
+    )
+    fewest: int = setting(1, COUNT, "The run ends when fewer servers are left")
+    health_seconds: float = setting(2.0, POSITIVE, "Time between two looks at a server")
+    hang_seconds: float = setting(
+        60.0, POSITIVE, "A server that was silent for so long is ended"
+    )
+    update_seconds: float = setting(
+        600.0, POSITIVE, "Longest time in which a server loads new weights"
+    )
+    request_attempts: int = setting(
+        4, COUNT, "How often a failing request is sent, in all"
+    )
+    nonsense: int = setting(
+        3, COUNT, "A server is ended after so many unusable answers in a row"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "rollout.servers.")
+
+
+@dataclass
+class WatchdogConfig:
+    """`watchdog`: what ends a run that gets nowhere; defaults are for large models."""
+
+    start_seconds: float = setting(3600.0, POSITIVE, "Longest start-up, in seconds.")
+    step_seconds: float = setting(7200.0, POSITIVE, "Longest train step, in seconds.")
+    end_seconds: float = setting(
+        3600.0, POSITIVE, "Longest time after the last step, seconds."
+    )
+    silent_seconds: float = setting(
+        120.0, POSITIVE, "Longest silence of the controller or a worker, in seconds."
+    )
+    failed_groups: int = setting(
+        64, COUNT, "Groups in a row of which none can be trained on."
+    )
+    nonfinite_steps: int = setting(
+        3, COUNT, "Steps in a row whose loss or gradient is not finite."
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "watchdog.")

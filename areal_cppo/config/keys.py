@@ -1,0 +1,252 @@
+"""A configuration's file and keys, checked before AReaL is imported.
+
+Which keys there are is said by dataclasses, AReaL's and ours. To import them is to
+import torch, which takes many seconds; here they are read from their source, without
+running it. What can't be told so (values, and all else that is in doubt) is left to
+`areal_cppo.config.experiment.load_config`, which says the same of what is told here.
+"""
+
+from __future__ import annotations
+
+import ast
+import glob
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from areal_cppo.config import SOURCES, TASK_NAMES
+from areal_cppo.errors import UserError
+from areal_cppo.serving.server import check_model
+
+_ROOT = "CPPOConfig"
+# AReaL has words of its own for keys that it once had.
+_REMOVED = "behave_imp_weight_"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+
+# The fields of a class, each with the class of its value, where it has a single one.
+Fields = dict[str, str | None]
+
+
+def check_early(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    paths: Sequence[str] = ("actor", "train_dataset", "valid_dataset"),
+) -> None:
+    """Refuse in a second what needs no AReaL: a missing file, YAML, a key, a path.
+
+    Parameters
+    ----------
+    path, overrides
+        As of `load_config`.
+    paths
+        The blocks whose `path` has to be on this machine, or the name of something on
+        the hub.
+
+    Raises
+    ------
+    UserError
+        In one line, that of the full check.
+    """
+    path = check_file(path)
+    with refused(path):
+        composed = _compose(path, overrides)
+    settings = OmegaConf.to_container(composed, resolve=False)
+    unknown = first_unknown(settings, config_classes())
+    if unknown is not None:
+        raise UserError(f"{path.name}: {unknown}")
+    real = _text_of(composed, "data.source") in set(SOURCES) - set(TASK_NAMES)
+    for block in paths:
+        where = _text_of(composed, f"{block}.path")
+        if not where:
+            continue
+        if block == "actor":
+            if not is_hub_name(where):
+                check_model(where, "actor.path")
+        elif real and where not in TASK_NAMES:
+            there = glob.glob(str(Path(where).expanduser()), recursive=True)
+            if not there and not is_hub_name(where):
+                raise no_data(block, where)
+
+
+def check_file(path: str | Path) -> Path:
+    """The configuration's file; a UserError if there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"config: expected a YAML file, found none at {path}; "
+            "configs/ holds ready ones"
+        )
+    return path
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """What hydra, OmegaConf and the dataclasses raise, as a UserError of one line."""
+    try:
+        yield
+    except ConfigKeyError as error:
+        raise UserError(f"{path.name}: {_key_error(error)}") from error
+    except (ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        raise UserError(f"{path.name}: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path.name}: not YAML: {_one_line(error)}") from error
+    except Exception as error:  # hydra's own errors share no base class
+        if type(error).__module__.startswith("hydra"):
+            raise UserError(f"{path.name}: {_one_line(error)}") from error
+        raise
+
+
+def forced(override: str) -> str:
+    """Let `key=value` set any key of the configuration, also one the file lacks.
+
+    hydra would ask for a `+` there; unknown keys are refused later, by type.
+    """
+    return override if override[:1] in "+~" else f"++{override}"
+
+
+def _key_error(error: ConfigKeyError) -> str:
+    if not is_dataclass(error.object_type):
+        return _one_line(error)
+    owner, known = error.object_type.__name__, fields(error.object_type)
+    names = [field.name for field in known]
+    return _unknown_key(error.full_key, str(error.key), owner, names)
+
+
+def _unknown_key(full_key: str, key: str, owner: str, known: Sequence[str]) -> str:
+    """Say which key is unknown, and which of its neighbours may have been meant."""
+    near = get_close_matches(key, known, n=3, cutoff=0.5) or known[:12]
+    return (
+        f"{full_key}: expected a key of {owner}, found {key!r}; "
+        f"did you mean {', '.join(near)}?"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """The part of a (possibly many-lined) error text that names key and cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    keys = [line for line in lines if line.startswith("full_key:")]
+    return " ".join(lines[:1] + [f"({key})" for key in keys[:1]])
+
+
+def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """As AReaL's `load_expr_config` composes it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()  # AReaL leaves it
+    with initialize_config_dir(str(path.parent.absolute()), version_base=None):
+        return compose(path.name.split(".yaml")[0], list(map(forced, overrides)))
+
+
+def config_classes() -> dict[str, Fields]:
+    """Every class of the sources that may hold dataclasses of a configuration.
+
+    Inherited fields come first, as in a dataclass. Empty without AReaL.
+    """
+    areal = importlib.util.find_spec("areal")  # does not import it
+    if areal is None or areal.origin is None:
+        return {}
+    here = Path(__file__).parent
+    files = [Path(areal.origin).parent / "api" / "cli_args.py"]
+    files += [*here.glob("*.py"), *here.parent.glob("core/*.py")]
+    classes: dict[str, Fields] = {}
+    nodes = {
+        node.name: node
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def fields_of(name: str) -> Fields:
+        if name not in classes:
+            found: Fields = {}
+            for base in nodes[name].bases:
+                if isinstance(base, ast.Name) and base.id in nodes:
+                    found |= fields_of(base.id)
+            classes[name] = found | _own_fields(nodes[name])
+        return classes[name]
+
+    for name in nodes:
+        fields_of(name)
+    return classes
+
+
+def _own_fields(node: ast.ClassDef) -> Fields:
+    return {
+        line.target.id: _class_of(line.annotation)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+        and isinstance(line.target, ast.Name)
+        and "ClassVar" not in ast.unparse(line.annotation)
+    }
+
+
+def _class_of(annotation: ast.expr) -> str | None:
+    """The name in `Name` or `Name | None`; `None` for any other annotation."""
+    words = [word.strip() for word in ast.unparse(annotation).split("|")]
+    words = [word for word in words if word != "None"]
+    return words[0] if len(words) == 1 and words[0].isidentifier() else None
+
+
+def first_unknown(
+    settings: dict[str, Any],
+    classes: dict[str, Fields],
+    owner: str = _ROOT,
+    prefix: str = "",
+) -> str | None:
+    """What is to be said of the first key that no dataclass has; `None`: of none.
+
+    Parameters
+    ----------
+    settings
+        Nested, of an object of the class `owner`.
+    classes
+        Of `config_classes`; where `owner` isn't among them nothing is said.
+    prefix
+        Of the keys' full names.
+    """
+    known = classes.get(owner)
+    if known is None:
+        return None
+    for key, value in settings.items():
+        if str(key).startswith(_REMOVED):
+            return None
+        if key not in known:
+            return _unknown_key(f"{prefix}{key}", str(key), owner, list(known))
+        if isinstance(value, dict) and known[key] is not None:
+            said = first_unknown(value, classes, known[key], f"{prefix}{key}.")
+            if said is not None:
+                return said
+    return None
+
+
+def _text_of(config: DictConfig, key: str) -> str:
+    """A setting's text; empty where that is not plain."""
+    try:
+        value = OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether a path can only be the name of something on the hub."""
+    return bool(_HUB_NAME.fullmatch(path)) and not Path(path).exists()
+
+
+def no_data(block: str, path: str) -> UserError:
+    """That the data of a block is nowhere."""
+    return UserError(
+        f"{block}.path: expected a folder, parquet or JSON lines files, or the "
+        f"name of a dataset on the hub (owner/name), found nothing at {path}; "
+        "correct it"
+    )

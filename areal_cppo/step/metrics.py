@@ -1,0 +1,283 @@
+"""What a step records with AReaL's stats tracker, which reduces it over ranks.
+
+All ranks record the same statistics, since they reduce each together. Of a batch: how
+stale, how correct, how long it is. Of a step: what the tracker can't reduce, quantiles
+and seconds. Letters: see the room's docstring.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from areal.utils import stats_tracker
+from areal.utils.stats_tracker import ReduceType
+from torch import Tensor
+
+from areal_cppo.metrics import Metric
+from areal_cppo.step.ranks import Ranks
+
+# Fixed, because all ranks must have the same keys.
+STALENESS_BINS = 16  # the last one holds everything at or beyond it
+LENGTH_BINS = 16  # of equal width, up to the limit of new tokens; likewise
+_GAIN_BINS = 1000  # of the gain, which is in [0, 1]: quantiles are right to 0.001
+QUANTILES = (0.1, 0.5, 0.9)
+TIMED = ("perturb", "negative_view", "positive_view")
+
+METRICS = (
+    Metric(
+        "reward",
+        "Reward",
+        "",
+        "Mean reward of the step's responses; in the triangle task 0.9 for a correct "
+        "answer and 0.1 for the format.",
+        key="cppo/reward",
+    ),
+    Metric(
+        "accuracy",
+        "Training accuracy",
+        "share",
+        "Share of the step's sampled responses with a correct answer.",
+        key="cppo/correct",
+    ),
+    Metric(
+        "response_tokens",
+        "Response length",
+        "tokens",
+        "Mean length of a response; a steep rise or fall often comes before a collapse "
+        "of the reward.",
+        key="cppo/response_length",
+    ),
+    Metric(
+        "interrupted_responses",
+        "Interrupted responses",
+        "responses",
+        "Responses of the step with tokens of more than one policy version: a weight "
+        "update interrupted them, and they went on.",
+        key="cppo/interrupted_responses",
+    ),
+    Metric(
+        "staleness_mean",
+        "Staleness, mean",
+        "versions",
+        "How many policy versions ago the trained-on tokens were sampled, on average.",
+        key="cppo/staleness/avg",
+    ),
+    Metric(
+        "staleness_max",
+        "Staleness, largest",
+        "versions",
+        "The same for the stalest token of the step.",
+        key="cppo/staleness/max",
+    ),
+    Metric(
+        "seconds_perturb",
+        "Drawing views",
+        "s",
+        "Part of the update: perturbing the images, mean of the ranks.",
+        key="cppo/seconds_perturb",
+    ),
+    Metric(
+        "seconds_negative_view",
+        "Negative view",
+        "s",
+        "Part of the update: the negative view's forward passes, mean of the ranks. On "
+        "a GPU the time to hand them over, not to compute them.",
+        key="cppo/seconds_negative_view",
+    ),
+    Metric(
+        "seconds_positive_view",
+        "Positive view",
+        "s",
+        "The same of the positive view.",
+        key="cppo/seconds_positive_view",
+    ),
+)
+
+
+def record_batch(
+    trajectories: list[dict[str, Any]],
+    version: int,
+    correct_reward: float,
+    longest: int,
+) -> None:
+    """Record staleness, accuracy and lengths, under `cppo/`.
+
+    Parameters
+    ----------
+    trajectories
+        After `compute_advantages`: `loss_mask` is shifted by one, `versions` isn't, and
+        the padding of `versions` is 0, so it is read under the mask only.
+    version
+        Current policy version.
+    correct_reward
+        A response is correct when its reward exceeds this.
+    longest
+        Most tokens of a response.
+    """
+    width = longest / LENGTH_BINS
+    with stats_tracker.scope("cppo"):
+        stats_tracker.scalar(length_bin_tokens=width)
+        for trajectory in trajectories:
+            response = trajectory["loss_mask"].bool()
+            staleness = version - torch.roll(trajectory["versions"], -1, dims=-1)
+            binned = staleness.clamp(0, STALENESS_BINS - 1)
+            rewards = trajectory["rewards"]
+            lengths = response.sum(-1)
+            place = ((lengths - 1) / width).long().clamp(0, LENGTH_BINS - 1)
+            stats_tracker.denominator(
+                response_tokens=response,
+                responses=torch.ones_like(rewards, dtype=torch.bool),
+                interrupted_responses=_several_versions(staleness, response),
+                **{
+                    f"staleness_tokens/{k:02d}": response & (binned == k)
+                    for k in range(STALENESS_BINS)
+                },
+                **{f"response_lengths/{k:02d}": place == k for k in range(LENGTH_BINS)},
+            )
+            stats_tracker.stat(
+                staleness=staleness.float(), denominator="response_tokens"
+            )
+            stats_tracker.stat(
+                reward=rewards.float(),
+                correct=(rewards > correct_reward).float(),
+                response_length=lengths.float(),
+                denominator="responses",
+                reduce_type=ReduceType.AVG,
+            )
+
+
+def _several_versions(staleness: Tensor, response: Tensor) -> Tensor:
+    """Which responses were interrupted by a weight update and went on: bool `[B]`.
+
+    Both arguments `[B, S]`.
+    """
+    stalest = staleness.masked_fill(~response, staleness.min()).amax(-1)
+    freshest = staleness.masked_fill(~response, staleness.max()).amin(-1)
+    return (stalest > freshest) & response.any(-1)
+
+
+class Meter:
+    """Counts one step of one rank: time, size of view passes, distribution of gains.
+
+    The tracker averages and sums. A quantile over all ranks needs the distribution, so
+    the gains are counted in bins; and the time of a pass is wanted per step, not per
+    call.
+    """
+
+    def __init__(self):
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._gains = torch.zeros(_GAIN_BINS, dtype=torch.long)
+        self._skipped = 0
+
+    @contextmanager
+    def time(self, name: str):
+        """Add the time of a block; `name` is one of `TIMED`.
+
+        Host time: on a GPU, work that is still queued counts where it is waited for.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start
+
+    def gains(self, gain: Tensor) -> None:
+        """Count entropy gains, `[G]` in [0, 1]; those that are not finite are not."""
+        gain = gain[torch.isfinite(gain)].float().cpu()
+        counts = torch.histc(gain, bins=_GAIN_BINS, min=0.0, max=1.0)
+        self._gains += counts.long()
+
+    def skipped(self) -> None:
+        """A micro-batch was left out of CPL, on all ranks alike."""
+        self._skipped += 1
+
+    def flush(self, ranks: Ranks, *, cpl: bool = True) -> None:
+        """Record the step with AReaL's stats tracker and start anew; all ranks call it.
+
+        Under `cppo/`: `seconds_*` (mean over ranks) and, with `cpl`, `gain_p*` (over
+        all ranks; absent without gated tokens) and `skipped_micro_batches`.
+        """
+        gains = ranks.sum(self._gains)
+        with stats_tracker.scope("cppo"):
+            stats_tracker.scalar(
+                **{f"seconds_{name}": self._seconds[name] for name in TIMED}
+            )
+            if cpl:
+                stats_tracker.scalar(skipped_micro_batches=self._skipped)
+            if gains.sum() > 0:
+                stats_tracker.scalar(
+                    **{f"gain_p{q * 100:.0f}": _quantile(gains, q) for q in QUANTILES}
+                )
+        self._clear()
+
+
+def _quantile(counts: Tensor, q: float) -> float:
+    """The middle of the bin of [0, 1] in which the share `q` is reached."""
+    reached = counts.cumsum(0) >= q * counts.sum()
+    return (int(reached.int().argmax()) + 0.5) / len(counts)
+
+
+class TokenRecord:
+    """Records values at tokens of a micro-batch, by metric, within an update.
+
+    Parameters
+    ----------
+    tokens
+        Bool `[T]`, gives the shape; may be empty.
+
+    Attributes
+    ----------
+    everywhere : Tensor
+        Bool `[T + 1]`: the tokens, and one that is false. The tracker refuses an empty
+        mask, and a rank's micro-batch may hold no response.
+    """
+
+    def __init__(self, tokens: Tensor):
+        self.everywhere = and_none(tokens)
+
+    def at(self, index: Tensor, values: Tensor) -> Tensor:
+        """Values put at their positions: fp32 `[T + 1]`, 0 elsewhere."""
+        row = torch.zeros_like(self.everywhere, dtype=torch.float32)
+        row[index] = values.detach().float()
+        return row
+
+    def mask(self, index: Tensor, values: Tensor | None = None) -> Tensor:
+        """Bool `[T + 1]`: true at these positions, or where their values are."""
+        if values is None:
+            values = torch.ones_like(index)
+        return self.at(index, values).bool()
+
+
+def and_none(mask: Tensor) -> Tensor:
+    """A mask with one more entry, false."""
+    return torch.nn.functional.pad(mask, (0, 1))
+
+
+def record_counts(masks: Mapping[Metric | str, Tensor]) -> None:
+    """Record how many are true, of all ranks; by its key what is no metric."""
+    stats_tracker.denominator(**{_key(name): mask for name, mask in masks.items()})
+
+
+def record_means(
+    over: Metric | str,
+    values: Mapping[Metric | str, Tensor],
+    reduce: ReduceType = ReduceType.AVG,
+) -> None:
+    """Record means over what a count has marked; absent where it has marked nothing."""
+    stats_tracker.stat(
+        **{_key(name): value for name, value in values.items()},
+        denominator=_key(over),
+        reduce_type=reduce,
+    )
+
+
+def _key(name: Metric | str) -> str:
+    return name if isinstance(name, str) else name.local

@@ -1,0 +1,98 @@
+"""What is told of a configuration's keys before AReaL is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+
+import pytest
+
+from areal_cppo.cli.common import config_file
+from areal_cppo.config import keys
+from areal_cppo.config.experiment import CPPOConfig, load_config
+from areal_cppo.errors import UserError
+
+CONFIG = config_file("triangles.yaml")
+
+
+def dataclasses_of(owner: type) -> Iterator[tuple[type, dict[str, type | None]]]:
+    """Each dataclass below one, and the single dataclass that a field may hold."""
+    hints = typing.get_type_hints(owner)
+    nested: dict[str, type | None] = {}
+    for field in dataclasses.fields(owner):
+        hint = hints[field.name]
+        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint]
+        (member, *others) = [item for item in members if item is not types.NoneType]
+        single = not others and dataclasses.is_dataclass(member)
+        nested[field.name] = member if single else None
+    yield owner, nested
+    for member in filter(None, nested.values()):
+        yield from dataclasses_of(member)
+
+
+def test_the_sources_say_what_the_dataclasses_are():
+    classes = keys.config_classes()
+    found = list(dataclasses_of(CPPOConfig))
+    assert len({owner for owner, _ in found}) > 30
+    for owner, nested in found:
+        read = classes[owner.__name__]
+        assert list(read) == list(nested), owner
+        for name, member in nested.items():
+            if member is not None:
+                assert read[name] == member.__name__, (owner, name)
+            else:
+                assert read[name] not in classes, (owner, name)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seeed=2", "actor.cpl.taau=1", "ref.nothing.at=1", "+actor.nothing=1"),
+        *("actor.path=[", "word", "~actor.nothing"),
+    ],
+)
+def test_the_same_is_said_as_with_areal(override):
+    with pytest.raises(UserError) as late:
+        load_config(CONFIG, [override])
+    with pytest.raises(UserError) as early:
+        keys.check_early(CONFIG, [override], paths=[])
+    assert str(early.value) == str(late.value)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "seeed: 2\nb: 3", "actor: {paath: x}"])
+def test_the_same_is_said_of_a_file(text, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as late:
+        load_config(path)
+    with pytest.raises(UserError) as early:
+        keys.check_early(path)
+    assert str(early.value) == str(late.value)
+
+
+def test_what_areal_has_words_for_is_left_to_it():
+    keys.check_early(CONFIG, ["actor.behave_imp_weight_cap=1"], paths=[])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["actor.path=/no/model"], "actor.path: expected a model folder"),
+        (
+            ["actor.path=a/b", "valid_dataset.path=/no/x"],
+            "valid_dataset.path: expected",
+        ),
+        (["actor.path=a/b", "train_dataset.path=/no/x"], "found nothing at /no/x"),
+    ],
+)
+def test_paths(overrides, words):
+    real = ["data.source=geometry3k", "train_dataset.path=owner/name"]
+    with pytest.raises(UserError, match=words):
+        keys.check_early(CONFIG, [*real, *overrides])
+    keys.check_early(CONFIG, [*real, "actor.path=a/b"])
+
+
+def test_of_a_synthetic_task_its_own_message_says_more():
+    keys.check_early(CONFIG, ["actor.path=a/b", "train_dataset.path=squares"])
