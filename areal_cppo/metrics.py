@@ -23,7 +23,7 @@ from areal_cppo.config.objectives import OBJECTIVES
 UPDATE = "ppo_actor/update/"  # AReaL's scope of what is recorded within an update
 
 # Those of the objectives come behind.
-_MODULES = ("areal_cppo.run.recorder", "areal_cppo.step.metrics")
+_MODULES = ("areal_cppo.run.metrics", "areal_cppo.step.metrics")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from areal_cppo.cli.bench_options import (
     write_numbers,
 )
 from areal_cppo.cli.common import at_least, note, prepare
+from areal_cppo.config.keys import check_model
 from areal_cppo.errors import UserError
-from areal_cppo.serving.server import GenerationServer, check_model
+from areal_cppo.serving.server import GenerationServer
 
 _READY_SECONDS = 900.0
 _OPTIONS = (

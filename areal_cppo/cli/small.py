@@ -38,7 +38,8 @@ def add_tiny_model(commands: Any) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C; the exit status."""
-    from areal_cppo.serving.server import check_model, check_port, serve
+    from areal_cppo.config.keys import check_model
+    from areal_cppo.serving.server import check_port, serve
 
     check_model(args.model)
     check_port("127.0.0.1", args.port)

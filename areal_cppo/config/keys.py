@@ -25,7 +25,6 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.config import SOURCES, TASK_NAMES
 from areal_cppo.errors import UserError
-from areal_cppo.serving.server import check_model
 
 _ROOT = "CPPOConfig"
 # AReaL has words of its own for keys that it once had.
@@ -236,6 +235,25 @@ def _text_of(config: DictConfig, key: str) -> str:
     except OmegaConfBaseException:
         return ""
     return value if isinstance(value, str) else ""
+
+
+def check_model(model_dir: str | Path, name: str = "--model") -> Path:
+    """The model's folder as a Path; a UserError unless it holds a config.json.
+
+    `name` is what the user calls it.
+    """
+    folder = Path(model_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"{name}: expected a model folder, found nothing at {folder}; give the "
+            "folder that holds config.json"
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{name}: expected config.json in {folder}, found none; give a folder "
+            "written by save_pretrained or by training"
+        )
+    return folder
 
 
 def is_hub_name(path: str) -> bool:

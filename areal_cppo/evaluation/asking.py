@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from areal.api import ModelRequest
 from areal.api.cli_args import GenerationHyperparameters
 from areal.utils.image import image2base64
 from transformers import ProcessorMixin
@@ -17,23 +16,12 @@ from areal_cppo.evaluation.client import Client
 from areal_cppo.evaluation.folder import EvaluationFolder
 from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY
-from areal_cppo.rollout.requests import CPPOBackend, Refused
+from areal_cppo.rollout.requests import CPPOBackend, Prompt, Refused
 
 _BACKEND = CPPOBackend()
 _UNKNOWN = dict.fromkeys(
     ("response", "extracted", "correct", "format", "finish_reason", "tokens", "seconds")
 )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A problem as it is sent, made once for all its responses."""
-
-    index: int
-    ids: list[int]
-    images: list[str]  # base64
-    text: str
-    item: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,53 +78,45 @@ class Asker:
         if not missing:
             return
         # Decoding images and running the processor take long: not in this thread.
-        problem = await asyncio.to_thread(self._prepare, dataset, index)
+        problem, prompt = await asyncio.to_thread(self._prepare, dataset, index)
         async with asyncio.TaskGroup() as group:
             for sample in missing:
-                group.create_task(self._respond(problem, sample))
+                group.create_task(self._respond(index, problem, prompt, sample))
 
-    def _prepare(self, dataset, index: int) -> Prepared:
-        """As `VisionRLVRWorkflow.arun_episode` does it in training."""
-        item = dataset[index]
-        processed = self.processor(
-            images=item["images"] or None,
-            text=item["messages"],
-            padding=False,
-            return_tensors="pt",
-        )
-        ids = processed["input_ids"][0].tolist()
-        text = self.processor.tokenizer.decode(ids)
-        return Prepared(index, ids, image2base64(item["images"]), text, item)
+    def _prepare(self, dataset, index: int) -> tuple[dict[str, Any], Prompt]:
+        problem = dataset[index]
+        images = image2base64(problem["images"])
+        tokenizer = self.processor.tokenizer
+        return problem, Prompt.of(problem, self.processor, tokenizer, images)
 
-    async def _respond(self, problem: Prepared, sample: str | int) -> None:
+    async def _respond(
+        self, index: int, problem: dict[str, Any], prompt: Prompt, sample: str | int
+    ) -> None:
         record = {
-            "index": problem.index,
-            "query_id": problem.item["query_id"],
+            "index": index,
+            "query_id": problem["query_id"],
             "sample": sample,
-            "prompt_tokens": len(problem.ids),
-            "answer": str(problem.item["answer"]),
+            "prompt_tokens": len(prompt.input_ids),
+            "answer": str(problem["answer"]),
             "refused": None,
         }
         try:
-            record |= await self._judged(problem, sample)
+            record |= await self._judged(prompt, problem["answer"], sample)
         except Refused as refused:
             record |= _UNKNOWN | {"refused": refused.reason}
         self.folder.add(record)
 
-    async def _judged(self, problem: Prepared, sample: str | int) -> dict[str, Any]:
+    async def _judged(
+        self, prompt: Prompt, truth: Any, sample: str | int
+    ) -> dict[str, Any]:
         """The part of a record that the server and the scorer know."""
-        generation = self.generation.new(n_samples=1, greedy=sample == GREEDY)
+        tokenizer = self.processor.tokenizer
+        generation = self.generation.new(greedy=sample == GREEDY)
         room = min(generation.max_tokens, self.context_length or generation.max_tokens)
-        if len(problem.ids) + generation.max_new_tokens > room:
+        if len(prompt.input_ids) + generation.max_new_tokens > room:
             raise Refused("prompt_too_long")  # a short response would be unfair
-        request = ModelRequest(
-            input_ids=problem.ids,
-            image_data=problem.images,
-            gconfig=generation.new_with_stop_and_pad_token_ids(
-                self.processor.tokenizer
-            ),
-            tokenizer=self.processor.tokenizer,
-        )
+        generation = generation.new_with_stop_and_pad_token_ids(tokenizer)
+        request = prompt.request(generation, self.processor, tokenizer)
         begin = time.monotonic()
         answer = await self.client.send(
             _BACKEND.build_generation_request(request, with_lora=False, version=0)
@@ -145,13 +125,9 @@ class Asker:
         result = _BACKEND.parse_generation_response(answer)
         if result.stop_reason == "abort":  # somebody paused the server
             raise Refused("aborted")
-        response = self.processor.tokenizer.decode(result.output_tokens)
+        response = tokenizer.decode(result.output_tokens)
         verdict = await self.scorer(
-            problem.text,
-            response,
-            problem.ids,
-            result.output_tokens,
-            problem.item["answer"],
+            prompt.text, response, prompt.input_ids, result.output_tokens, truth
         )
         return {
             "response": response,

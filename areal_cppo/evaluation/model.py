@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from areal_cppo.config.keys import is_hub_name
+from areal_cppo.config.keys import check_model, is_hub_name
 from areal_cppo.errors import UserError
-from areal_cppo.serving.server import check_model
 
 ADAPTERS = "adapter_config.json"  # what PEFT calls it
 MERGED = "merged-model"

@@ -137,6 +137,10 @@ CONTRACTS = {
         self._result_cv
         active_submit_and_wait(self, input_generator, batch_size, dynamic_bs=False)
         """,
+    "areal.trainer.ppo.actor:PPOActor": """
+        self.adv_norm
+        self.reward_norm
+        """,
     "areal.trainer.rl_trainer:PPOTrainer": """
         _create_dataloader(self, dataset, dataset_config, rank, world_size)
         _create_train_engine(self, actor_config, alloc)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.report.page import duration, number
 from areal_cppo.report.runs import RunContents, is_number
 from areal_cppo.report.timeline import overlap_share
-from areal_cppo.config.objectives import OBJECTIVES
 
 
 class Fact(NamedTuple):

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo.folder import RunFolder, replace_file
+from areal_cppo.metrics import meanings
 from areal_cppo.report.headline import facts, gaps, run_size, run_title
 from areal_cppo.report.heldout import accuracy_change, heldout_points
 from areal_cppo.report.page import render
 from areal_cppo.report.plots import Plot, all_plots
 from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.sample_html import samples_html
-from areal_cppo.metrics import meanings
 
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.

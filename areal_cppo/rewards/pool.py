@@ -4,7 +4,8 @@ AReaL's `AsyncRewardWrapper` gives up on an answer that hangs but not on its pro
 which stays in the pool for ever; it tries four times, then says 0; and its processes
 are forks of a program with dozens of threads and open connections. Here a process is
 started afresh (`worker.py`), killed at the time limit, and replaced. Arguments travel
-as JSON: an image could not, if somebody tried.
+as JSON: an image could not, if somebody tried. (pebble's pool, 5.2.3, ends for good
+when an idle process dies, and runs the main module again in each.)
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The controller watches the workers' servers and keeps the newest weights: AReaL deletes
 the folder of an update as soon as it is loaded, but a server that comes back is started
-from typing_extensions import override
 from it. So it stays until the next update is done, and longer where a server that
 starts meanwhile still reads it.
 
@@ -29,6 +28,7 @@ from areal.api import LocalInfServerInfo, ParamSpec, WeightUpdateMeta
 from areal.api.cli_args import InferenceEngineConfig
 from areal.engine.sglang_remote import RemoteSGLangEngine
 from areal.utils.network import format_hostport
+from typing_extensions import override
 
 from areal_cppo.errors import RunError
 from areal_cppo.rollout.engine import CPPOInfEngine

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import Generator
 from areal_cppo.rollout.servers.owned import OwnedServer
 from areal_cppo.rollout.servers.process import launcher
-from areal_cppo.rollout.servers.weights import Weights, wait_for_files
+from areal_cppo.rollout.servers.weights import Weights, in_thread, wait_for_files
 from areal_cppo.rollout.workflow import GroupWorkflow, WholeGroup
 from areal_cppo.serving.listen import listen_address
 
@@ -142,13 +142,7 @@ class CPPOInfEngine(RemoteInfEngine):
             self.server.close()
 
     def server_status(self, states: dict[str, str]) -> dict[str, Any]:
-        """How the server is, and what happened since the last call.
-
-        Parameters
-        ----------
-        states
-            Of all servers, as the controller knows them.
-        """
+        """How the server is, and what happened since; `states` are those of all."""
         self.fleet.update(states)
         return self.server.status()
 
@@ -303,11 +297,3 @@ class CPPOInfEngine(RemoteInfEngine):
                 "again to go on from its last checkpoint, or set "
                 "actor.weight_update_mode=disk"
             ) from None
-
-
-def in_thread(call: Callable[..., Any], *arguments) -> Future[Any]:
-    """What it returns, for which AReaL's workers wait."""
-    pool = ThreadPoolExecutor(1)
-    future = pool.submit(call, *arguments)
-    pool.shutdown(wait=False)
-    return future

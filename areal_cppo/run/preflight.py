@@ -20,7 +20,7 @@ from areal_cppo.config import SDPA, TASK_NAMES, TORCH_FLASH
 from areal_cppo.config.budget import checkpoint_bytes
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.config.keys import is_hub_name
+from areal_cppo.config.keys import check_model, is_hub_name
 from areal_cppo.config.models import (
     check_supported,
     count_parameters,
@@ -31,7 +31,6 @@ from areal_cppo.doctor import Check
 from areal_cppo.doctor.machine import check_disk, check_torch_flash
 from areal_cppo.doctor.packages import check_flash_attn, check_versions
 from areal_cppo.errors import UserError
-from areal_cppo.serving.server import check_model
 
 _INDEX = "model.safetensors.index.json"
 _RUN_BYTES = 300 * 2**20  # traces, logs and report of a run

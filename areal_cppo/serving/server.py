@@ -13,10 +13,10 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from areal_cppo.config.keys import check_model
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.serving.cpu import (
     cpu_environment,
-    enable_in_this_process,
     interpreter_environment,
     needs_shim,
 )
@@ -30,25 +30,6 @@ _PR_SET_PDEATHSIG = 1  # Linux: the signal to get when the parent dies
 # weight update (0.5.10.post1; its pull request 36468). Without that memory each request
 # is of the weights it is said to be of.
 SERVER_VARIABLES = {"SGLANG_VLM_CACHE_SIZE_MB": "0"}
-
-
-def check_model(model_dir: str | Path, name: str = "--model") -> Path:
-    """The model's folder as a Path; a UserError unless it holds a config.json.
-
-    `name` is what the user calls it.
-    """
-    folder = Path(model_dir).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"{name}: expected a model folder, found nothing at {folder}; give the "
-            "folder that holds config.json"
-        )
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{name}: expected config.json in {folder}, found none; give a folder "
-            "written by save_pretrained or by training"
-        )
-    return folder
 
 
 def check_port(host: str, port: int) -> None:
@@ -89,7 +70,6 @@ def server_command(
         Fields of `GenerationServerConfig`; they go before the CPU settings used where
         there is no GPU.
     """
-    enable_in_this_process()  # areal imports torchvision
     from areal_cppo.config.engines import CPU_SETTINGS, GenerationServerConfig
 
     fields: dict[str, object] = {

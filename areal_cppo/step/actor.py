@@ -24,7 +24,6 @@ from areal_cppo.step.advantages import normalize_groups
 from areal_cppo.step.attention import (
     SDPA,
     TORCH_FLASH,
-    block_diagonal_causal_mask,
     use_torch_flash,
 )
 from areal_cppo.step.batch import IMAGES
@@ -191,3 +190,29 @@ def _with_own_proximal(loss_fn, logprobs, entropy, mb, **kwargs) -> torch.Tensor
     """AReaL's loss; where no proximal log-probs are given, they are its own input."""
     mb.setdefault("prox_logp", logprobs.detach())
     return loss_fn(logprobs, entropy, mb, **kwargs)
+
+
+def block_diagonal_causal_mask(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
+    """Attention mask of a packed row: causal, and within one sequence only.
+
+    For text models, which AReaL runs: it leaves it to flash-attention's `cu_seqlens` to
+    keep the sequences of a row apart, and under sdpa nothing does.
+
+    Parameters
+    ----------
+    cu_seqlens
+        Int `[n_sequences + 1]`, boundaries of the sequences, from 0 to `length`.
+    length
+        Tokens in the row.
+
+    Returns
+    -------
+    Tensor
+        Bool `[1, 1, length, length]`; true where a query (third axis) may see a key
+        (fourth).
+    """
+    position = torch.arange(length, device=cu_seqlens.device)
+    segment = torch.bucketize(position, cu_seqlens[1:].long(), right=True)
+    same_sequence = segment[:, None] == segment[None, :]
+    not_later = position[:, None] >= position[None, :]
+    return (same_sequence & not_later)[None, None]

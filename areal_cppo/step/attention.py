@@ -311,31 +311,5 @@ def _sdpa(query, key, value, packing: Packing, scaling: float | None) -> Tensor:
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-def block_diagonal_causal_mask(cu_seqlens: Tensor, length: int) -> Tensor:
-    """Attention mask of a packed row: causal, and within one sequence only.
-
-    For text models, which AReaL runs: it leaves it to flash-attention's `cu_seqlens` to
-    keep the sequences of a row apart, and under sdpa nothing does.
-
-    Parameters
-    ----------
-    cu_seqlens
-        Int `[n_sequences + 1]`, boundaries of the sequences, from 0 to `length`.
-    length
-        Tokens in the row.
-
-    Returns
-    -------
-    Tensor
-        Bool `[1, 1, length, length]`; true where a query (third axis) may see a key
-        (fourth).
-    """
-    position = torch.arange(length, device=cu_seqlens.device)
-    segment = torch.bucketize(position, cu_seqlens[1:].long(), right=True)
-    same_sequence = segment[:, None] == segment[None, :]
-    not_later = position[:, None] >= position[None, :]
-    return (same_sequence & not_later)[None, None]
-
-
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 AttentionInterface.register(TORCH_FLASH, torch_flash_attention)

@@ -19,6 +19,7 @@ from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
 from areal_cppo.core import PatchLayout, parse_perturbations, perturb_pixel_values
+from areal_cppo.metrics import UPDATE, Metric
 from areal_cppo.step.batch import image_sets, images_of
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.ranks import Ranks
@@ -228,4 +229,78 @@ def _record(
         **{name: count.to(passed.device) for name, count in counts.items()},
         denominator=f"{scope}/rows",
         reduce_type=ReduceType.SUM,
+    )
+
+
+def gate_metrics(scope: str, title: str) -> tuple[Metric, ...]:
+    """What the gate and the passes of a negative view record under a scope.
+
+    The titles begin with `title`.
+    """
+
+    def metric(name: str, key: str, what: str, unit: str, words: str) -> Metric:
+        return Metric(
+            f"{scope}_{name}", f"{title}, {what}", unit, words, f"{UPDATE}{scope}/{key}"
+        )
+
+    return (
+        metric(
+            "responses",
+            "gated_responses",
+            "responses",
+            "responses",
+            "Responses of the step that have an image and a negative view that differs "
+            "from it.",
+        ),
+        metric(
+            "text_only_responses",
+            "text_only_responses",
+            "without an image",
+            "responses",
+            "Responses without an image: trained on with the policy loss as it is.",
+        ),
+        metric(
+            "unchanged_responses",
+            "unchanged_responses",
+            "without a negative",
+            "responses",
+            "Responses none of whose negative views differs from its image: trained on "
+            "with the policy loss as it is.",
+        ),
+        metric(
+            "negative_views",
+            "negative_views",
+            "negative views",
+            "images",
+            "Images that a negative view was drawn for.",
+        ),
+        metric(
+            "negative_views_unchanged",
+            "negative_views_unchanged",
+            "negative views unchanged",
+            "images",
+            "Negative views that equal their image; should be few.",
+        ),
+        metric(
+            "view_tokens",
+            "view_tokens",
+            "view tokens",
+            "tokens",
+            "Tokens that the negative view's forward passes computed, prompts, fillers "
+            "and padding included.",
+        ),
+        metric(
+            "view_patches",
+            "view_patches",
+            "view patches",
+            "patches",
+            "Image patches that the negative view's forward passes computed.",
+        ),
+        metric(
+            "tokens",
+            "tokens",
+            "tokens",
+            "tokens",
+            "Response tokens of these responses.",
+        ),
     )

@@ -16,7 +16,7 @@ from areal.utils import stats_tracker
 from areal.utils.perf_tracer import trace_scope
 from torch import Tensor
 
-from areal_cppo.config.experiment import CPPOActorConfig
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.core import TokenStatistics
 from areal_cppo.step.batch import Batch, needed_tokens

@@ -31,8 +31,8 @@ from typing import Any
 import yaml
 
 from areal_cppo.config import SHIFTS, TASK_NAMES
-from areal_cppo.core.checks import Bool, Number, check_fields, setting
-from areal_cppo.core.config import parse_perturbations
+from areal_cppo.core import parse_perturbations
+from areal_cppo.core.checks import COUNT, Bool, Number, check_fields, setting
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import (
     check_key,
@@ -65,7 +65,6 @@ VIEWS: dict[str, list[dict[str, Any]]] = {
 
 _USUAL_REFERENCES = ("grpo", "cppo")
 
-_COUNT = Number(1, integer=True)
 _STEPS = Number(0, integer=True)
 
 
@@ -74,9 +73,9 @@ class Evaluation:
     """What is measured of a policy on held-out problems, the same for all runs."""
 
     every: int = setting(20, _STEPS, "steps between evaluations; 0: at the end only")
-    problems: int = setting(300, _COUNT, "held-out problems on the way")
-    final: int = setting(1000, _COUNT, "held-out problems at the end")
-    tokens: int = setting(200, _COUNT, "sampled responses whose tokens are looked at")
+    problems: int = setting(300, COUNT, "held-out problems on the way")
+    final: int = setting(1000, COUNT, "held-out problems at the end")
+    tokens: int = setting(200, COUNT, "sampled responses whose tokens are looked at")
     shifts: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -88,7 +87,7 @@ class Detection:
     """Perception tokens found by scores and views, against the truth."""
 
     every: int = setting(0, _STEPS, "steps between; 0: at the start and the end")
-    problems: int = setting(200, _COUNT, "held-out problems, one response each")
+    problems: int = setting(200, COUNT, "held-out problems, one response each")
     failures: int = setting(8, _STEPS, "responses kept whose selection fails most")
     arms: list[str] = field(default_factory=list)
     views: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import pytest
 
 from areal_cppo.bench.async_figures import figures
 from areal_cppo.bench.async_results import run_table
-from areal_cppo.bench.async_run import read_run
+from areal_cppo.bench.async_run import Side, read_run
 from areal_cppo.bench.async_trace import FIRST_SERVER, STEPS, UPDATES, rows, trace
 from areal_cppo.cli.main import main
 from areal_cppo.report.trace import Session
@@ -133,6 +133,19 @@ def test_with_metrics_alone(tmp_path):
     assert found["samples_per_second"] == 0.8
     assert found["steps"]["warmup"] == 0
     assert "effective samples/s" in run_table(found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "units", "servers"),
+    [
+        ("fsdp:d4p1t2", 8, 4),
+        ("sglang:d2t4", 8, 2),
+        ("megatron:(attn:d1p12t4|ffn:d1p12e4)", 48, 1),
+        (None, 1, 1),
+    ],
+)
+def test_gpus_and_processes_of_a_side(backend, units, servers):
+    assert Side.of({"actor": {"backend": backend}}, "actor") == Side(units, servers)
 
 
 def test_a_server_that_was_never_asked_is_idle(folder):
@@ -325,24 +338,32 @@ def test_a_run_that_is_cut_off_is_reported(tmp_path, monkeypatch, capsys, steps,
     assert ("no model FLOP/s utilisation" in shown.err) is (steps == 3)
 
 
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    """The folder of a finished run of five steps of 64 responses."""
+    out = tmp_path_factory.mktemp("real") / "run"
+    command = ["bench", "async", "--config", "configs/triangles.yaml", "--steps", "5"]
+    assert main([*command, "--out", str(out), "heldout.size=0"]) == 0
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.sglang
 @pytest.mark.timeout(900)
-def test_a_real_run(tmp_path):
+def test_a_real_run(real_run, tmp_path):
     """Trained, reported, traced; its rates are a file that `plan` reads."""
     from areal_cppo.plan.rates import read_rates
 
     names = ("json", "trace", "rates")
     files = {name: tmp_path / f"{name}.json" for name in names}
     status = main(
-        ["bench", "async", "--config", "configs/triangles.yaml", "--steps", "5"]
-        + ["--warmup", "1", "--out", str(tmp_path / "run"), "heldout.size=0"]
+        ["bench", "async", "--run", str(real_run), "--warmup", "1"]
         + [word for name in names for word in (f"--{name}", str(files[name]))]
     )
     assert status == 0
     found = json.loads(files["json"].read_text())["figures"]
     assert found["samples"] == 4 * 64 and found["samples_per_second"] > 0
-    shares = [value for key, value in found["trainer"].items()]
+    shares = found["trainer"].values()
     assert sum(shares) == pytest.approx(1, abs=0.02)
     assert 0 < found["generation"]["idle_share"] < 1
     assert found["interrupted"]["trained_on"] is not None

@@ -22,7 +22,7 @@ from areal_cppo.bench import train_step
 from areal_cppo.bench.actors import Actors
 from areal_cppo.bench.arm_memory import arm_memory, lacking_memory
 from areal_cppo.bench.arms import all_arms, select_arms
-from areal_cppo.bench.models import model_config
+from areal_cppo.bench.models import model_config, model_folder
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.results import arms_table, describe_arms, describe_ratios
 from areal_cppo.bench.train_step import Measured, measure
@@ -112,33 +112,23 @@ def test_what_the_stock_arms_keep(large):
 
 
 @pytest.mark.slow
-def test_no_more_is_counted_than_estimated(tmp_path, monkeypatch):
+def test_no_more_is_counted_than_estimated(monkeypatch):
     """Peaks of all live tensors, fp32 on the CPU, with the numbers' size in the
     estimate set to match."""
     monkeypatch.setattr(memory_module, "_BF16", 4)
-    target = tmp_path / "numbers.json"
-    sizes = ["--image", "224", "--response", "60", "--group", "4", "--groups", "3"]
-    sizes += ["--model", "small", "--max-tokens", "512", "--repeats", "1"]
+    workload = Workload(image=224, response=60, group=4, groups=2, max_tokens=512)
     letters = "a,b,c,d,d-share_prompts,d-share_images,d-response_logits"
-    command = ["bench", "train-step", *sizes, "--arms", letters]
-    assert main([*command, "--threads", "1", "--json", str(target)]) == 0
-    counted = {
-        arm["letter"]: arm["peak_memory_bytes"]
-        for arm in json.loads(target.read_text())["arms"]
-    }
-    shape = ModelShape.from_config(model_config("small").to_dict())
-    workload = Workload(image=224, response=60, group=4, groups=3, max_tokens=512)
-    (_, parameters) = small_parameters(tmp_path)
-    for arm in select_arms(letters):
+    results = []
+    with quiet(), model_folder("small", workload.seed) as (folder, config):
+        measure(select_arms(letters), workload, folder, config, 0, print, results)
+        parameters = count_parameters(str(folder))
+    assert len(results) == 7
+    shape = ModelShape.from_config(config.to_dict())
+    for result in results:
+        arm, counted = result.arm, result.counts.peak_bytes
         parts = arm_memory(arm, workload, shape, parameters, views=arm.letter == "b")
         estimate = sum(parts.values()) - CUDA
-        assert 0.95 * counted[arm.letter] < estimate < 2 * counted[arm.letter]
-
-
-def small_parameters(folder):
-    config = model_config("small")
-    config.save_pretrained(folder)
-    return config, count_parameters(str(folder))
+        assert 0.95 * counted < estimate < 2 * counted
 
 
 @pytest.fixture

@@ -170,11 +170,11 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, capsys, monkeypatch):
 def test_a_real_ctrl_c(tmp_path):
     """In the middle of the second concurrency."""
     target = tmp_path / "numbers.json"
-    with PausableServer(seconds=0.2, model=MODEL) as server:
+    with PausableServer(seconds=0.15, model=MODEL) as server:
         process = subprocess.Popen(
             [sys.executable, "-m", "areal_cppo", "bench", "rollout", *SHAPE]
             + ["--server", server.address, "--concurrency", "2,1", "--warmup", "0"]
-            + ["--requests", "100", "--json", str(target)],
+            + ["--requests", "60", "--json", str(target)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -186,8 +186,8 @@ def test_a_real_ctrl_c(tmp_path):
         said = process.stderr.read()
     assert "interrupted; what was measured is kept" in said and "Traceback" not in said
     two, one = json.loads(target.read_text())["points"]
-    assert two["complete"] and two["requests"] == 100
-    assert not one["complete"] and 0 < one["requests"] < 100
+    assert two["complete"] and two["requests"] == 60
+    assert not one["complete"] and 0 < one["requests"] < 60
 
 
 def test_percentiles_by_hand():

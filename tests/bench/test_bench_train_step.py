@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import fields
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 import areal_cppo.bench.train_step as train_step
-from areal_cppo.bench.arms import select_arms
+from areal_cppo.bench.arms import SWITCHES, select_arms
 from areal_cppo.bench.counting import Counts
 from areal_cppo.bench.results import arms_table, describe_arms, describe_ratios
 from areal_cppo.bench.train_step import Measured
@@ -55,8 +57,7 @@ def test_what_the_file_holds(quick, arms):
         assert document[key]
     assert document["machine"]["threads"] == 1
     assert document["versions"]["areal"] == "1.0.4"
-    speed = [field.name for field in fields(SpeedConfig)]
-    assert list(arms) == [*LETTERS, *(f"d-{name}" for name in speed), "d-all"]
+    assert list(arms) == [*LETTERS, *(f"d-{name}" for name in SWITCHES), "d-all"]
     for arm in arms.values():
         assert len(arm["seconds"]["all"]) == 1 and arm["seconds"]["median"] > 0
         for name in ("peak_memory_bytes", "tokens", "patches", "flops"):
@@ -203,6 +204,37 @@ def test_mistakes(arguments, words, capsys):
     assert main(["bench", "train-step", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"areal-cppo bench: {words}")
+
+
+def test_a_mistake_is_told_before_torch_is_imported(tmp_path):
+    """By each command of bench, in a process of its own: it takes a second, no more."""
+    rollout = "rollout --prompt-tokens 1 --response-tokens 1 --requests 1"
+    commands = [
+        "train-step --image 450",
+        "train-step --arms z",
+        "train-step --model nowhere",
+        "plot nowhere -o pictures",
+        "async --run nowhere",
+        "async --config nowhere.yaml",
+        "predict nowhere",
+        f"{rollout} --concurrency 1 --model nowhere",
+        f"{rollout} --concurrency 2 --model nowhere",
+    ]
+    program = (
+        "import sys\n"
+        "from areal_cppo.cli.main import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    assert main(['bench', *command.split()]) == 2\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    run = [sys.executable, "-c", program, *commands]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(commands)
+
+
+def test_ablations_are_those_of_the_settings():
+    assert list(SWITCHES) == [field.name for field in fields(SpeedConfig)]
 
 
 def document() -> dict:

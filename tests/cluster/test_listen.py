@@ -6,6 +6,7 @@ The sockets of a whole run, generation servers included, are looked at by tests/
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +16,7 @@ import pytest
 
 from areal_cppo.cluster.worker import AREAL_WORKER, WORKER
 from areal_cppo.errors import UserError
+from areal_cppo.patches import areal as patch_areal
 from areal_cppo.serving.listen import LISTEN_VARIABLE, interface_of, listen_address
 from tests.cluster.rpc_process import listening, rpc_worker
 
@@ -97,69 +99,65 @@ def test_an_address_of_another_machine_is_refused(choice):
 
 
 APPLY = """
-import os, sys
+import os, random, sys
 from areal_cppo.serving.cpu import enable_in_this_process
 enable_in_this_process()
+from areal.infra.controller import rollout_controller
+from areal.infra.scheduler import local
+from areal.utils import network
 from areal_cppo.errors import UserError
 from areal_cppo.serving.listen import LISTEN_VARIABLE
 from areal_cppo.config.experiment import load_config
 from areal_cppo.cluster.worker import apply_listen_host
-config = load_config(sys.argv[1], sys.argv[2:])
-try:
-    print(apply_listen_host(config))
-except UserError as error:
-    print("refused:", error)
-    sys.exit()
-from areal.infra.controller import rollout_controller
-from areal.infra.scheduler import local
-print(rollout_controller.gethostip(), local.gethostip(), os.environ[LISTEN_VARIABLE])
-specs = config.actor.scheduling_spec + config.rollout.scheduling_spec
-print(*{spec.cmd for spec in specs})
-"""
-
-
-def applied(*overrides: str, choice: str | None = None) -> list[str]:
-    """What `apply_listen_host` does in a fresh process, line by line."""
-    environment = {k: v for k, v in os.environ.items() if k != LISTEN_VARIABLE}
+for several, choice in ((False, None), (True, None), (True, "loopback")):
+    os.environ.pop(LISTEN_VARIABLE, None)
     if choice:
-        environment[LISTEN_VARIABLE] = choice
-    words = [sys.executable, "-c", APPLY, str(CONFIG), *overrides]
-    return subprocess.run(
-        words, env=environment, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+        os.environ[LISTEN_VARIABLE] = choice
+    nodes = ["cluster.n_nodes=2"] * several
+    config = load_config(sys.argv[1], [*sys.argv[2:], *nodes])
+    try:
+        print(apply_listen_host(config))
+    except UserError as error:
+        print("refused:", error)
+        continue
+    chosen = os.environ[LISTEN_VARIABLE]
+    print(rollout_controller.gethostip(), local.gethostip(), chosen)
+    specs = config.actor.scheduling_spec + config.rollout.scheduling_spec
+    print(*{spec.cmd for spec in specs})
+    assert isinstance(network.random, random.SystemRandom)
+"""
 
 
 @pytest.mark.slow
 def test_one_machine_means_loopback_and_several_the_node(tmp_path):
-    lines = applied(f"run_dir={tmp_path}")
-    assert lines == [
-        "127.0.0.1",
-        "127.0.0.1 127.0.0.1 loopback",
-        f"python3 -m {WORKER}",
-    ]
+    """What `apply_listen_host` does in a fresh process, line by line."""
     address = node_address()
-    lines = applied(f"run_dir={tmp_path}", "cluster.n_nodes=2")
-    assert lines[:2] == [address, f"{address} {address} node"]
-    (line,) = applied(f"run_dir={tmp_path}", "cluster.n_nodes=2", choice="loopback")
-    assert line.startswith("refused: AREAL_CPPO_LISTEN: expected an address that other")
+    words = [sys.executable, "-c", APPLY, str(CONFIG), f"run_dir={tmp_path}"]
+    lines = subprocess.run(
+        words, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    worker = f"python3 -m {WORKER}"
+    assert lines[:3] == ["127.0.0.1", "127.0.0.1 127.0.0.1 loopback", worker]
+    assert lines[3:6] == [address, f"{address} {address} node", worker]
+    (refused,) = lines[6:]
+    assert refused.startswith("refused: AREAL_CPPO_LISTEN: expected an address that")
 
 
-def test_runs_of_one_seed_draw_other_ports(tmp_path):
+def test_runs_of_one_seed_draw_other_ports(monkeypatch):
     """AReaL seeds the generator that it draws ports from with the run's seed."""
-    code = (
-        "import random; from areal_cppo.serving.cpu import enable_in_this_process;"
-        "enable_in_this_process();"
-        "from areal_cppo.serving.listen import narrow_this_process;"
-        "from areal.utils.network import find_free_ports;"
-        "random.seed(1); stock = find_free_ports(5); narrow_this_process();"
-        "random.seed(1); print(stock, find_free_ports(5), sep='\\n')"
-    )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.splitlines()[-2:]
-        for _ in range(2)
-    ]
-    (stock, ours), (stock_again, ours_again) = runs
+    from areal.utils import network
+
+    monkeypatch.setattr(network, "random", random)  # and back again
+
+    def drawn() -> tuple[int, ...]:
+        state = random.getstate()
+        random.seed(1)
+        try:
+            return tuple(network.find_free_ports(5))
+        finally:
+            random.setstate(state)
+
+    stock, stock_again = drawn(), drawn()
     assert stock == stock_again  # should this fail one day, ours may be needless
-    assert len({stock, ours, ours_again}) == 3
+    patch_areal.find_free_ports()
+    assert len({stock, drawn(), drawn()}) == 3

@@ -1,8 +1,6 @@
 """`areal-cppo views` and `areal-cppo inspect`, from the command line to the file."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +10,7 @@ from PIL import Image
 
 from areal_cppo.cli.main import main
 from areal_cppo.report.samples import TokenView, write_samples
-from areal_cppo.tasks.problems import TRIANGLES
-
-CONFIG = str(Path(__file__).parents[2] / "configs" / "triangles.yaml")
-MODEL = str(TRIANGLES.checkpoint)
-
-
-def refusal(capsys, *arguments: object) -> str:
-    """The one line that a mistake is answered with."""
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    return line
+from tests.inspection.drawn import CONFIG, MODEL, run_folder
 
 
 def written(capsys, *arguments: object) -> Path:
@@ -104,15 +90,6 @@ def test_inspection_follows_the_configuration(tmp_path, capsys, image_file):
     assert page.count("<button") <= 12
 
 
-def run_folder(folder: Path, checkpoints: tuple[int, ...]) -> Path:
-    """A run's folder: its configuration and copies of the tiny model."""
-    folder.mkdir()
-    shutil.copy(CONFIG, folder / "config.yaml")
-    for step in checkpoints:
-        shutil.copytree(MODEL, folder / "checkpoints" / f"step-{step:05d}")
-    return folder
-
-
 def test_last_checkpoint_of_a_run(tmp_path, capsys):
     run = run_folder(tmp_path / "run", (9, 10))
     page = written(
@@ -157,7 +134,7 @@ def test_own_question_to_a_run(tmp_path, capsys, image_file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["views", "inspect", "run"])
+@pytest.mark.parametrize("command", ["views", "inspect"])
 def test_in_a_process_of_its_own(tmp_path, image_file, command):
     """Where nothing has made torchvision importable yet; it prints a line."""
     out = tmp_path / "x.html"
@@ -165,7 +142,6 @@ def test_in_a_process_of_its_own(tmp_path, image_file, command):
         "views": ["views", str(image_file)],
         "inspect": ["inspect", "--model", MODEL, "--prompt", "P?"]
         + ["--image", str(image_file), "--max-new-tokens", "3"],
-        "run": ["inspect", "--run", str(run_folder(tmp_path / "run", (1,)))],
     }[command]
     done = subprocess.run(
         [sys.executable, "-m", "areal_cppo", *arguments, "-o", str(out)],
@@ -174,131 +150,3 @@ def test_in_a_process_of_its_own(tmp_path, image_file, command):
     )
     assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
     assert out.is_file()
-
-
-@pytest.fixture
-def broken_model(tmp_path):
-    """Folders that are no model for this, by name."""
-
-    def make(kind: str) -> Path:
-        folder = tmp_path / kind
-        shutil.copytree(MODEL, folder)
-        config = folder / "config.json"
-        if kind == "no-processor":
-            (folder / "processor_config.json").unlink()
-        elif kind == "other-family":
-            known = json.loads(config.read_text())
-            config.write_text(json.dumps(known | {"model_type": "llava"}))
-        elif kind == "no-weights":
-            (folder / "model.safetensors").unlink()
-        return folder
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("no-processor", "--model: expected an image processor in"),
-        ("other-family", "--model: expected a model of type qwen2_vl, qwen2_5_vl"),
-        ("no-weights", "--model: expected weights that transformers loads"),
-    ],
-)
-def test_models_that_cannot_be_inspected(
-    tmp_path, capsys, image_file, broken_model, kind, words
-):
-    line = refusal(
-        *(capsys, "inspect", "--model", broken_model(kind), "--image", image_file),
-        *("--prompt", "P?", "-o", tmp_path / "x.html"),
-    )
-    assert words in line
-    assert not (tmp_path / "x.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"--image": "/no/such.png"}, "image: expected an image file, found none"),
-        ({"--image": CONFIG}, "image: expected a PNG, JPEG"),
-        ({"--image": None}, "--image: expected the picture"),
-        ({"--prompt": " "}, "--prompt: expected a question"),
-        ({"--prompt": None}, "--prompt: expected a question"),
-        (
-            {"--prompt": "<image><image>?"},
-            "--prompt: expected one <image> for each of 1",
-        ),
-        ({"--prompt": "area?"}, "--prompt: expected text that the model's processor"),
-        ({"--response": ""}, "--response: expected a text to judge"),
-        ({"--model": "/no/model"}, "--model: expected a model folder"),
-        ({"-o": "/proc/x.html"}, "-o: expected a file that can be written"),
-        ({"-o": "x.png"}, "-o: expected a name that ends in .html"),
-        ({"--temperature": "-1"}, "--temperature: expected a number >= 0"),
-        ({"--temperature": "nan"}, "--temperature: expected a number >= 0"),
-        ({"--max-new-tokens": "0"}, "--max-new-tokens: expected a number >= 1"),
-        ({"--device": "abacus"}, "--device: expected cpu or a device"),
-        ({"--config": "/no.yaml"}, "config: expected a YAML file"),
-    ],
-)
-def test_mistakes_of_inspect(tmp_path, capsys, image_file, changed, words):
-    options = {
-        "--model": MODEL,
-        "--image": str(image_file),
-        "--prompt": "P?",
-        "-o": str(tmp_path / "x.html"),
-    } | changed
-    given = [
-        part
-        for option, value in options.items()
-        if value is not None
-        for part in (option, value)
-    ]
-    assert words in refusal(capsys, "inspect", *given)
-    assert not (tmp_path / "x.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--run", "{tmp}"], "--run: expected a run's folder with config.yaml"),
-        (["--run", "{run}"], "--run: expected checkpoints/step-*"),
-        (["--run", "{run}", "--response", "x"], "--response: expected --image"),
-        (
-            ["--run", "{run}", "--config", CONFIG],
-            "--config: expected none beside --run",
-        ),
-    ],
-)
-def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
-    run = run_folder(tmp_path / "run", ())
-    given = [part.format(tmp=tmp_path, run=run) for part in arguments]
-    assert words in refusal(capsys, "inspect", *given, "-o", tmp_path / "x.html")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["/no/such.png"], "image: expected an image file, found none"),
-        ([CONFIG], "image: expected a PNG, JPEG"),
-        (["{image}", "--draws", "0"], "--draws: expected 1 to 50, found 0"),
-        (["{image}", "--model", "/no"], "--model: expected a model's folder with an"),
-        (["{image}", "--config", "/no.yaml"], "config: expected a YAML file"),
-        (["{image}", "--set", "seed=1"], "--set: expected --config FILE"),
-        (["{image}", "-o", "x.tiff"], "-o: expected a name that ends in .png"),
-        (["{image}", "-o", "/proc/x.png"], "-o: expected a file that can be written"),
-        (
-            [
-                "{image}",
-                "--config",
-                CONFIG,
-                "--set",
-                "actor.cpl.views.negative=[{{name: blurr}}]",
-            ],
-            "cpl.views.negative[0].name: expected one of",
-        ),
-    ],
-)
-def test_mistakes_of_views(tmp_path, capsys, image_file, arguments, words):
-    given = [part.format(image=image_file) for part in arguments]
-    target = [] if "-o" in given else ["-o", str(tmp_path / "x.png")]
-    assert words in refusal(capsys, "views", *given, *target)
-    assert not (tmp_path / "x.png").exists()

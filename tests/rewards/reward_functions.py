@@ -18,7 +18,7 @@ def behave(completions, **kwargs) -> float:
     if completions == "sleep":
         time.sleep(600)
     if completions == "hold the interpreter":
-        return float(len(str(9**9**9)))
+        return float(sum(range(10**13)))
     if completions == "raise":
         raise KeyError("payload")
     if completions == "nan":

@@ -20,9 +20,9 @@ enable_in_this_process()
 from areal.api import LocalInfServerInfo, ModelResponse  # noqa: E402
 
 from areal_cppo.rollout.controller import CPPORolloutEngine  # noqa: E402
-from areal_cppo.rollout.engine import CPPOInfEngine, in_thread  # noqa: E402
+from areal_cppo.rollout.engine import CPPOInfEngine  # noqa: E402
 from areal_cppo.rollout.requests import CPPOBackend  # noqa: E402
-from areal_cppo.rollout.servers.weights import wait_for_files  # noqa: E402
+from areal_cppo.rollout.servers.weights import in_thread, wait_for_files  # noqa: E402
 
 ADDRESS = "127.0.0.1:1"
 TOKENS = range(6, 29)  # the triangle vocabulary without its special tokens

@@ -89,7 +89,7 @@ class Interruptions(threading.Thread):
         self.done: list[str] = []
 
     def run(self):
-        started = self.after_step(1)
+        started = self.after_step(2)
         ranks = [
             process
             for process in processes_of_run(started["run_id"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from areal.utils import stats_tracker
 
-from areal_cppo.run.recorder import IDLE, SAMPLES, TOKENS, throughput
+from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS
+from areal_cppo.run.recorder import throughput
 from areal_cppo.step.metrics import LENGTH_BINS, record_batch
 
 

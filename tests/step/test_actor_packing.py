@@ -12,7 +12,7 @@ from areal.api.cli_args import MicroBatchSpec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.step.attention import block_diagonal_causal_mask
+from areal_cppo.step.actor import block_diagonal_causal_mask
 from tests.step import harness, naive
 
 ONE_ROW = MicroBatchSpec(n_mbs=1)

@@ -274,7 +274,7 @@ class OwnedServer(ServerState):
         while not self._admitted(held):
             newest = self._read_newest()
             if newest is not held:
-                self._live.load(newest)
+                self._live.while_alive(self._live.load, newest)
                 held = newest
 
     def _read_newest(self) -> Weights:

@@ -235,18 +235,21 @@ class LiveServer:
         self.client.pause(request, self._settings.update_seconds)
 
     def load(self, weights: Weights) -> None:
-        """Have it load weights; raises `ServerError`, also if it ends meanwhile."""
-        seconds = self._settings.update_seconds
+        """Have it load weights; raises `ServerError`."""
+        weights.load_into(self.client, self._backend, self._settings.update_seconds)
+
+    def while_alive(self, call: Callable[..., None], *arguments) -> None:
+        """Call it, in another thread, and give it up if the server is of no use."""
         with ThreadPoolExecutor(1) as pool:
-            call = pool.submit(weights.load_into, self.client, self._backend, seconds)
+            future = pool.submit(call, *arguments)
             try:
-                while not call.done():
-                    wait([call], self._poll_seconds)
+                while not future.done():
+                    wait([future], self._poll_seconds)
                     self.check_alive()
             except ServerError:
                 self.kill()  # which ends the call, too
                 raise
-        call.result()
+        future.result()
 
     def open_for(self, weights: Weights) -> None:
         """Let it serve, with these weights."""

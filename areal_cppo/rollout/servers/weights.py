@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,14 @@ def wait_for_files(
         f"{timeout:.0f} s, found no word of it; see the trainer's log, or raise "
         "rollout.servers.update_seconds"
     )
+
+
+def in_thread(call: Callable[..., Any], *arguments) -> Future[Any]:
+    """Call it; AReaL's workers wait for what it returns."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(call, *arguments)
+    pool.shutdown(wait=False)
+    return future
 
 
 class WireUpdates:

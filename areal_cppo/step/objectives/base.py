@@ -25,7 +25,6 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.core import PatchLayout, StalenessConfig, TokenStatistics, token_weights
 from areal_cppo.core.head import Projection
-from areal_cppo.metrics import UPDATE, Metric
 from areal_cppo.step.gate import Gated, ViewMaker, apply_gate, gate_tokens
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.model import Model
@@ -281,77 +280,3 @@ def start_objective(parts: Parts, padded: dict[str, Any]) -> Objective | None:
     module = import_module(OBJECTIVES[parts.config.objective].module)
     objective = module.OBJECTIVE(parts, padded)
     return objective if objective.gated.count else None
-
-
-def gate_metrics(scope: str, title: str) -> tuple[Metric, ...]:
-    """What the gate and the passes of a negative view record under a scope.
-
-    The titles begin with `title`.
-    """
-
-    def metric(name: str, key: str, what: str, unit: str, words: str) -> Metric:
-        return Metric(
-            f"{scope}_{name}", f"{title}, {what}", unit, words, f"{UPDATE}{scope}/{key}"
-        )
-
-    return (
-        metric(
-            "responses",
-            "gated_responses",
-            "responses",
-            "responses",
-            "Responses of the step that have an image and a negative view that differs "
-            "from it.",
-        ),
-        metric(
-            "text_only_responses",
-            "text_only_responses",
-            "without an image",
-            "responses",
-            "Responses without an image: trained on with the policy loss as it is.",
-        ),
-        metric(
-            "unchanged_responses",
-            "unchanged_responses",
-            "without a negative",
-            "responses",
-            "Responses none of whose negative views differs from its image: trained on "
-            "with the policy loss as it is.",
-        ),
-        metric(
-            "negative_views",
-            "negative_views",
-            "negative views",
-            "images",
-            "Images that a negative view was drawn for.",
-        ),
-        metric(
-            "negative_views_unchanged",
-            "negative_views_unchanged",
-            "negative views unchanged",
-            "images",
-            "Negative views that equal their image; should be few.",
-        ),
-        metric(
-            "view_tokens",
-            "view_tokens",
-            "view tokens",
-            "tokens",
-            "Tokens that the negative view's forward passes computed, prompts, fillers "
-            "and padding included.",
-        ),
-        metric(
-            "view_patches",
-            "view_patches",
-            "view patches",
-            "patches",
-            "Image patches that the negative view's forward passes computed.",
-        ),
-        metric(
-            "tokens",
-            "tokens",
-            "tokens",
-            "tokens",
-            "Response tokens of these responses.",
-        ),
-    )
