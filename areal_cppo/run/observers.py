@@ -17,6 +17,7 @@ from areal.utils.recover import RecoverInfo
 
 from areal_cppo.config.experiment import CheckpointConfig
 from areal_cppo.folder import RunFolder, read_lines
+from areal_cppo.metrics import UPDATE
 from areal_cppo.rollout.ledger_controller import GaveUp
 from areal_cppo.run.checkpoints import CheckpointStore
 from areal_cppo.run.stop import Stopped, StopRequest
@@ -24,9 +25,8 @@ from areal_cppo.step.rank_state import random_states, set_random_states
 
 Say = Callable[..., None]
 
-_UPDATE = "ppo_actor/update"
-_WATCHED = (f"{_UPDATE}/actor_loss/avg", f"{_UPDATE}/grad_norm")
-_SUCCESS = f"{_UPDATE}/update_successful"
+_WATCHED = (f"{UPDATE}actor_loss/avg", f"{UPDATE}grad_norm")
+_SUCCESS = f"{UPDATE}update_successful"
 
 
 class Observer(Protocol):

@@ -19,6 +19,7 @@ from typing_extensions import override
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.models import VISION_MODELS, check_supported
 from areal_cppo.core import PatchLayout
+from areal_cppo.patches.contracts import check_upstream
 from areal_cppo.patches.transformers import correct_image_positions
 from areal_cppo.step.advantages import normalize_groups
 from areal_cppo.step.attention import (
@@ -58,6 +59,7 @@ class CPPOActor(FSDPPPOActor):
 
     @override
     def initialize(self, *args, **kwargs):
+        check_upstream()
         super().initialize(*args, **kwargs)
         if self.model_config.model_type in VISION_MODELS:
             self._model = Model(self.model, self.config.temperature)

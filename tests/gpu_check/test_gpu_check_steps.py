@@ -17,7 +17,7 @@ import torch
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.core import head as core_head
-from areal_cppo.core import removing
+from areal_cppo.core import perturbations
 from tests.gpu_check import (
     actor,
     attention,
@@ -184,13 +184,13 @@ class TestActor:
 
 
 def test_a_view_that_differs_is_noticed(setting, monkeypatch):
-    right = removing.Blank.apply
+    right = perturbations.Blank.apply
     calls = iter(range(1000))
 
     def wrong(self, image, generator):
         return right(self, image, generator) + 0.01 * (next(calls) % 2)
 
-    monkeypatch.setattr(removing.Blank, "apply", wrong)
+    monkeypatch.setattr(perturbations.Blank, "apply", wrong)
     assert broken(found_by(views, setting)) == ["blank: GPU against CPU"]
 
 

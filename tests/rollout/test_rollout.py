@@ -6,6 +6,7 @@ The server is a scripted one. What the workflow refuses: test_workflow.py.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -129,9 +130,10 @@ def test_other_workflows_are_grouped_by_areal(tokenizer):
 
 def test_a_group_through_areals_executor(monkeypatch, caplog):
     """Three responses asked for, one request fails: two rows, and no image in a log."""
+    asked = itertools.count(1)
 
     def reply(payload):
-        if len(server.requests) == 2:
+        if next(asked) == 2:
             return 500, {"error": "out of memory"}
         return 200, answer([7, 16, 8, 9, 1])
 

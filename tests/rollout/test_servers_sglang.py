@@ -120,7 +120,7 @@ def until(server, state: str) -> None:
 
 def processes(server) -> list[psutil.Process]:
     """Main process first."""
-    main = psutil.Process(server._live._process._main.pid)
+    main = psutil.Process(server._live._main.pid)
     return [main, *main.children(recursive=True)]
 
 

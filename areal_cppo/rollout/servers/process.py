@@ -33,7 +33,7 @@ from areal_cppo.serving.launch import TOKEN_VARIABLE, guarded
 from areal_cppo.serving.processes import descendants, end_processes
 from areal_cppo.serving.server import SERVER_VARIABLES
 
-logger = logging.getLogger("ServerProcess")
+logger = logging.getLogger("LiveServer")
 
 _KILLED_SECONDS = 10.0  # until what was killed is gone, and its port is free
 _REFUSED_BEATS = 2  # a single refused connection may be a full backlog
@@ -64,70 +64,11 @@ def launcher(args: dict[str, Any], token: str) -> Launch:
     return launch
 
 
-class ServerProcess:
-    """A server's process, and those that it started.
-
-    They are looked up while the server lives: once it is dead, those that it leaves
-    behind are nobody's children any more. Not safe for several threads at once.
-
-    Parameters
-    ----------
-    launch
-        Starts the server's main process.
-    """
-
-    def __init__(self, launch: Launch):
-        self._launch = launch
-        self._main: subprocess.Popen | None = None
-        self._tree: list[psutil.Process] = []
-        self._stopped_since: float | None = None
-
-    def spawn(self, weights: Weights) -> None:
-        """Start it (again)."""
-        self._main = self._launch(weights)
-        self._stopped_since = None
-        self._look_up()
-
-    def exit_code(self) -> int | None:
-        """Of the main process; None while it lives."""
-        return self._main.poll()
-
-    def stopped_for(self) -> float:
-        """Seconds since one of the processes was first seen stopped (SIGSTOP)."""
-        self._look_up()
-        if not any(map(_is_stopped, self._tree)):
-            self._stopped_since = None
-            return 0.0
-        self._stopped_since = self._stopped_since or time.monotonic()
-        return time.monotonic() - self._stopped_since
-
-    def kill(self) -> None:
-        """End all of them, also stopped ones; no harm if they are gone."""
-        if self._main is None:
-            return
-        end_processes({*self._tree, *descendants(self._main.pid)}, grace_seconds=0.0)
-        try:
-            self._main.wait(_KILLED_SECONDS)
-        except subprocess.TimeoutExpired:
-            logger.warning("process %d can't be ended", self._main.pid)
-
-    def _look_up(self) -> None:
-        try:
-            main = psutil.Process(self._main.pid)
-            self._tree = [main, *main.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            pass  # as they were seen last
-
-
-def _is_stopped(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_STOPPED
-    except psutil.Error:
-        return False
-
-
 class LiveServer:
     """A server's processes and its HTTP; safe to use from several threads.
+
+    Its processes are looked up while it lives: once it is dead, those that it leaves
+    behind are nobody's children any more.
 
     Parameters
     ----------
@@ -149,7 +90,10 @@ class LiveServer:
         self._settings = settings
         self._start_seconds = start_seconds
         self._poll_seconds = poll_seconds
-        self._process = ServerProcess(launch)
+        self._launch = launch
+        self._main: subprocess.Popen | None = None
+        self._tree: list[psutil.Process] = []
+        self._stopped_since: float | None = None
         self._lock = threading.RLock()  # of the processes
         self._closed = False
         self._answered = time.monotonic()
@@ -159,12 +103,19 @@ class LiveServer:
         """End it, and start it no more."""
         with self._lock:
             self._closed = True
-            self._process.kill()
+            self.kill()
 
     def kill(self) -> None:
-        """End all of its processes."""
+        """End all of its processes, also stopped ones; no harm if they are gone."""
         with self._lock:
-            self._process.kill()
+            if self._main is None:
+                return
+            tree = {*self._tree, *descendants(self._main.pid)}
+            end_processes(tree, grace_seconds=0.0)
+            try:
+                self._main.wait(_KILLED_SECONDS)
+            except subprocess.TimeoutExpired:
+                logger.warning("process %d can't be ended", self._main.pid)
 
     def spawn(self, weights: Weights) -> None:
         """Start it with these weights, and wait until it answers.
@@ -176,7 +127,8 @@ class LiveServer:
         """
         with self._lock:
             self._check_open()
-            self._process.spawn(weights)
+            self._main, self._stopped_since = self._launch(weights), None
+            self._look_up()
         started = time.monotonic()
         while time.monotonic() - started < self._start_seconds:
             self.check_alive()
@@ -198,11 +150,27 @@ class LiveServer:
         """Raise `ServerError` if a process of it ended or is stopped for too long."""
         with self._lock:
             self._check_open()
-            code, stopped = self._process.exit_code(), self._process.stopped_for()
+            code, stopped = self._main.poll(), self._stopped_for()
         if code is not None:
             raise ServerError(f"its process ended with exit code {code}")
         if stopped > self._settings.hang_seconds:
             raise ServerError(f"one of its processes was stopped for {stopped:.0f} s")
+
+    def _stopped_for(self) -> float:
+        """Seconds since one of the processes was first seen stopped (SIGSTOP)."""
+        self._look_up()
+        if not any(map(_is_stopped, self._tree)):
+            self._stopped_since = None
+            return 0.0
+        self._stopped_since = self._stopped_since or time.monotonic()
+        return time.monotonic() - self._stopped_since
+
+    def _look_up(self) -> None:
+        try:
+            main = psutil.Process(self._main.pid)
+            self._tree = [main, *main.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            pass  # as they were seen last
 
     def check_answers(self) -> None:
         """Raise `ServerError` if nobody listens, or it was silent for too long."""
@@ -259,3 +227,10 @@ class LiveServer:
     def _check_open(self) -> None:
         if self._closed:
             raise ServerError("the run ends")
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
