@@ -1,5 +1,5 @@
-# make demo | test | chaos | lint | format | setup | setup-gpu | gpu-wheels | gpu-check
-# | clean; `make` alone lists them.
+# make demo | test | test-all | chaos | lint | format | setup | setup-gpu | gpu-wheels
+# | gpu-check | clean; `make` alone lists them.
 #
 #   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format setup setup-gpu gpu-wheels gpu-check clean
+.PHONY: help demo test test-all chaos lint format setup setup-gpu gpu-wheels gpu-check clean
 .PRECIOUS: .venv/.ready .venv/.ready-gpu
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
@@ -37,7 +37,8 @@ endif
 
 help:
 	@echo "make demo        train a tiny model end to end on this machine's CPUs"
-	@echo "make test        run the tests"
+	@echo "make test        prove the parts, one real run included, in minutes"
+	@echo "make test-all    everything, real runs of all kinds included"
 	@echo "make chaos       faults in real runs, and what they cost (an hour or two)"
 	@echo "make gpu-wheels  download what gpu-check needs on a machine without a network"
 	@echo "make gpu-check   run the trainer's side on this machine's GPU"
@@ -50,17 +51,14 @@ help:
 demo: setup
 	$(BIN)/areal-cppo demo $(DEMO_ARGS)
 
-# Quick tests side by side, then one after the other those that start servers and ranks.
+# Files go to workers side by side. `make test`: the quick tests, and one real run.
+WORKERS := -n logical --maxprocesses=4 --dist loadgroup
+
 test: setup
-ifdef TEST_ARGS
-	$(BIN)/python -m pytest tests $(TEST_ARGS)
-else
-	@status=0; \
-	$(BIN)/python -m pytest tests -m "not slow" -n logical --maxprocesses=4 \
-		--dist loadfile || status=1; \
-	$(BIN)/python -m pytest tests -m slow || status=1; \
-	exit $$status
-endif
+	$(BIN)/python -m pytest tests $(or $(TEST_ARGS),$(WORKERS) -m "smoke or not slow")
+
+test-all: setup
+	$(BIN)/python -m pytest tests $(WORKERS)
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)

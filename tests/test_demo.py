@@ -90,6 +90,7 @@ def assert_servers_have_the_trainers_weights(steps: list[dict]) -> None:
             assert abs(stats[f"ppo_actor/update/behave_approx_kl/{end}"]) < 1e-3
 
 
+@pytest.mark.smoke
 def test_a_few_steps(tmp_path):
     """Stock SGLang and AReaL, asynchronously, with every logger on."""
     out = tmp_path / "run=1"

@@ -24,9 +24,9 @@ NEEDED = (
     "areal_cppo.core",
     "areal_cppo.step.actor",
     "areal_cppo.bench.train_step",
-    "harness",
-    "families",
-    "flash_on_cpu",
+    "tests.step.harness",
+    "tests.step.families",
+    "tests.step.flash_on_cpu",
 )
 
 

@@ -171,7 +171,7 @@ class TestActor:
         assert "moves nothing" in broken(findings)[0]
 
     def test_a_selection_is_replayed(self, monkeypatch):
-        from areal_cppo.step import perception
+        from areal_cppo.core import perception
 
         masks = iter([torch.tensor([True, False]), torch.tensor([False, False])])
         monkeypatch.setattr(perception, "select_perception_tokens", lambda: next(masks))
