@@ -122,9 +122,5 @@ def _pixels(arm: Arm, workload: Workload, shape: ModelShape, views: bool) -> int
         branches = 3 if arm.published else 1
         return beside + image * samples * (1 + branches * (workload.groups + 1))
     kinds = 2 if arm.objective == "cppo" else 0
-    places = workload.groups
-    if "share_prompts" in arm.off:
-        rows = -(-workload.sequence_tokens // workload.max_tokens)
-        shared = "share_images" not in arm.off
-        places = min(samples, places * rows) if shared else samples
-    return beside + memory.step_pixels(image, samples, workload.groups, kinds, places)
+    together = _images_at_once(arm, workload)
+    return beside + memory.step_pixels(image, samples, workload.groups, kinds, together)

@@ -32,7 +32,8 @@ from areal_cppo.bench.rollout_prompts import Prompt, PromptMaker
 from areal_cppo.bench.rollout_results import Answer, Point
 from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.errors import RunError
-from areal_cppo.rollout.requests import CPPOBackend, Refused
+from areal_cppo.rollout.refusals import Refused
+from areal_cppo.rollout.requests import CPPOBackend
 from areal_cppo.rollout.servers.client import ServerClient, ServerError
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import Generator, RequestFailed

@@ -33,18 +33,18 @@ _BF16 = BYTES["bfloat16"]
 
 def graph_passes(actor: CPPOActorConfig) -> int:
     """Forward passes of a micro-batch that are kept at once for its backward pass."""
-    if not actor.uses_views or actor.objective == "vppo":
+    if not actor.uses_views:
         return 1
-    if actor.objective == "papo":
-        return 2 if actor.papo.negative_grad else 1
-    return 1 + len({"positive", "negative"} & set(actor.cpl.grad))
+    settings = actor.objective_settings or actor.cpl
+    return 1 + settings.views_with_graph
 
 
 def view_kinds(actor: CPPOActorConfig) -> int:
     """Views that are made of an image."""
     if not actor.uses_views:
         return 0
-    return 2 if actor.uses_cpl else 1
+    settings = actor.objective_settings or actor.cpl
+    return len(settings.view_kinds)
 
 
 def trainer_memory(
@@ -72,7 +72,7 @@ def trainer_memory(
         held: trainer_bytes(config, parameters),
         "reference policy": _reference(config, shape, parameters, load),
         "pixels": memory.step_pixels(
-            image, load.responses, load.images, view_kinds(actor)
+            image, load.responses, load.images, view_kinds(actor), load.together
         ),
         "text activations": memory.text_activations(
             shape, load.tokens, passes, each, checkpointing
@@ -174,7 +174,7 @@ def _reference(
     each, image = BYTES[ref.dtype], shape.image_bytes(load.image_tokens)
     return (
         weights
-        + memory.step_pixels(image, load.responses, load.problems, kinds=0)
+        + memory.step_pixels(image, load.responses, load.images, 0, load.together)
         + memory.gathered_weights(shape, each)
         + memory.chunked_logits(shape, load.tokens, each)
         + memory.CUDA

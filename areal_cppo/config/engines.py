@@ -104,8 +104,15 @@ class CPPOActorConfig(PPOActorConfig):
     @property
     def uses_views(self) -> bool:
         """Whether a train step computes views at all."""
+        if not OBJECTIVES[self.objective].module:
+            return False
+        return self.objective_settings is None or self.objective_settings.has_effect
+
+    @property
+    def objective_settings(self) -> CPLConfig | PAPOConfig | VPPOConfig | None:
+        """The objective's block; None if it has none."""
         block = OBJECTIVES[self.objective].settings
-        return bool(block) and getattr(self, block).has_effect
+        return getattr(self, block) if block else None
 
     @override
     def __post_init__(self):

@@ -107,16 +107,15 @@ def reduced_gradients(shape: ModelShape, ranks: int, each: int, reduced: int) ->
 
 
 def step_pixels(
-    image: int, responses: int, images: int, kinds: int, places: int | None = None
+    image: int, responses: int, images: int, kinds: int, together: int
 ) -> int:
-    """Images on the GPU: image x (responses + images x kinds + places x rows).
+    """Images on the GPU: image x (responses + images x kinds + together).
 
     One for each of the rank's responses: AReaL moves what a call is given to the GPU
     (`areal/infra/rpc/guard/engine_blueprint.py`, `rpc_meta` broadcast), and nothing
     there or in `prepare_batch` knows that the responses of a group share theirs. Of
-    each image of a mini-batch another for each kind of view, which `ViewMaker` leaves
-    where the images are; and one wherever it stands in a row, the anchor's and, with
-    views, theirs: all rows are made before the first pass (`_image_inputs`).
+    each image of a mini-batch another for each kind of view; and those of one forward
+    pass, which a row puts together when it runs (`Row.pixel_values`).
 
     Parameters
     ----------
@@ -128,12 +127,10 @@ def step_pixels(
         Different ones of a mini-batch.
     kinds
         Of views.
-    places
-        Images in the anchor's rows; by default each is in one.
+    together
+        Images of a micro-batch.
     """
-    rows = 2 if kinds else 1
-    places = images if places is None else places
-    return image * (responses + images * kinds + places * rows)
+    return image * (responses + images * kinds + together)
 
 
 def images_at_once(shape: ModelShape, tokens: int, image: int) -> int:

@@ -20,7 +20,8 @@ class Entry:
         Holds its `OBJECTIVE`, a subclass of `Objective`, and its `METRICS`; empty: it
         adds nothing to the policy loss, and no view is ever computed.
     settings
-        Its block of the configuration, `actor.<settings>`, with `has_effect`.
+        Its block of the configuration, a field of `CPPOActorConfig` with the properties
+        that `CPLConfig` ends with; empty: it has none.
     policy_loss
         Whether the policy loss counts as well.
     """

@@ -284,3 +284,18 @@ class CPLConfig:
     def has_effect(self) -> bool:
         """Whether the loss has a weight."""
         return self.coef > 0
+
+    @property
+    def view_kinds(self) -> tuple[str, ...]:
+        """The views that are made of an image."""
+        return ("positive", "negative")
+
+    @property
+    def views_with_graph(self) -> int:
+        """How many view passes are kept for the backward pass, beside the anchor's."""
+        return len(set(self.view_kinds) & set(self.grad))
+
+    @property
+    def in_words(self) -> str:
+        """What a dry run says beside the objective's name."""
+        return ""

@@ -149,6 +149,21 @@ class PAPOConfig:
         """Whether any of the terms has a weight."""
         return self.gamma > 0 or self.eta1 > 0 or self.eta2 > 0
 
+    @property
+    def view_kinds(self) -> tuple[str, ...]:
+        """The views that are made of an image."""
+        return ("negative",)
+
+    @property
+    def views_with_graph(self) -> int:
+        """How many view passes are kept for the backward pass, beside the anchor's."""
+        return int(self.negative_grad)
+
+    @property
+    def in_words(self) -> str:
+        """What a dry run says beside the objective's name."""
+        return f"gamma {self.gamma:g}, eta1 {self.eta1:g}, eta2 {self.eta2:g}"
+
 
 def perception_divergence(
     anchor_logprobs: Tensor,

@@ -113,6 +113,25 @@ class VPPOConfig:
         """Whether it changes the policy loss: always."""
         return True
 
+    @property
+    def view_kinds(self) -> tuple[str, ...]:
+        """The views that are made of an image."""
+        return ("negative",)
+
+    @property
+    def views_with_graph(self) -> int:
+        """How many view passes are kept for the backward pass, beside the anchor's."""
+        return 0
+
+    @property
+    def in_words(self) -> str:
+        """What a dry run says beside the objective's name."""
+        highest = "dynamic" if self.beta_max is None else f"{self.beta_max:g}"
+        return (
+            f"top {self.top_fraction:g} of the tokens, advantages times "
+            f"{self.beta_min:g} to {highest}"
+        )
+
 
 @torch.no_grad()
 def response_dependency(dependency: Tensor, sequence_ids: Tensor, count: int) -> Tensor:

@@ -16,7 +16,8 @@ from areal_cppo.evaluation.client import Client
 from areal_cppo.evaluation.folder import EvaluationFolder
 from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY
-from areal_cppo.rollout.requests import CPPOBackend, Prompt, Refused
+from areal_cppo.rollout.refusals import Refused
+from areal_cppo.rollout.requests import CPPOBackend, Prompt
 
 _BACKEND = CPPOBackend()
 _UNKNOWN = dict.fromkeys(

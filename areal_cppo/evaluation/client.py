@@ -14,7 +14,7 @@ import aiohttp
 from areal.api.io_struct import HttpRequest
 
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.rollout.requests import Refused
+from areal_cppo.rollout.refusals import Refused
 
 _TRIES = 3
 _PAUSE_SECONDS = 1.0

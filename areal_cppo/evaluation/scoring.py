@@ -15,7 +15,7 @@ from typing import Any
 
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
-from areal_cppo.rollout.requests import Refused
+from areal_cppo.rollout.refusals import Refused
 from areal_cppo.tasks.responses import REWARD_FN, boxed_answer
 
 _WEIGHTS = {"answer_weight": 2.0, "format_weight": 1.0}

@@ -110,8 +110,9 @@ def _rate(run: RunContents) -> Fact:
 
 def gaps(run: RunContents) -> list[str]:
     """What the report lacks."""
-    without = ("grpo", "papo", "vppo")
-    if run.metrics and not run.has_cpl and run.objective not in without:
+    known = OBJECTIVES.get(run.objective)
+    expected = known is None or known.settings == "cpl"
+    if run.metrics and not run.has_cpl and expected:
         return [
             *run.notes,
             "No metric of the Contrastive Perception Loss is recorded.",

@@ -33,7 +33,8 @@ from typing_extensions import override
 from areal_cppo.errors import RunError
 from areal_cppo.rollout.engine import CPPOInfEngine
 from areal_cppo.rollout.ledger_controller import LedgerRolloutController
-from areal_cppo.rollout.requests import REFUSED, RESENT, CPPOBackend
+from areal_cppo.rollout.refusals import REFUSED
+from areal_cppo.rollout.requests import RESENT, CPPOBackend
 from areal_cppo.rollout.servers.fleet import GONE, FleetWatch, Listener
 
 _NOTICE_SECONDS = 20.0  # in which whoever waits in an update may fail by itself

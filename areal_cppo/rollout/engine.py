@@ -35,7 +35,7 @@ from areal_cppo.rollout.requests import RESENT
 from areal_cppo.rollout.servers.client import ServerClient, ServerError, vocabulary_of
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import Generator
-from areal_cppo.rollout.servers.owned import OwnedServer
+from areal_cppo.rollout.servers.lifecycle import OwnedServer
 from areal_cppo.rollout.servers.process import launcher
 from areal_cppo.rollout.servers.weights import Weights, in_thread, wait_for_files
 from areal_cppo.rollout.workflow import GroupWorkflow, WholeGroup

@@ -1,4 +1,4 @@
-"""A problem as a request: what is sent for it, and why a response can be refused.
+"""A problem as a request: what is sent for it, and what never is.
 
 A response that contains a vision token can't be used: whoever reads it looks for one
 more image. If generation is interrupted by a weight update, AReaL sends prompt and
@@ -21,28 +21,15 @@ from areal.api.cli_args import GenerationHyperparameters
 from areal.engine.sglang_remote import SGLangBackend
 from typing_extensions import override
 
-REFUSED = "refused/"  # 0 or 1 per response (or group), recorded by the workflow
+from areal_cppo.data.problems import processed
+from areal_cppo.rollout.refusals import VisionTokenSampled
+
 RESENT = "servers/resent"  # how often a request for a response was sent again
 
 IMAGE_MARK = "<|vision_start|>"
 IMAGE_TOKENS = ("<|image_pad|>", "<|video_pad|>")
 VISION_TOKENS = (IMAGE_MARK, "<|vision_end|>", *IMAGE_TOKENS)
 _IMAGE_TENSORS = ("pixel_values", "image_grid_thw")
-
-
-class Refused(Exception):
-    """A response that can't be trained on; counted as `refused/<reason>`."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
-class VisionTokenSampled(Refused):
-    """A response holds a vision token, with no image behind it."""
-
-    def __init__(self):
-        super().__init__("vision_token")
 
 
 @dataclass(frozen=True)
@@ -70,19 +57,14 @@ class Prompt:
         images
             Those of the problem, base64 of PNG.
         """
-        processed = processor(
-            images=problem["images"] or None,  # an empty list is an error to it
-            text=problem["messages"],
-            padding=False,
-            return_tensors="pt",
-        )
-        input_ids = processed["input_ids"][0].tolist()
+        found = processed(processor, problem["messages"], problem["images"])
+        input_ids = found["input_ids"][0].tolist()
         return cls(
             input_ids=input_ids,
-            mm_token_type_ids=processed["mm_token_type_ids"][0].tolist(),
+            mm_token_type_ids=found["mm_token_type_ids"][0].tolist(),
             text=tokenizer.decode(input_ids),
             images=images,
-            tensors={key: processed[key] for key in _IMAGE_TENSORS if key in processed},
+            tensors={key: found[key] for key in _IMAGE_TENSORS if key in found},
         )
 
     def request(

@@ -1,21 +1,8 @@
 """The rollout workflow: AReaL's vision workflow for whole groups.
 
 What the responses to a problem have in common is made once: the image processor and the
-encoding of the images run per group, not per response. And what can't be trained on is
-refused and counted, 0 or 1 each time, so that means are shares:
-
-| `refused/...` | refused because |
-| --- | --- |
-| `prompt_too_long` | a limit is exceeded by the prompt, or would be by its response |
-| `request_failed` | the server failed, after AReaL's retries |
-| `vision_token` | it holds one, and the model would look for an image behind it |
-| `reward_timeout` | its answer could not be checked in time |
-| `reward_error` | the reward function raised, or its process died |
-| `group_dropped` | (a group, not a response) too few of its responses were left |
-
-With `groups.on_failed_response: keep` a group goes on without the responses it lost,
-and is dropped when fewer than two are left: compared with itself alone, a response has
-no advantage. With `drop` it is dropped when it lost any.
+encoding of the images run per group, not per response. What can't be trained on is
+refused and counted (`refusals.py`).
 """
 
 from __future__ import annotations
@@ -48,24 +35,17 @@ from areal_cppo.rewards.pool import (
     function_name,
     shared_pool,
 )
-from areal_cppo.rollout.requests import (
+from areal_cppo.rollout.refusals import (
+    FEWEST,
+    GROUP_DROPPED,
+    REASONS,
     REFUSED,
-    VISION_TOKENS,
-    Prompt,
     Refused,
     VisionTokenSampled,
 )
+from areal_cppo.rollout.requests import VISION_TOKENS, Prompt
 
 logger = logging.getLogger("CPPOWorkflow")
-
-REASONS = (
-    "prompt_too_long",
-    "request_failed",
-    "vision_token",
-    "reward_timeout",
-    "reward_error",
-)
-_FEWEST = 2  # responses that can be compared
 
 # What AReaL's client raises when its retries are used up, or the answer is no JSON.
 _REQUEST_ERRORS = (RuntimeError, ValueError, OSError)
@@ -172,10 +152,10 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         for outcome in outcomes:
             stats.scalar(**{REFUSED + r: float(outcome == r) for r in REASONS})
         kept = [outcome for outcome in outcomes if isinstance(outcome, dict)]
-        needed = size if self._drop_failed else min(size, _FEWEST)
+        needed = size if self._drop_failed else min(size, FEWEST)
         dropped = len(kept) < needed
         if size > 1:
-            stats.scalar(**{f"{REFUSED}group_dropped": float(dropped)})
+            stats.scalar(**{REFUSED + GROUP_DROPPED: float(dropped)})
         return None if dropped else concat_padded_tensors(kept)
 
     async def _prepare(self, data: dict[str, Any]) -> Prompt:

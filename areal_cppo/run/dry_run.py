@@ -84,20 +84,9 @@ def describe(
 
 def _objective(actor: CPPOActorConfig) -> str:
     """The objective and, of those that CPPO is compared with, what they weigh."""
-    if actor.objective == "papo":
-        papo = actor.papo
-        weights = (
-            f"{name} {getattr(papo, name):g}" for name in ("gamma", "eta1", "eta2")
-        )
-        return f"papo ({', '.join(weights)})"
-    if actor.objective == "vppo":
-        vppo = actor.vppo
-        highest = "dynamic" if vppo.beta_max is None else f"{vppo.beta_max:g}"
-        return (
-            f"vppo (top {vppo.top_fraction:g} of the tokens, advantages times "
-            f"{vppo.beta_min:g} to {highest})"
-        )
-    return actor.objective
+    settings = actor.objective_settings
+    words = settings.in_words if settings else ""
+    return f"{actor.objective} ({words})" if words else actor.objective
 
 
 def _describe_gpus(config: CPPOConfig) -> str:

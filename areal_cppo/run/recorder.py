@@ -16,7 +16,8 @@ from areal.utils import logging
 from areal_cppo.folder import RunFolder
 from areal_cppo.metrics import UPDATE, declared
 from areal_cppo.rollout.ledger import GIVEN_UP
-from areal_cppo.rollout.requests import REFUSED, RESENT
+from areal_cppo.rollout.refusals import REFUSED
+from areal_cppo.rollout.requests import RESENT
 from areal_cppo.run.health import RunWatch
 from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS
 from areal_cppo.step.metrics import LENGTH_BINS, STALENESS_BINS

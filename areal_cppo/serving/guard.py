@@ -16,7 +16,7 @@ ends if that is refused. The warm-up carries a pass that only this process knows
 that is void once the gate was opened.
 
 Check: `POST /cppo/compare_weights` says whether the weights that came over the wire
-have come as a whole, and are held as they were sent (`areal_cppo.serving.held_weights`).
+have come as a whole, and are held as they were sent (`held_weights.py`).
 
 This module is imported by SGLang's processes: it must not import torch or areal itself.
 """

@@ -1,7 +1,7 @@
 """A batch as AReaL's trainer hands it over: responses, padded to one length.
 
 Which of them share a prompt, and which an image, is told from the content alone, so
-that it does not matter how they came to be in it. Letters: see the room's docstring.
+that it does not matter how they came to be in it. Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Views depend on images, run seed and policy version only, so that they can be ma
 the gate has spoken: a response whose negative view equals its anchor is then known
 before the global batch is counted, and samples of one group share one pair of views.
 
-Letters: see the room's docstring.
+Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All ranks record the same statistics, since they reduce each together. Of a batch: how
 stale, how correct, how long it is. Of a step: what the tracker can't reduce, quantiles
-and seconds. Letters: see the room's docstring.
+and seconds. Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

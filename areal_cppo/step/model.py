@@ -6,7 +6,7 @@ says what is to be done with the hidden states that come to it, and the result s
 where the logits would. It is tensors, alone or in (named) tuples, which FSDP2 looks
 through for those that have a gradient.
 
-Letters: see the room's docstring; `K` places of a row that a pass is asked for.
+Letters: see `step/__init__.py`; `K` places of a row that a pass is asked for.
 """
 
 from __future__ import annotations

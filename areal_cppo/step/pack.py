@@ -6,7 +6,7 @@ the views' row, of the entering responses only. All ranks have as many micro-bat
 each kind; those that lack some get empty ones.
 
 The loss is AReaL's and sees AReaL's packed dictionaries, in which each response stands
-whole. Letters: see the room's docstring.
+whole. Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and `places` says where in the row each of those tokens is computed.
 
 All ranks run the same layers in the same order, so that every row has an image: one
 without gets a tiny one, in a segment of its own behind the rest. A row may be empty but
-for that. Letters: see the room's docstring.
+for that. Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

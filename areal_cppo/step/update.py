@@ -1,7 +1,7 @@
 """The order of an optimiser step, from a batch to new weights, on a page.
 
 In place of AReaL's `train_batch` and `forward_batch` for vision models; advantages,
-policy loss, optimiser and all else are AReaL's. Letters: see the room's docstring.
+policy loss, optimiser and all else are AReaL's. Letters: see `step/__init__.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from unittest import mock
 
 import pytest
@@ -29,11 +30,12 @@ def workload() -> Workload:
 @pytest.fixture(scope="session")
 def model():
     """A folder and its configuration."""
-    with quiet():
-        from areal_cppo.bench.models import model_folder
+    with ExitStack() as stack:
+        with quiet():
+            from areal_cppo.bench.models import model_folder
 
-        with model_folder("tiny", seed=1) as pair:
-            yield pair
+            pair = stack.enter_context(model_folder("tiny", seed=1))
+        yield pair
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +44,6 @@ def actors(model, workload):
         from areal_cppo.bench.actors import Actors
 
         made = Actors(model[0], workload)
-        yield made
+    yield made
+    with quiet():
         made.close()

@@ -86,10 +86,10 @@ def test_the_batch_with_views_counts_only_if_it_is_there(large):
         arm_memory(ours, workload, shape, PARAMETERS, views)["pixels"]
         for views in (False, True)
     )
-    image = 1024 * 1176 * 4
+    image, together = 1024 * 1176 * 4, 4096 // workload.shortest
     assert beside - alone == 3 * 64 * image
-    # Of each response one, and each group's once more in its row.
-    assert alone == (64 + 8) * image
+    # Of each response one, and those of a forward pass once more.
+    assert alone == (64 + together) * image
 
 
 def test_what_the_stock_arms_keep(large):

@@ -35,7 +35,7 @@ def of(load, name: str, *overrides: str) -> tuple[dict[str, int], dict[str, int]
     ("name", "card", "words"),
     [
         (FULL, 79.2, "GPUs of this machine: 79.2 GiB each; a trainer fits"),
-        (FULL, 24.0, "a trainer may need 14.9 GiB more: lower actor.mb_spec."),
+        (FULL, 24.0, "a trainer may need 14.3 GiB more: lower actor.mb_spec."),
         (LORA, 23.6, "trainer and server fit"),
         (LORA, 15.0, "trainer and server may"),
         (FULL, None, None),

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from areal_cppo.evaluation.scoring import Scorer
-from areal_cppo.rollout.requests import Refused
+from areal_cppo.rollout.refusals import Refused
 from areal_cppo.tasks.responses import REWARD_FN
 
 PROBLEMS = "areal_cppo.rewards.reward.reward_fn"

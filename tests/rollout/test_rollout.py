@@ -21,7 +21,8 @@ from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.config.engines import CPPORolloutConfig
 from areal_cppo.rollout.controller import CPPORolloutController, CPPORolloutEngine
 from areal_cppo.rollout.engine import CPPOInfEngine
-from areal_cppo.rollout.requests import CPPOBackend, VisionTokenSampled
+from areal_cppo.rollout.refusals import VisionTokenSampled
+from areal_cppo.rollout.requests import CPPOBackend
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import logger as request_logger
 from areal_cppo.rollout.workflow import logger as workflow_logger

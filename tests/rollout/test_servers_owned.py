@@ -23,7 +23,7 @@ from areal.utils.network import find_free_ports
 
 from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.rollout.servers.client import ServerClient, ServerError
-from areal_cppo.rollout.servers.owned import OwnedServer
+from areal_cppo.rollout.servers.lifecycle import OwnedServer
 from areal_cppo.rollout.servers.weights import Weights
 from tests.scripted_server import TOKEN, ScriptedServer, launch, look, script
 

@@ -18,8 +18,8 @@ from areal.utils import stats_tracker
 from transformers import AutoProcessor
 
 from areal_cppo.rollout import workflow as module
-from areal_cppo.rollout.requests import REFUSED, VisionTokenSampled
-from areal_cppo.rollout.workflow import REASONS, CPPOWorkflow
+from areal_cppo.rollout.refusals import REASONS, REFUSED, VisionTokenSampled
+from areal_cppo.rollout.workflow import CPPOWorkflow
 from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
 from tests.rollout.reward_cases import HANG, RAISE
 

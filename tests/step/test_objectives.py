@@ -12,7 +12,7 @@ from tests.step import harness, naive, toy_objective
 
 @pytest.fixture
 def register(monkeypatch):
-    entry = Entry("A toy", "tests.step.toy_objective", "vppo")
+    entry = Entry("A toy", "tests.step.toy_objective")
     monkeypatch.setitem(OBJECTIVES, "toy", entry)
     declared.cache_clear()
     yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from areal_cppo.core import view_divergence
+from areal_cppo.core.config import published_negative_views
 from areal_cppo.metrics import UPDATE, Metric
 from areal_cppo.step.metrics import TokenRecord, record_counts, record_means
 from areal_cppo.step.objectives.base import Objective, at_gate
@@ -22,7 +23,7 @@ class Toy(Objective):
 
     @property
     def views(self):
-        return {"negative": self.parts.config.cpl.views.negative}
+        return {"negative": published_negative_views()}
 
     def look(self, micro_batch, tokens):
         return self.view(micro_batch, tokens, "negative", has_grad=False)

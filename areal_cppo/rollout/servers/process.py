@@ -1,6 +1,6 @@
 """A server's processes: started, looked at, asked, ended.
 
-What follows from what is seen: `areal_cppo.rollout.servers.owned`.
+What follows from what is seen: `areal_cppo.rollout.servers.lifecycle`.
 """
 
 from __future__ import annotations
