@@ -5,6 +5,7 @@ Lazy imports and those for type checking count as well.
 
 from __future__ import annotations
 
+import ast
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -62,3 +63,12 @@ def test_no_file_imports_itself_in_the_end(graph):
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a cycle: {' <- '.join(error.args[1])}")
+
+
+def test_no_two_classes_have_one_name():
+    found: dict[str, list[str]] = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name: at for name, at in found.items() if len(at) > 1} == {}

@@ -28,7 +28,7 @@ from areal.api import ModelRequest, WeightUpdateMeta
 from areal.api.cli_args import GenerationHyperparameters
 from typing_extensions import override
 
-from areal_cppo.bench.rollout_prompts import Prompt, PromptMaker
+from areal_cppo.bench.rollout_prompts import MeasuredPrompt, PromptMaker
 from areal_cppo.bench.rollout_results import Answer, Point
 from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.errors import RunError
@@ -191,7 +191,7 @@ class RolloutBench:
             else:
                 point.answers.append(answer)
 
-    async def _ask(self, session, generator, backend, prompt: Prompt) -> Answer:
+    async def _ask(self, session, generator, backend, prompt: MeasuredPrompt) -> Answer:
         backend.begin()
         began = time.perf_counter()
         response, _ = await generator.generate(

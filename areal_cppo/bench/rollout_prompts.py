@@ -41,7 +41,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class MeasuredPrompt:
     """As it is sent."""
 
     input_ids: list[int]  # image tokens expanded
@@ -90,17 +90,17 @@ class PromptMaker:
         known = self.tokenizer.get_vocab().values()
         self._ordinary = sorted(set(known) - special)
 
-    def __call__(self) -> Prompt:
+    def __call__(self) -> MeasuredPrompt:
         """One more."""
         text = self._random.choices(self._ordinary, k=self.shape.prompt_tokens)
         if not self.shape.image_size:
-            return Prompt(text, [])
+            return MeasuredPrompt(text, [])
         picture = self._picture()
         ids = self.processor(images=[picture], text=[self._image_text()])["input_ids"]
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
         code = base64.b64encode(buffer.getvalue()).decode()
-        return Prompt([int(token) for token in ids[0]] + text, [code])
+        return MeasuredPrompt([int(token) for token in ids[0]] + text, [code])
 
     def _picture(self) -> Any:
         """Noise in blocks of 14 pixels: no two are alike, and PNG packs them."""

@@ -88,8 +88,10 @@ def all_checks() -> list[Check]:
 def config_checks(path: str, overrides: list[str]) -> list[Check]:
     """A row for each thing that a run with this configuration needs.
 
-    Raises:
-        UserError: the file can't be read as a configuration.
+    Raises
+    ------
+    UserError
+        The file can't be read as a configuration.
     """
     prepare()
     from areal_cppo.config.experiment import load_config

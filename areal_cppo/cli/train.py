@@ -13,7 +13,7 @@ from typing import Any
 from areal_cppo.config.keys import check_early
 from areal_cppo.doctor.packages import check_versions
 from areal_cppo.report.live import live_display
-from areal_cppo.run.supervisor import Outcome, supervise
+from areal_cppo.run.supervisor import RunEnd, supervise
 
 
 def add_train(commands: Any) -> None:
@@ -82,7 +82,7 @@ def run_with_display(
     return _conclude(outcome, log)
 
 
-def _conclude(outcome: Outcome, log: Path) -> int:
+def _conclude(outcome: RunEnd, log: Path) -> int:
     """Write what can be written of the run's folder, and say how it ended.
 
     The log moves into the folder; if that can't be, it stays where it is.

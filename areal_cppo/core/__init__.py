@@ -5,7 +5,7 @@ Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """
 
-from areal_cppo.core.config import (
+from areal_cppo.core.cpl import (
     CPLConfig,
     StalenessConfig,
     ViewsConfig,

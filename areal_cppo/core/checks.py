@@ -41,7 +41,7 @@ def _is_number(value: Any) -> bool:
     return plain and math.isfinite(value)
 
 
-class Check:
+class Rule:
     """What a setting, or an argument, accepts."""
 
     def describe(self) -> str:
@@ -58,7 +58,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Number(Check):
+class Number(Rule):
     """A finite number in an interval; ints are accepted and become floats.
 
     Attributes
@@ -108,7 +108,7 @@ class Number(Check):
 
 
 @dataclass(frozen=True)
-class Range(Check):
+class Range(Rule):
     """A pair ``[low, high]`` of numbers, each within ``bounds``, low <= high."""
 
     bounds: Number
@@ -128,7 +128,7 @@ class Range(Check):
 
 
 @dataclass(frozen=True)
-class Bool(Check):
+class Bool(Rule):
     """True or false, and nothing that merely counts as one of them."""
 
     def describe(self) -> str:
@@ -139,7 +139,7 @@ class Bool(Check):
 
 
 @dataclass(frozen=True)
-class Choice(Check):
+class Choice(Rule):
     """One of a few names."""
 
     names: tuple[str, ...]
@@ -152,7 +152,7 @@ class Choice(Check):
 
 
 @dataclass(frozen=True)
-class Subset(Check):
+class Subset(Rule):
     """A list of at least one of a few names, none twice."""
 
     names: tuple[str, ...]
@@ -171,7 +171,7 @@ class Subset(Check):
 
 
 @dataclass(frozen=True)
-class Instance(Check):
+class Instance(Rule):
     """An object of one class, such as a nested config."""
 
     cls: type
@@ -189,7 +189,7 @@ FRACTION = Number(low=0, high=1)
 POSITIVE_FRACTION = Number(low=0, high=1, low_open=True)
 
 
-def check_argument(name: str, value: Any, check: Check, fix: str) -> None:
+def check_argument(name: str, value: Any, check: Rule, fix: str) -> None:
     """Refuse an argument of a function that ``check`` does not accept.
 
     Parameters
@@ -213,7 +213,7 @@ def check_chunk_size(rows: int) -> None:
     check_argument("chunk_size", rows, COUNT, "pass 1 or more")
 
 
-def setting(default: Any, check: Check, help: str) -> Any:
+def setting(default: Any, check: Rule, help: str) -> Any:
     """Declare a dataclass field with its default, its check and its help.
 
     Parameters

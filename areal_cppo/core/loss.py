@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from areal_cppo.core.checks import POSITIVE, Choice, check_argument
-from areal_cppo.core.config import AGGREGATIONS
+from areal_cppo.core.cpl import AGGREGATIONS
 from areal_cppo.core.shapes import check_shapes
 
 

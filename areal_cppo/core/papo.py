@@ -49,7 +49,7 @@ from areal_cppo.core.checks import (
     refusal,
     setting,
 )
-from areal_cppo.core.config import AGGREGATIONS, StalenessConfig, require_perturbed
+from areal_cppo.core.cpl import AGGREGATIONS, StalenessConfig, require_perturbed
 from areal_cppo.core.divergence import cut_off, sampled_kl
 from areal_cppo.core.shapes import check_shapes
 

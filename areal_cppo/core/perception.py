@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from areal_cppo.core.config import CPLConfig
+from areal_cppo.core.cpl import CPLConfig
 from areal_cppo.core.loss import aggregate_token_loss, contrastive_perception_loss
 from areal_cppo.core.scores import entropy_gain, entropy_rise, rise_eligible
 from areal_cppo.core.selection import select_perception_tokens, select_random_tokens

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from areal_cppo.core.checks import POSITIVE_FRACTION, Choice, check_argument
-from areal_cppo.core.config import QUOTAS
+from areal_cppo.core.cpl import QUOTAS
 from areal_cppo.core.shapes import check_shapes
 
 # A product such as 0.07 * 100 = 7.000000000000001 must not round up to 8, nor one such

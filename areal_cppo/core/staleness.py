@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from areal_cppo.core.checks import FRACTION, Number, check_argument
-from areal_cppo.core.config import StalenessConfig
+from areal_cppo.core.cpl import StalenessConfig
 from areal_cppo.core.shapes import check_shapes
 
 # exp() cannot overflow: without a cap the largest weight is exp(20) = 5e8.

@@ -43,7 +43,7 @@ from areal_cppo.core.checks import (
     refusal,
     setting,
 )
-from areal_cppo.core.config import require_perturbed
+from areal_cppo.core.cpl import require_perturbed
 from areal_cppo.core.selection import best_per_sequence, quota_per_sequence
 from areal_cppo.core.shapes import check_shapes
 

@@ -23,7 +23,7 @@ from areal_cppo.report.samples import SampleView, write_samples
 from areal_cppo.tasks import responses, sampling
 from areal_cppo.tasks.experiment import ReadingExperiment, load_task
 from areal_cppo.tasks.model import load_model, response_logits
-from areal_cppo.tasks.problems import Problem
+from areal_cppo.tasks.problems import DrawnProblem
 from areal_cppo.tasks.tokenizer import decode
 
 N_PROBLEMS = 3  # responses shown of each policy
@@ -128,7 +128,7 @@ def _heldout_samples(
     task: ReadingExperiment,
     policy: str,
     checkpoint: Path,
-    problems: list[Problem],
+    problems: list[DrawnProblem],
     views: Views,
 ) -> list[SampleView]:
     actor = task.config.actor

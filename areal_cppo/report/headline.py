@@ -1,4 +1,7 @@
-"""The top of the report: what was run, and what came of it, in words."""
+"""The top of the report: what was run, and what came of it, in words.
+
+Its first box, held-out accuracy, has its numbers from `heldout.py`.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple

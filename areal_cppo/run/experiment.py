@@ -21,7 +21,13 @@ from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
 from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
 from areal_cppo.run.health import RunWatch
-from areal_cppo.run.observers import HeldOut, Keeper, NonFinite, NonFiniteGuard, Say
+from areal_cppo.run.observers import (
+    HeldOutEvaluation,
+    Keeper,
+    NonFinite,
+    NonFiniteGuard,
+    Say,
+)
 from areal_cppo.run.recorder import MetricsRecorder
 from areal_cppo.run.stop import STOPPED, HealthPoll, Stopped, StopRequest
 from areal_cppo.run.trainer import CPPOTrainer
@@ -91,7 +97,7 @@ class Experiment:
             folder.event("resumed", step=first)
             self.note(f"going on after step {first}")
 
-        heldout = HeldOut(task, folder, self.say, config.heldout.every)
+        heldout = HeldOutEvaluation(task, folder, self.say, config.heldout.every)
         if config.heldout.size and 0 not in heldout.evaluated:
             self.note("measuring held-out accuracy before training")
             heldout.evaluate(0, Path(config.actor.path))
@@ -177,7 +183,7 @@ class Experiment:
                 self.note(f"the configuration is not what it was: {shown}{more}")
         replace_file(file, yaml.safe_dump(plain, sort_keys=False))
 
-    def _observe(self, trainer: CPPOTrainer, heldout: HeldOut, found):
+    def _observe(self, trainer: CPPOTrainer, heldout: HeldOutEvaluation, found):
         config, folder = self.config, self.folder
         recorder = MetricsRecorder(
             folder,

@@ -78,7 +78,7 @@ class Task(Protocol):
         """Held-out accuracy of a checkpoint, or `None` where the task has none."""
 
 
-class HeldOut:
+class HeldOutEvaluation:
     """Observer that evaluates on held-out problems every so many steps."""
 
     def __init__(self, task: Task, folder: RunFolder, say: Say, every: int):

@@ -56,7 +56,7 @@ class Limits:
 
 
 @dataclass
-class Outcome:
+class RunEnd:
     """How a run ended."""
 
     status: int
@@ -76,7 +76,7 @@ class _Life:
     retries: int = 0
     grace: float = 0.0
     restart: bool = True
-    outcome: Outcome = field(default_factory=lambda: Outcome(1))
+    outcome: RunEnd = field(default_factory=lambda: RunEnd(1))
 
     def hear(self, event: dict[str, Any]) -> None:
         self.alive = time.monotonic()
@@ -125,7 +125,7 @@ def supervise(
     log: Path,
     listener: Listener,
     limits: Limits | None = None,
-) -> Outcome:
+) -> RunEnd:
     """Run one experiment to its end, whatever that is.
 
     Parameters
@@ -169,7 +169,7 @@ def supervise(
             _say_again(outcome, failures, life.retries, listener)
 
 
-def _say_again(outcome: Outcome, failures: int, retries: int, listener) -> None:
+def _say_again(outcome: RunEnd, failures: int, retries: int, listener) -> None:
     """Tell that the run is started again, and why."""
     if outcome.folder is not None and outcome.folder.is_dir():
         RunFolder(outcome.folder).event(
@@ -212,9 +212,9 @@ def _live(
         life.outcome.status = controller.wait(timeout=_GRACE_SECONDS)
     except KeyboardInterrupt:
         status = TERMINATED if signals.terminated else INTERRUPTED
-        life.outcome = Outcome(status, "interrupted", life.outcome.folder)
+        life.outcome = RunEnd(status, "interrupted", life.outcome.folder)
     except RunError as error:
-        life.outcome = Outcome(error.exit_status, str(error), life.outcome.folder)
+        life.outcome = RunEnd(error.exit_status, str(error), life.outcome.folder)
     except subprocess.TimeoutExpired:
         pass  # it said all it had to say, and end_run ends it
     finally:

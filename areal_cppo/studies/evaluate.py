@@ -10,18 +10,18 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.studies import detection, failures
-from areal_cppo.studies.spec import NO_SHIFT, Detection, Evaluation
+from areal_cppo.studies.spec import NO_SHIFT, Detection, EvaluationSpec
 from areal_cppo.studies.tokens import (
     PERCEPTION,
     TEMPLATE,
     Measures,
     Responses,
-    Views,
+    StudyViews,
     measure,
     respond,
     token_logits,
 )
-from areal_cppo.tasks.problems import Problem, ReadingTask
+from areal_cppo.tasks.problems import DrawnProblem, ReadingTask
 
 HELDOUT_SEED = 0  # the same problems for all runs, tasks' other seeds notwithstanding
 _SAMPLING_SEED = 0
@@ -47,10 +47,10 @@ class Evaluator:
         self.model = model
         self.task = task
         self.config = config
-        self.views = Views(task)
-        self._drawn: dict[str, list[Problem]] = {}  # by shift
+        self.views = StudyViews(task)
+        self._drawn: dict[str, list[DrawnProblem]] = {}  # by shift
 
-    def accuracy(self, plan: Evaluation, count: int) -> list[dict[str, Any]]:
+    def accuracy(self, plan: EvaluationSpec, count: int) -> list[dict[str, Any]]:
         """A record of `count` held-out problems, with what is known of the tokens of
         the first sampled responses to them; and one per shift, of accuracy alone."""
         sampled = self._respond(count, self.config.actor.temperature)

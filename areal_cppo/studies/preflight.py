@@ -8,7 +8,7 @@ from pathlib import Path
 from areal_cppo.config.experiment import CPPOConfig, load_config
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import BASE, as_override
-from areal_cppo.studies.spec import Evaluation, Run, Study
+from areal_cppo.studies.spec import EvaluationSpec, Run, Study
 from areal_cppo.tasks.problems import reading_task
 
 # Seconds of one core of a shared x86-64 virtual machine (2026-11-24). How they relate
@@ -100,7 +100,7 @@ def samples_per_step(config: CPPOConfig) -> int:
     return config.train_dataset.batch_size * config.gconfig.n_samples
 
 
-def _evaluation_seconds(plan: Evaluation, steps: int) -> float:
+def _evaluation_seconds(plan: EvaluationSpec, steps: int) -> float:
     before = _points(plan.every, steps) - 1
     problems = before * plan.problems + plan.final
     shifts = 1 + len(plan.shifts)

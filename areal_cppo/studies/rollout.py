@@ -24,7 +24,7 @@ from areal_cppo.step.batch import IMAGES
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import N_PATCHES, image_grid
-from areal_cppo.tasks.problems import Problem
+from areal_cppo.tasks.problems import DrawnProblem
 from areal_cppo.tasks.responses import IMAGE, VOCABULARY
 from areal_cppo.tasks.tokenizer import PROMPT_IDS
 
@@ -77,7 +77,7 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Batch:
+class StudyBatch:
     """What one step trains on: an item per group, and how many responses it lacks."""
 
     items: list[dict[str, Any]]
@@ -99,12 +99,12 @@ def spell(ids: torch.Tensor, lengths: torch.Tensor) -> list[list[str]]:
 
 
 def make_batch(
-    problems: Sequence[Problem],
+    problems: Sequence[DrawnProblem],
     pixels: torch.Tensor,
     sampled: sampling.Sampled,
     version: int,
     reward: RewardConfig,
-) -> Batch:
+) -> StudyBatch:
     """Responses as the trainer takes them.
 
     Parameters
@@ -122,7 +122,7 @@ def make_batch(
 
     Returns
     -------
-    Batch
+    StudyBatch
         A group that lost all but one of its responses is left out whole.
     """
     size = len(sampled.ids) // len(problems)
@@ -144,7 +144,7 @@ def make_batch(
         picture = pixels[i * N_PATCHES : (i + 1) * N_PATCHES]
         items.append(_group(own, picture, version, torch.tensor(worth)))
     kept = sum(len(item["rewards"]) for item in items)
-    return Batch(items, len(sampled.ids) - kept)
+    return StudyBatch(items, len(sampled.ids) - kept)
 
 
 def _group(

@@ -69,7 +69,7 @@ _STEPS = Number(0, integer=True)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationSpec:
     """What is measured of a policy on held-out problems, the same for all runs."""
 
     every: int = setting(20, _STEPS, "steps between evaluations; 0: at the end only")
@@ -111,7 +111,7 @@ class Run:
     seed: int
     steps: int
     overrides: list[str]  # the arm's, `key=value`
-    evaluate: Evaluation
+    evaluate: EvaluationSpec
     detection: Detection | None
     keep_checkpoint: bool
 
@@ -131,7 +131,7 @@ class Study:
     seeds: list[int]
     arms: dict[str, list[str]]
     references: list[str]
-    evaluate: Evaluation
+    evaluate: EvaluationSpec
     detection: Detection | None
     keep_checkpoints: bool
 
@@ -238,7 +238,7 @@ def _study(file: _File, stem: str, extra: list[str]) -> Study:
     check_name("name", name)
     tasks = [file.tasks] if isinstance(file.tasks, str) else file.tasks
     tasks = names("tasks", tasks, list(TASK_NAMES))
-    evaluate = _made(Evaluation, mapping("evaluate", file.evaluate), "evaluate.")
+    evaluate = _made(EvaluationSpec, mapping("evaluate", file.evaluate), "evaluate.")
     if evaluate.shifts:
         names("evaluate.shifts", evaluate.shifts, sorted({*SHIFTS} - {NO_SHIFT}))
     arms = read_arms(file.arms, file.grid)

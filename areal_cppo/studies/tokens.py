@@ -29,7 +29,7 @@ from areal_cppo.studies.rollout import spell
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import response_logits
 from areal_cppo.tasks.pixels import N_PATCHES, image_grid
-from areal_cppo.tasks.problems import Problem, ReadingTask
+from areal_cppo.tasks.problems import DrawnProblem, ReadingTask
 from areal_cppo.tasks.responses import Score, token_roles
 
 PERCEPTION = "R"  # the role of true perception tokens
@@ -61,7 +61,7 @@ class Responses:
         `[N]` letters.
     """
 
-    problems: Sequence[Problem]
+    problems: Sequence[DrawnProblem]
     pixels: torch.Tensor
     ids: torch.Tensor
     lengths: torch.Tensor
@@ -100,7 +100,7 @@ class Responses:
 
 def respond(
     model: Qwen2_5_VLForConditionalGeneration,
-    problems: Sequence[Problem],
+    problems: Sequence[DrawnProblem],
     *,
     temperature: float,
     max_new_tokens: int,
@@ -154,7 +154,7 @@ def token_logits(
     return torch.cat(parts)
 
 
-class Views:
+class StudyViews:
     """Makes views of held-out pictures, the same for every policy."""
 
     def __init__(self, task: ReadingTask):

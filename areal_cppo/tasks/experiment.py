@@ -16,7 +16,7 @@ from areal_cppo.errors import UserError
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.problems import (
-    Problem,
+    DrawnProblem,
     ReadingDataset,
     ReadingTask,
     reading_task,
@@ -43,7 +43,7 @@ class ReadingExperiment:
         processor = AutoProcessor.from_pretrained(config.tokenizer_path)
         return ReadingDataset(self.task, processor, size, config.seed, "train")
 
-    def heldout(self, count: int) -> list[Problem]:
+    def heldout(self, count: int) -> list[DrawnProblem]:
         shift = self.config.heldout.shift
         return [
             self.task.make_problem(HELDOUT_SEED, index, "held_out", shift)

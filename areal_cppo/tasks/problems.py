@@ -27,7 +27,7 @@ Draw = Callable[[Values, random.Random, Style], Image.Image]
 
 
 @dataclass(frozen=True)
-class Problem:
+class DrawnProblem:
     """One picture and what it shows: `values[i]` is that of `names[i]`.
 
     A response may read them in any order.
@@ -79,7 +79,7 @@ class ReadingTask:
 
     def make_problem(
         self, seed: int, index: int, split: str = "train", shift: str = "none"
-    ) -> Problem:
+    ) -> DrawnProblem:
         """Make a problem: the same one for the same arguments, on every machine.
 
         Parameters
@@ -109,7 +109,7 @@ class ReadingTask:
             and random.Random(f"{stream}/prior").random() < self.prior
         ):
             values = (first, first, first)
-        return Problem(self.names, values, self.draw(values, rng, style))
+        return DrawnProblem(self.names, values, self.draw(values, rng, style))
 
 
 _FOLDER = Path(__file__).parent

@@ -19,14 +19,14 @@ from areal_cppo.tasks.model import (
     rotary_positions,
 )
 from areal_cppo.tasks.pixels import patch_pixels, stack_images
-from areal_cppo.tasks.problems import Problem
+from areal_cppo.tasks.problems import DrawnProblem
 from areal_cppo.tasks.responses import EOS, Score
 from areal_cppo.tasks.tokenizer import IDS, PAD_ID, decode
 
 MAX_NEW_TOKENS = 40  # a right response has 32 to 36
 
 
-def problem_pixels(problems: Sequence[Problem]) -> torch.Tensor:
+def problem_pixels(problems: Sequence[DrawnProblem]) -> torch.Tensor:
     """The problems' pictures for the model: float32 `[B * P, 1176]`."""
     return patch_pixels(stack_images([problem.image for problem in problems]))
 
@@ -125,7 +125,7 @@ def sample(
 
 
 def score_responses(
-    response_ids: torch.Tensor, problems: Sequence[Problem]
+    response_ids: torch.Tensor, problems: Sequence[DrawnProblem]
 ) -> list[Score]:
     """Score responses `[B, T]` to as many problems."""
     return [
@@ -136,7 +136,7 @@ def score_responses(
 
 def evaluate(
     model: TinyModel,
-    problems: Sequence[Problem],
+    problems: Sequence[DrawnProblem],
     *,
     batch_size: int = 256,
     temperature: float = 0.0,

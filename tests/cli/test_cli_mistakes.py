@@ -22,7 +22,7 @@ from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.doctor import packages
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.run.controller import describe
-from areal_cppo.run.supervisor import Outcome
+from areal_cppo.run.supervisor import RunEnd
 from areal_cppo.tasks.problems import TRIANGLES
 
 CONFIG = str(config_file("triangles.yaml"))
@@ -217,7 +217,7 @@ def test_the_demo_hides_gpus(tmp_path, monkeypatch):
 
     def supervise(*arguments):
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
-        return Outcome(0)
+        return RunEnd(0)
 
     monkeypatch.setattr("areal_cppo.cli.train.supervise", supervise)
     run = ["--steps", "1", "--out", str(tmp_path / "run"), "--objective", "grpo"]

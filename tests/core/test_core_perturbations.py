@@ -2,7 +2,7 @@
 
 Covers all of the registry on odd image sizes. What each does is in
 test_core_perturbation_kinds.py; seeding, grouping and pixel_values are in
-test_core_views.py; refusals of configured values in test_core_config.py.
+test_core_views.py; refusals of configured values in test_core_cpl.py.
 """
 
 import dataclasses

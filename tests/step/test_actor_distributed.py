@@ -14,7 +14,10 @@ import torch
 from tests.step import harness, ranks
 
 SECONDS = 300  # a hang ends here, and fails
-pytestmark = pytest.mark.timeout(3 * SECONDS)  # a test may run two worlds
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * SECONDS),  # a test may run two worlds
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def results(model_folder, tmp_path_factory):
     return of
 
 
-WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
+WORLDS = [2, 4]
 
 
 @pytest.mark.parametrize("world", WORLDS)

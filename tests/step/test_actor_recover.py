@@ -36,6 +36,7 @@ def train(model_folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(4 * SECONDS)
 def test_going_on_is_exact(train):
     for world in (1, 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from areal_cppo.core import view_divergence
-from areal_cppo.core.config import published_negative_views
+from areal_cppo.core.cpl import published_negative_views
 from areal_cppo.metrics import UPDATE, Metric
 from areal_cppo.step.metrics import TokenRecord, record_counts, record_means
 from areal_cppo.step.objectives.base import Objective, at_gate

@@ -19,7 +19,7 @@ from areal_cppo.studies.detection import (
     records,
     role_records,
 )
-from areal_cppo.studies.tokens import Measures, Responses, Views
+from areal_cppo.studies.tokens import Measures, Responses, StudyViews
 from areal_cppo.tasks.problems import reading_task
 from areal_cppo.tasks.sampling import problem_pixels
 
@@ -149,7 +149,7 @@ def test_failures_are_the_worst_selections(tmp_path):
         responses,
         measures,
         views,
-        Views(task).layout,
+        StudyViews(task).layout,
         1,
         title="a run",
         policy="after",

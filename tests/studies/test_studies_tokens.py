@@ -10,7 +10,7 @@ import torch
 
 from areal_cppo.studies.pool import duration
 from areal_cppo.studies.preflight import load_run_config
-from areal_cppo.studies.tokens import Views, measure, respond, token_logits
+from areal_cppo.studies.tokens import StudyViews, measure, respond, token_logits
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.problems import reading_task
 
@@ -34,7 +34,7 @@ def measured(task, actor):
     model = load_model(task.checkpoint)
     problems = [task.make_problem(0, i, "held_out") for i in range(N)]
     responses = respond(model, problems, temperature=1.0, max_new_tokens=40)
-    views = Views(task)
+    views = StudyViews(task)
     pixels = {
         "anchor": responses.pixels,
         "positive": views.make(responses.pixels, "positive", [{"name": "rotation"}]),

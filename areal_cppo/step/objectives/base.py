@@ -6,7 +6,8 @@ backward pass; and for each micro-batch with views, which passes of views to run
 to take from the anchor's distributions, and what to add to the policy loss.
 
 A new one is a file here with its `OBJECTIVE` and `METRICS`, and a line in
-`areal_cppo.config.objectives`.
+`areal_cppo.config.objectives`. Its mathematics and settings, if it has any, are pure
+functions and a dataclass in `areal_cppo.core`, and a field of `CPPOActorConfig`.
 """
 
 from __future__ import annotations

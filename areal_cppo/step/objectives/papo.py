@@ -113,7 +113,7 @@ class Terms(NamedTuple):
     negative_entropy: Tensor
 
 
-class Compared(NamedTuple):
+class TermsAndEntropies(NamedTuple):
     """PAPO's terms, and both views' exact entropies, without gradient: `[G]`."""
 
     terms: Terms
@@ -145,7 +145,7 @@ class PAPOObjective(Objective):
 
     def compare(
         self, micro_batch, tokens, views: Tensor, hidden, project, statistics
-    ) -> Compared:
+    ) -> TermsAndEntropies:
         """Divergence and entropies at the gated tokens."""
         config, temperature = self.config, self.parts.model.temperature
         labels, gated = tokens.labels[tokens.at], at_gate(micro_batch, tokens)
@@ -166,10 +166,10 @@ class PAPOObjective(Objective):
                 of_negative = hidden_entropy(views, project, temperature)
             of_anchor = hidden_entropy(hidden[gated], project, temperature)
             terms = Terms(divergence, of_anchor, of_negative)
-        return Compared(terms, anchor.entropy, seen.entropy)
+        return TermsAndEntropies(terms, anchor.entropy, seen.entropy)
 
     def loss(
-        self, tokens: GatedTokens, compared: Compared, logprobs: Tensor
+        self, tokens: GatedTokens, compared: TermsAndEntropies, logprobs: Tensor
     ) -> Tensor | None:
         """The micro-batch's part of PAPO; None if it isn't finite on some rank."""
         config, at = self.config, tokens.at
@@ -194,7 +194,7 @@ class PAPOObjective(Objective):
     def _record(
         self,
         tokens: GatedTokens,
-        compared: Compared,
+        compared: TermsAndEntropies,
         token_loss: Tensor,
         weights: Tensor,
         nonfinite: Tensor,
