@@ -40,6 +40,7 @@ settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """For workers side by side: a file stays together, those that share a server do,
     and what takes long comes first, whole runs before all."""

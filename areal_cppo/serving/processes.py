@@ -46,8 +46,11 @@ def processes_of_run(run_id: str) -> list[psutil.Process]:
     changing `os.environ` afterwards marks its children, not itself.
     """
     marked = []
-    for process in psutil.process_iter():
+    # psutil's own iterator remembers processes, and takes a new one for a dead one
+    # whose number it has.
+    for pid in psutil.pids():
         try:
+            process = psutil.Process(pid)
             if process.environ().get(RUN_ID_VARIABLE) == run_id and _alive(process):
                 marked.append(process)
         except psutil.Error:  # ended meanwhile, or somebody else's

@@ -268,7 +268,7 @@ def test_sglang_itself(tmp_path):
     target = tmp_path / "numbers.json"
     status = main(
         ["bench", "rollout", "--model", MODEL, "--prompt-tokens", "9"]
-        + ["--response-tokens", "12", "--image-size", "56", "--concurrency", "1,8"]
+        + ["--response-tokens", "44", "--image-size", "56", "--concurrency", "1,8"]
         + ["--requests", "16", "--weight-update", MODEL, "--json", str(target)]
     )
     assert status == 0

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 
+import psutil
 import pytest
 
 from areal_cppo.serving.processes import (
@@ -136,3 +137,17 @@ def test_an_empty_run_id_is_refused():
     with pytest.raises(ValueError, match="one character or more"):
         run_environment("")
     assert run_environment("a")[RUN_ID_VARIABLE] == "a"
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_found(run_id):
+    """Numbers come round in a process that lives for days, as a supervisor may."""
+    process, _ = start(PARENT, run_id)
+    try:
+        for remembered in psutil.process_iter():
+            if remembered.pid == process.pid:
+                remembered._ident = (process.pid, 0.0)  # of one that began long ago
+                assert not remembered.is_running()
+        assert process.pid in [found.pid for found in processes_of_run(run_id)]
+    finally:
+        end_run(run_id, grace_seconds=0)
+        process.wait()
