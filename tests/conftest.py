@@ -40,16 +40,11 @@ settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """For workers side by side: a file stays together, those that share a server do,
-    and what takes long comes first, whole runs before all."""
+    """Files with what takes long come first, whole runs before all: workers that take
+    a file each then end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    shared = {item.path for item in items if "sglang_server" in item.fixturenames}
     items.sort(key=lambda item: (item.path not in slow, item.path.parts[-2] != "tests"))
-    for item in items:
-        group = "sglang_server" if item.path in shared else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
