@@ -52,7 +52,7 @@ demo: setup
 	$(BIN)/areal-cppo demo $(DEMO_ARGS)
 
 # Files go to workers side by side. `make test`: the quick tests, and one real run.
-WORKERS := -n logical --maxprocesses=4 --dist loadfile
+WORKERS := -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(BIN)/python -m pytest tests $(or $(TEST_ARGS),$(WORKERS) -m "smoke or not slow")
