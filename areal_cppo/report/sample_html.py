@@ -8,7 +8,22 @@ from math import isfinite
 
 from areal_cppo.report.page import TEMPLATES
 from areal_cppo.report.samples import IMAGE_KINDS, SampleView, TokenView
-from areal_cppo.report.vocabulary import IMAGES, ROLES
+
+# The roles of a response's tokens in the triangle task, where all are known.
+ROLES = {
+    "R": "reads a digit off the image: the true perception tokens",
+    "N": "names a side",
+    "C": "copies a digit it has read",
+    "A": "arithmetic",
+    "F": "the final answer",
+    "T": "template",
+}
+
+IMAGES = {
+    "anchor": ("Anchor", "the original image"),
+    "positive": ("Positive view", "keeps the information"),
+    "negative": ("Negative view", "removes information"),
+}
 
 # What a token is asked of each image: (field's end, words with the unit after a comma).
 _QUESTIONS = (

@@ -22,7 +22,7 @@ class TokenView:
     `*_entropy` of the prediction, in nats, and `*_probability` of this token, given
     each image; `*_divergence` is KL(anchor || view) in nats. Those with a default are
     not in every file. `role` is what the token does where that is known (`R` reads a
-    digit, see `vocabulary.ROLES`), else the empty string.
+    digit, see `sample_html.ROLES`), else the empty string.
     """
 
     text: str
