@@ -1,7 +1,8 @@
 """A worker's server fails in every way, and comes back with the newest weights.
 
 The server is real to `OwnedServer`: a process that listens (`FailingServer`). With
-SGLang: test_servers_sglang.py. Where requests go: test_servers_requests.py.
+SGLang: test_servers_sglang.py. Updates over the wire:
+test_servers_wire.py. Where requests go: test_servers_requests.py.
 """
 
 from __future__ import annotations
@@ -15,104 +16,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-import requests
-from areal.api import WeightUpdateMeta
-from areal.api.io_struct import HttpRequest
-from areal.engine.sglang_remote import SGLangBackend
-from areal.utils.network import find_free_ports
 
-from areal_cppo.config.blocks import ServersConfig
-from areal_cppo.rollout.servers.client import ServerClient, ServerError
-from areal_cppo.rollout.servers.lifecycle import OwnedServer
-from areal_cppo.rollout.servers.weights import Weights
-from tests.scripted_server import TOKEN, ScriptedServer, launch, look, script
-
-PATIENCE_SECONDS = 60.0
-QUICK = {"health_seconds": 0.1, "hang_seconds": 3.0, "update_seconds": 20.0}
-
-
-def weights_folder(folder: Path, number: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights").write_text(str(number))
-    return folder
-
-
-def version(folder: Path, number: int) -> Weights:
-    """Version `number` of the weights, which are 100 + number, on disk."""
-    path = weights_folder(folder / f"weight_update_v{number}", 100 + number)
-    return Weights.of_update(
-        WeightUpdateMeta(type="disk", path=str(path), version=number), number
-    )
-
-
-def wait_for(condition) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < PATIENCE_SECONDS
-        time.sleep(0.01)
-
-
-def at_once() -> None:
-    """In place of waiting for the trainer to write."""
-
-
-class Server(OwnedServer):
-    """An `OwnedServer` of a failing server; `states` are those that it was in, `pids`
-    its processes, one after the other."""
-
-    def __init__(self, folder: Path, **settings):
-        self.folder = weights_folder(folder, 0)
-        self.states: list[str] = []
-        self.pids: list[int] = []
-        port = find_free_ports(1)[0]
-
-        def launched(weights: Weights):
-            process = launch(port, weights.path)
-            self.pids.append(process.pid)
-            return process
-
-        super().__init__(
-            ServerClient(f"127.0.0.1:{port}", TOKEN),
-            launched,
-            SGLangBackend(),
-            ServersConfig(**(QUICK | settings)),
-            start_seconds=30.0,
-            first=Weights(0, str(folder)),
-            on_state=self.states.append,
-            poll_seconds=0.02,
-        )
-
-    def until(self, *states: str) -> None:
-        """Wait for it to be in these states, one after the other."""
-        for state in states:
-            wait_for(lambda: state in self.states)
-            del self.states[: self.states.index(state) + 1]
-
-    def ask(self) -> int:
-        """The weights that a request sent now is answered from."""
-        reply = requests.post(
-            f"http://{self.address}/generate",
-            json={},
-            headers={"Authorization": f"Bearer {TOKEN}", "X-Weights-Version": "0"},
-            timeout=10,
-        )
-        return reply.json()["output_ids"][0] - 10
-
-
-@pytest.fixture
-def make(tmp_path):
-    servers = []
-
-    def start(**settings) -> Server:
-        server = Server(tmp_path / f"server{len(servers)}", **settings)
-        servers.append(server)
-        server.start()
-        server.until("up")
-        return server
-
-    yield start
-    for server in servers:
-        server.close()
+from areal_cppo.rollout.servers.client import ServerError
+from tests.rollout.owned_server import (
+    PATIENCE_SECONDS,
+    Server,
+    at_once,
+    refused,
+    version,
+    wait_for,
+)
+from tests.scripted_server import ScriptedServer, look, script
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -390,99 +304,6 @@ def test_it_is_not_started_while_the_trainer_has_the_gpu(make):
     assert len(server.pids) == 1
     server.onload()
     server.until("up")
-
-
-JOIN = HttpRequest("/init_weights_update_group", {})
-
-
-def part(number: int) -> list[HttpRequest]:
-    """Half of version `number` of the weights, which are 100 + number."""
-    payload = {"names": ["weights", 100 + number]}
-    return [HttpRequest("/update_weights_from_distributed", payload)]
-
-
-def refused(server) -> bool:
-    """Whether a request sent now gets no tokens."""
-    try:
-        server.ask()
-    except KeyError:  # 503, with nothing in it
-        return True
-    return False
-
-
-def test_weights_over_the_wire(make):
-    """Closed from the first part of a version until all have come."""
-    server = make()
-    server.join(JOIN)
-    assert server.ask() == 0 and not server.can_rejoin
-    for number in (1, 2):
-        server.pause()
-        for _ in range(2):
-            server.receive(number, part(number))
-            assert refused(server)
-        server.resume()
-        assert (server.state, server.served, server.ask()) == (
-            "up",
-            number,
-            100 + number,
-        )
-    assert server.status()["version"] == 2 and server.restarts == 0
-    server.resume()  # without an update
-    assert server.ask() == 102
-
-
-def test_waiting_for_the_others_is_not_silence(make):
-    """A group is set up, and a part received, once all take part in it."""
-    server = make(hang_seconds=0.5)
-    script(server.address, mode="slow_update", seconds=0.8)
-    server.join(JOIN)
-    for _ in range(2):
-        server.receive(1, part(1))
-    server.resume()
-    assert (server.state, server.ask(), server.restarts) == ("up", 101, 0)
-
-
-@pytest.mark.parametrize(
-    ("mode", "parts", "why"),
-    [
-        ("refuse_update", 1, "answered that it failed"),
-        ("die_on_update", 1, "update_weights_from_distributed failed"),
-        ("lose_update", 2, "does not hold version 1 of the weights: 1 has not come"),
-        ("well", 1, "does not hold version 1 of the weights: 1 has not come"),
-    ],
-)
-def test_a_wrong_or_cut_off_update_over_the_wire_leaves_it_shut(make, mode, parts, why):
-    """And lost: it would have to join the group again."""
-    server = make()
-    server.join(JOIN)
-    script(server.address, mode=mode)
-    with pytest.raises(ServerError, match=why):
-        for _ in range(parts):
-            server.receive(1, part(1))
-        assert refused(server)
-        server.resume()
-    assert server.served == 0
-    server.until("down", "lost")
-    assert "xccl" in server.reason and why in server.reason and len(server.pids) == 1
-    with pytest.raises(ServerError, match="it is lost"):
-        server.receive(2, part(2))
-
-
-def test_a_version_that_begins_before_the_last_is_whole(make):
-    server = make()
-    server.join(JOIN)
-    server.receive(1, part(1))
-    with pytest.raises(ServerError, match="2 began before version 1 was complete"):
-        server.receive(2, part(2))
-    server.until("lost")
-
-
-def test_setting_up_the_group_for_too_long_is_a_failure(make):
-    server = make(update_seconds=1.0)
-    script(server.address, mode="slow_update", seconds=500.0)
-    with pytest.raises(ServerError, match="no answer to /init_weights_update_group"):
-        server.join(JOIN)
-    server.until("lost")
 
 
 def test_files_that_are_never_written_fail_the_update(make, tmp_path):

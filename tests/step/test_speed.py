@@ -3,7 +3,8 @@
 Covers `actor.speed` through the real actor on one rank: each switch alone and all
 together, against each other and the naive reference, and what they save, counted at the
 model's layers. Ranks are in test_actor_distributed.py, model families in
-test_actor_families.py, attention and rows by themselves in test_rows.py.
+test_actor_families.py, attention and rows by themselves in test_attention.py and
+test_rows.py.
 """
 
 from __future__ import annotations
