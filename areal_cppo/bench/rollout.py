@@ -11,7 +11,8 @@ pass: SGLang tells it when it is started with `--enable-metrics`. **Throughput**
 response tokens, over the time from the first request to the last answer; at its end
 fewer than `concurrency` are open, so use several times as many requests.
 
-**Weight update in the middle**: when half of the requests are answered, generation is
+**Weight update in the middle**: when half of the requests are answered, and half an
+answer's time later (clients in step have only just asked again then), generation is
 paused, which aborts what is open, the weights of a folder are loaded, and generation
 goes on. Aborted requests count as interrupted.
 """
@@ -22,6 +23,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 import aiohttp
 from areal.api import ModelRequest, WeightUpdateMeta
@@ -217,6 +219,8 @@ class RolloutBench:
     async def _update(self, point: Point) -> None:
         while 2 * point.done < point.requests:
             await asyncio.sleep(_POLL_SECONDS)
+        if point.answers:
+            await asyncio.sleep(median(a.seconds for a in point.answers) / 2)
         began = time.perf_counter()
         self._paused = True
         try:
