@@ -113,7 +113,7 @@ RIGHT = {
         ("B", "B. A triangle"),
         ("B", r"\textbf{(B)}"),
         ("(B)", "B"),
-        ("A, C", "C,A"),
+        ("A, C", "A,C"),
     ],
     "word": [
         ("Yes", "yes"),
