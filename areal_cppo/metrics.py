@@ -21,6 +21,7 @@ from pathlib import Path
 from areal_cppo.config.objectives import OBJECTIVES
 
 UPDATE = "ppo_actor/update/"  # AReaL's scope of what is recorded within an update
+PARTS = "reward_parts/"  # what a reward is made of; the workflow records it
 
 # Those of the objectives come behind.
 _MODULES = ("areal_cppo.run.metrics", "areal_cppo.step.metrics")

@@ -202,7 +202,7 @@ def _answer(
     settings: Settings,
 ) -> SampleView:
     """The model's response to --image and --prompt."""
-    from areal_cppo.data.problems import PromptBuilder
+    from areal_cppo.data.prompts import PromptBuilder
     from areal_cppo.inspection.judging import inspect_response
 
     builder = PromptBuilder(model.processor, settings.instruction)

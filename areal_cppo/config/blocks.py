@@ -132,6 +132,11 @@ class RewardConfig:
     def __post_init__(self) -> None:
         check_fields(self, "reward.")
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """By the parts that a reward function returns."""
+        return {"answer": self.answer_weight, "format": self.format_weight}
+
 
 @dataclass
 class GroupsConfig:

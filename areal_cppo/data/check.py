@@ -1,42 +1,26 @@
-"""Every row of a table is checked once: can it be a problem?
-
-What was found is kept for the next start, in a small JSON file beside the caches of
-`datasets`, under a key made of all that it depends on: the state of the table's files
-and of each image file, the settings, the model's processor, and this package's own
-code.
-"""
+"""Every row of a table is checked once: can it be a problem?"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 
-import PIL
-import pyarrow as pa
-import pyarrow.compute as pc
-import transformers
 from tqdm import tqdm
 
+from areal_cppo.data.findings import BadRow, Findings, findings_key
 from areal_cppo.data.images import (
     ImageSource,
     ResizeRule,
     UnusableImage,
     load_image,
+    pixels_digest,
 )
-from areal_cppo.data.problems import (
-    PLACEHOLDER,
-    Problem,
-    PromptBuilder,
-    Reader,
-)
-from areal_cppo.data.sources import Rows, cache_folder, file_state
+from areal_cppo.data.problems import Problem, Reader
+from areal_cppo.data.prompts import PLACEHOLDER, PromptBuilder
 
 # Why a row can't be used, in the order in which it is looked for.
 REASONS = (
@@ -46,61 +30,11 @@ REASONS = (
     "missing_image",
     "broken_image",
     "extreme_aspect_ratio",
+    "unknown_text",
     "prompt_too_long",
 )
 _BATCH = 64  # rows read at a time
 _NOTE_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that can't be used: its number and name, the reason and what was seen."""
-
-    row: int
-    query_id: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the check of a table found.
-
-    Attributes
-    ----------
-    rows
-        Number of rows.
-    bad
-        Those that can't be used, by number.
-    text_only
-        Numbers of usable rows without an image.
-    """
-
-    rows: int
-    bad: list[BadRow] = field(default_factory=list)
-    text_only: list[int] = field(default_factory=list)
-
-    def keep(self, key: str) -> None:
-        """Write the findings down for :meth:`recall`."""
-        file = _file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f".{os.getpid()}.part")
-        aside.write_text(json.dumps(asdict(self)))
-        aside.replace(file)
-
-    @classmethod
-    def recall(cls, key: str) -> Findings | None:
-        """What was kept under a key, if anything was."""
-        try:
-            kept = json.loads(_file(key).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        kept["bad"] = [BadRow(**bad) for bad in kept["bad"]]
-        return cls(**kept)
-
-
-def _file(key: str) -> Path:
-    return cache_folder() / f"check-{key}.json"
 
 
 @dataclass(frozen=True)
@@ -123,53 +57,66 @@ class RowCheck:
 
     def __call__(
         self, problems: list[Problem], threads: ThreadPoolExecutor
-    ) -> Iterator[tuple[str, str] | None]:
-        """For each problem the reason and what was seen, or `None` if it is usable."""
+    ) -> Iterator[tuple[str, str] | str]:
+        """For each problem its identity (:class:`Findings`) or, if it can't be used,
+        the reason and what was seen."""
         early = [_without_decoding(problem) for problem in problems]
         prompts = [
             "" if bad else self.prompts.text(problem.question, len(problem.images))
             for bad, problem in zip(early, problems, strict=True)
         ]
-        lengths = self.prompts.lengths(prompts)
+        unknown = [self.prompts.unknown(prompt) for prompt in prompts]
+        lengths = self.prompts.lengths(
+            [
+                "" if bad else prompt
+                for bad, prompt in zip(unknown, prompts, strict=True)
+            ]
+        )
         seen = threads.map(
             lambda bad, problem: bad or self._images(problem.images), early, problems
         )
-        for problem, prompt, length, found in zip(
-            problems, prompts, lengths, seen, strict=True
+        for problem, prompt, length, lost, found in zip(
+            problems, prompts, lengths, unknown, seen, strict=True
         ):
-            yield self._verdict(problem, prompt, length, found)
+            bad = found if isinstance(found[0], str) else None
+            if bad is None and lost:
+                bad = "unknown_text", lost
+            yield bad or self._verdict(problem, prompt, length, *found)
 
-    def _images(self, images: list[ImageSource]) -> int | tuple[str, str]:
-        """Tokens of a problem's images, or why one can't be used."""
+    def _images(
+        self, images: list[ImageSource]
+    ) -> tuple[int, list[str]] | tuple[str, str]:
+        """Tokens of a problem's images and what these show, or why one is unusable."""
+        tokens, shown = 0, []
         try:
-            return sum(self.resize.tokens(*load_image(each).size) for each in images)
+            for source in images:
+                picture = load_image(source)
+                tokens += self.resize.tokens(*picture.size)
+                shown.append(pixels_digest(picture))
         except UnusableImage as error:
             return error.reason, str(error)
+        return tokens, shown
 
     def _verdict(
-        self,
-        problem: Problem,
-        prompt: str,
-        length: int,
-        found: int | tuple[str, str],
-    ) -> tuple[str, str] | None:
-        if isinstance(found, tuple):
-            return found
+        self, problem: Problem, prompt: str, length: int, tokens: int, shown: list[str]
+    ) -> tuple[str, str] | str:
         n_images = len(problem.images)
         if not self.prompts.holds_images(prompt, n_images):
             return "placeholder_count", "the question holds one of the model's tokens"
-        tokens = length - n_images + found
+        tokens += length - n_images
         if tokens > self.max_prompt_tokens:
             return "prompt_too_long", f"{tokens} tokens"
-        return None
+        words = problem.question.replace(PLACEHOLDER, " ").split()
+        return blake2b("\n".join([*shown, *words]).encode(), digest_size=12).hexdigest()
 
 
 def _without_decoding(problem: Problem) -> tuple[str, str] | None:
     """What is wrong with a problem that can be told without looking at its images."""
-    if not problem.question.strip():
-        return "no_question", "empty"
-    if not problem.answer:
-        return "no_answer", "empty"
+    if problem.fault:
+        return problem.fault
+    unusable = [each for each in problem.images if isinstance(each, UnusableImage)]
+    if unusable:
+        return unusable[0].reason, str(unusable[0])
     n_images = len(problem.images)
     placeholders = problem.question.count(PLACEHOLDER)
     if placeholders and not n_images:
@@ -224,11 +171,12 @@ def _look(
     with bar, ThreadPoolExecutor(workers) as threads:
         for start in range(0, total, _BATCH):
             problems = read(start, min(start + _BATCH, total))
-            for row, (problem, bad) in enumerate(
+            for row, (problem, found) in enumerate(
                 zip(problems, check(problems, threads), strict=True), start
             ):
-                if bad:
-                    findings.bad.append(BadRow(row, problem.query_id, *bad))
+                findings.identities.append(found if isinstance(found, str) else "")
+                if isinstance(found, tuple):
+                    findings.bad.append(BadRow(row, problem.query_id, *found))
                 elif not problem.images:
                     findings.text_only.append(row)
             bar.update(len(problems))
@@ -237,53 +185,3 @@ def _look(
                 done = start + len(problems)
                 note(f"checking {setting}: {done:,} of {total:,} rows")
     return findings
-
-
-def findings_key(rows: Rows, image_column: str, settings: list[Any]) -> str:
-    """A digest of all that findings depend on.
-
-    Parameters
-    ----------
-    image_column
-        Whose paths name files that count too.
-    settings
-        Everything else, as plain values for JSON.
-    """
-    package = Path(__file__).parents[1]
-    own_code = [*sorted(package.glob("data/*.py")), package / "rewards" / "answers.py"]
-    parts = [
-        *(f"{file.resolve()} {file_state(file)}" for file in rows.files),
-        str(rows.folder.resolve()),
-        (PIL.__version__, transformers.__version__, pa.__version__),
-        *(file.read_text() for file in own_code),
-        *settings,
-    ]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{json.dumps(part)}\n".encode())
-    for path in image_paths(rows, image_column):
-        digest.update(f"{path} {file_state(path)}\n".encode())
-    return digest.hexdigest()[:32]
-
-
-def image_paths(rows: Rows, column: str) -> Iterator[Path]:
-    """Files that a column of images names; no image's bytes are copied."""
-    batches = rows.table.select_columns([column]).with_format("arrow")
-    for batch in batches.iter(4096):
-        for chunk in batch.column(column).chunks:
-            for path in _paths(chunk):
-                yield rows.folder / path
-
-
-def _paths(values: pa.Array) -> Iterator[str]:
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        yield from _paths(values.flatten())
-    elif pa.types.is_struct(values.type):
-        names = [values.type.field(i).name for i in range(values.type.num_fields)]
-        if "path" in names:
-            paths = pc.struct_field(values, "path")
-            if "bytes" in names:
-                paths = paths.filter(pc.is_null(pc.struct_field(values, "bytes")))
-            yield from _paths(paths)
-    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        yield from (path for path in values.to_pylist() if path)

@@ -12,10 +12,12 @@ from typing import Any
 from transformers import ProcessorMixin
 
 from areal_cppo.config.blocks import DataConfig
-from areal_cppo.data.check import REASONS, BadRow, RowCheck, check_rows
-from areal_cppo.data.images import ResizeRule, UnusableImage, load_image
-from areal_cppo.data.problems import PromptBuilder, Reader, schema_of
-from areal_cppo.data.sources import load_rows
+from areal_cppo.data.check import REASONS, RowCheck, check_rows
+from areal_cppo.data.findings import BadRow
+from areal_cppo.data.images import ResizeRule, UnusableImage, in_line, load_image
+from areal_cppo.data.problems import Reader, schema_of
+from areal_cppo.data.prompts import PromptBuilder
+from areal_cppo.data.sources import Rows, load_rows
 from areal_cppo.errors import RunError, UserError
 
 PASS_RATE = "pass_rate"  # left out on purpose: counted, never a bad row
@@ -88,13 +90,14 @@ class ProblemDataset:
         findings = check_rows(self._read, check, setting, note)
 
         self.n_rows = findings.rows
-        wanted = _wanted(rows.table, config, setting)
+        wanted = _wanted(rows, config, setting)
         self.bad: list[BadRow] = [row for row in findings.bad if row.row in wanted]
         found = Counter(row.reason for row in self.bad)
         self.counts = Counter({r: found[r] for r in REASONS if found[r]})
         if len(wanted) < self.n_rows:
             self.counts[PASS_RATE] = self.n_rows - len(wanted)
         usable = sorted(wanted - {row.row for row in self.bad})
+        self._identities = findings.identities
         self._refuse(config, usable, f"{setting}.path", path)
         self._order = _order(usable, seed, shuffle, config.limit)
         note(self._summary(path, split, setting, findings.text_only))
@@ -129,41 +132,54 @@ class ProblemDataset:
         row = self._order[index]
         (problem,) = self._read(row, row + 1)
         try:
-            pictures = [load_image(source) for source in problem.images]
+            pictures = [
+                self._resize.apply(load_image(source)) for source in problem.images
+            ]
         except UnusableImage as error:
             raise RunError(
                 f"the image of problem {problem.query_id} could be read when the data "
                 f"was checked, and can't be now: {error}"
             ) from error
         return {
-            "images": [self._resize.apply(picture) for picture in pictures],
+            "images": pictures,
             "messages": self._prompts.text(problem.question, len(pictures)),
             "answer": problem.answer,
             "query_id": problem.query_id,
         }
 
+    def shared_with(self, other: ProblemDataset) -> str:
+        """Which problems `other` has too, in words; empty for none.
+
+        Two are the same that ask the same question about the same images, whatever
+        their names and their answers.
+        """
+        theirs = {other._identities[row] for row in other._order}
+        rows = sorted(row for row in self._order if self._identities[row] in theirs)
+        first = [(row, *self._read(row, row + 1)) for row in rows[:NAMED]]
+        named = ", ".join(f"row {row} ({in_line(p.query_id)})" for row, p in first)
+        return f"{len(rows):,} of {len(self):,} problems: {named}" if rows else ""
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
 
-def _wanted(table, config: DataConfig, setting: str) -> set[int]:
+def _wanted(rows: Rows, config: DataConfig, setting: str) -> set[int]:
     """Numbers of the rows whose pass rate is within the bounds, or all."""
     column = config.pass_rate_column
     if column is None:
-        return set(range(len(table)))
-    rates = table[column][:]
-    wrong = [rate for rate in rates if not isinstance(rate, int | float | None)]
-    if wrong:
-        raise UserError(
-            f"data.pass_rate_column: expected numbers in [0, 1], found {wrong[0]!r} in "
-            f"{column} of {setting}; name a column of numbers"
-        )
-    low, high = config.pass_rate_min, config.pass_rate_max
-    return {
-        row
-        for row, rate in enumerate(rates)
-        if rate is not None and not math.isnan(rate) and low <= rate <= high
-    }
+        return set(range(len(rows.table)))
+    wanted = set()
+    for row, value in enumerate(rows.values(column)):
+        try:
+            rate = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"data.pass_rate_column: expected numbers in [0, 1], found {value!r} "
+                f"in {column} of {setting}; name a column of numbers"
+            ) from None
+        if config.pass_rate_min <= rate <= config.pass_rate_max:  # not NaN
+            wanted.add(row)
+    return wanted
 
 
 def _order(usable: list[int], seed: int, shuffle: bool, limit: int | None) -> list[int]:
@@ -178,6 +194,6 @@ def _described(bad: list[BadRow], counts: Counter[str]) -> str:
     parts = []
     for reason, count in counts.items():
         first = [item for item in bad if item.reason == reason][:NAMED]
-        named = "; ".join(f"{item.query_id}: {item.detail}" for item in first)
+        named = "; ".join(f"{in_line(each.query_id)}: {each.detail}" for each in first)
         parts.append(f"{reason} {count:,}" + (f" ({named})" if named else ""))
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""From a row to a problem, and from its question to the prompt's text.
+"""From a row to a problem.
 
 What columns mean say the public schemas, or a user's own.
 """
@@ -8,22 +8,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
 
 from areal_cppo.config.blocks import DataConfig
-from areal_cppo.data.images import ImageSource
-from areal_cppo.data.sources import Rows
+from areal_cppo.data.images import ImageSource, image_sources, in_line
+from areal_cppo.data.sources import Rows, plain
 from areal_cppo.errors import UserError
 from areal_cppo.rewards.answers import final_answer
 
-PLACEHOLDER = "<image>"  # where in a question an image belongs
 _TAGGED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 
 
@@ -59,12 +56,16 @@ class Problem:
         The true answer without its wrapping (:func:`bare_answer`); empty for none.
     images
         One entry for each image that the row should have.
+    fault
+        Why it has no question or no answer: the reason (`check.REASONS`) and what was
+        found; `None` where it has both.
     """
 
     query_id: str
     question: str
     answer: str
     images: list[ImageSource]
+    fault: tuple[str, str] | None = None
 
 
 def schema_of(config: DataConfig, columns: list[str], setting: str) -> Schema:
@@ -106,34 +107,23 @@ def read_problem(
     folder
         Where relative paths of images begin.
     """
-    question = row[schema.question]
-    return Problem(
-        query_id=name,
-        question=question if isinstance(question, str) else "",
-        answer=bare_answer(_as_text(row[schema.answer])),
-        images=_images(row[schema.images], folder),
-    )
+    question, answer = (as_text(row[c]) for c in (schema.question, schema.answer))
+    bare = bare_answer(answer or "")
+    fault = None
+    if not question or not question.strip():
+        fault = "no_question", _described(row[schema.question], question)
+    elif not bare:
+        fault = "no_answer", _described(row[schema.answer], answer)
+    images = image_sources(row[schema.images], folder)
+    return Problem(name, question or "", bare, images, fault)
 
 
-def _images(value: Any, folder: Path) -> list[ImageSource]:
-    """The images of a row: none, one, or a list; bytes, paths, or structs of both.
-
-    The struct `{bytes, path}` is how `datasets` stores its feature `Image`; without
-    bytes its path counts.
-    """
-    if value is None:
-        return []
-    items = value if isinstance(value, list) else [value]
-    return [_image(item, folder) for item in items]
-
-
-def _image(value: Any, folder: Path) -> ImageSource:
-    if isinstance(value, dict):
-        inner = value.get("bytes")
-        value = value.get("path") if inner is None else inner
-    if isinstance(value, str) and value:
-        return folder / value
-    return value if isinstance(value, bytes) else None
+def _described(value: Any, text: str | None) -> str:
+    """What is in the place of a text that is missing."""
+    if value is None or text is not None:
+        return "empty"
+    kind = {list: "a list", dict: "an object"}.get(type(value), repr(value))
+    return f"{in_line(kind)}, where text or a number was expected"
 
 
 def bare_answer(text: str) -> str:
@@ -149,15 +139,20 @@ def bare_answer(text: str) -> str:
     return final_answer(text) or "" if "\\boxed" in text else text
 
 
-def _as_text(value: Any) -> str:
-    """A scalar as text, 5.0 as 5; anything else, and nothing, as the empty string."""
-    if isinstance(value, str):
-        return value
+def as_text(value: Any) -> str | None:
+    """A text as it is, a number or a truth value as text; `None` for anything else.
+
+    A number with a point comes from JSON as it was written, as text. Of a column of
+    floating-point numbers 5.0 is 5: nobody knows what was written.
+    """
     if isinstance(value, float):
         if not math.isfinite(value):
-            return ""
+            return None
         return str(int(value)) if value.is_integer() else repr(value)
-    return str(value) if isinstance(value, int) else ""
+    if not isinstance(value, str | int | Decimal):
+        return None
+    halves = re.search("[\ud800-\udfff]", str(value))  # of characters, alone
+    return None if halves else str(value)
 
 
 @dataclass(frozen=True)
@@ -187,11 +182,10 @@ class Reader:
     @classmethod
     def of(cls, rows: Rows, schema: Schema, split: str) -> Reader:
         """The reader of a table, once its ids are known."""
-        needed = dict.fromkeys(
-            (schema.question, schema.answer, schema.images, schema.id or schema.answer)
-        )
-        table = rows.table.select_columns(list(needed)).with_format("arrow")
-        ids = Counter(map(str, rows.table[schema.id])) if schema.id else Counter()
+        needed = [schema.question, schema.answer, schema.images, schema.id]
+        columns = [name for name in dict.fromkeys(needed) if name]
+        table = rows.table.select_columns(columns).with_format("arrow")
+        ids = Counter(map(as_text, rows.values(schema.id))) if schema.id else {}
         repeated = frozenset(name for name, count in ids.items() if count > 1)
         return cls(rows, table, schema, split, repeated)
 
@@ -200,85 +194,16 @@ class Reader:
 
     def __call__(self, start: int, stop: int) -> list[Problem]:
         """Problems of the rows from `start` to `stop`; images are not decoded."""
-        return [
-            read_problem(row, self.schema, self._name(row, number), self.rows.folder)
-            for number, row in enumerate(self.table[start:stop].to_pylist(), start)
-        ]
+        features = self.table.features
+        problems = []
+        for number, row in enumerate(self.table[start:stop].to_pylist(), start):
+            values = {name: plain(row[name], features[name]) for name in row}
+            name = self._name(values, number)
+            problems.append(read_problem(values, self.schema, name, self.rows.folder))
+        return problems
 
     def _name(self, row: dict[str, Any], number: int) -> str:
-        own = row[self.schema.id] if self.schema.id else None
-        if own is None:
+        own = as_text(row[self.schema.id]) if self.schema.id else None
+        if not own:
             return f"{self.split}-{number}"
-        return f"{own}-{number}" if str(own) in self.repeated else str(own)
-
-
-@dataclass(frozen=True)
-class PromptBuilder:
-    """Puts a question and an instruction into a model's chat template.
-
-    Attributes
-    ----------
-    processor
-        The model's; its chat template is used, with the generation prompt.
-    instruction
-        A line behind the question; empty for none.
-    """
-
-    processor: ProcessorMixin
-    instruction: str
-
-    def text(self, question: str, n_images: int) -> str:
-        """The prompt, with one of the model's image tokens for each image.
-
-        Each placeholder becomes an image at its place; without any, the images come
-        first. Nothing else of the question changes.
-        """
-        if PLACEHOLDER not in question:
-            question = PLACEHOLDER * n_images + question
-        if self.instruction:
-            question += f"\n{self.instruction}"
-        first, *rest = question.split(PLACEHOLDER)
-        content = [{"type": "text", "text": first}] if first else []
-        for text in rest:
-            content.append({"type": "image"})
-            if text:
-                content.append({"type": "text", "text": text})
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-
-    def holds_images(self, prompt: str, n_images: int) -> bool:
-        """Whether a prompt has as many image tokens as images.
-
-        It has more when the question itself spells one out.
-        """
-        videos = prompt.count(self.processor.video_token)
-        return prompt.count(self.processor.image_token) == n_images and not videos
-
-    def lengths(self, prompts: list[str]) -> list[int]:
-        """Tokens of each prompt, each image's placeholder counting one."""
-        if not prompts:
-            return []
-        return [len(ids) for ids in self.processor.tokenizer(prompts)["input_ids"]]
-
-
-def processed(
-    processor: ProcessorMixin, prompt: str, pictures: Sequence[Image.Image]
-) -> BatchFeature:
-    """A prompt and its pictures as the model takes them.
-
-    Returns
-    -------
-    BatchFeature
-        `input_ids` and `mm_token_type_ids`, int64 `[1, L]`; `pixel_values` `[P, F]` and
-        `image_grid_thw` `[pictures, 3]`, where there are pictures.
-    """
-    return processor(
-        images=list(pictures) or None,  # an empty list is an error to it
-        text=[prompt],
-        padding=False,
-        return_tensors="pt",
-        return_mm_token_type_ids=True,
-    )
+        return f"{own}-{number}" if own in self.repeated else own

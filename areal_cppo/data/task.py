@@ -58,6 +58,8 @@ class ProblemTask:
     def train_dataset(self) -> ProblemDataset:
         """The problems to train on, in an order drawn by `config.seed`.
 
+        Those of them that are measured on too are told of.
+
         Raises
         ------
         UserError
@@ -71,7 +73,23 @@ class ProblemTask:
                 f"train_dataset.batch_size: expected at most the {len(dataset):,} "
                 f"usable problems, found {batch_size}; make it smaller"
             )
+        self._compare(dataset)
         return dataset
+
+    def _compare(self, training: ProblemDataset) -> None:
+        """Tell which problems of the validation data are trained on."""
+        try:
+            validation = self.valid_dataset()
+        except UserError as error:  # training goes without
+            self.note(f"warning: not compared with train_dataset: {error}")
+            return
+        shared = validation.shared_with(training) if validation else ""
+        if shared:
+            self.note(
+                f"warning: valid_dataset shares with train_dataset {shared}; accuracy "
+                "on them says nothing of new problems: choose splits that share none, "
+                "as train[:90%] and train[90%:], or take these rows out of one"
+            )
 
     def valid_dataset(self) -> ProblemDataset | None:
         """The problems to measure on; `None` where the configuration names none."""

@@ -1,8 +1,7 @@
 """What a response is: right or wrong, in the format or not, by the training's reward.
 
 The reward function of the task is called as in training, in processes of its own with
-a time limit, but with weights by which its sum tells what was correct and what was
-well-formed.
+a time limit; its parts say what was correct and what was well-formed.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
 from areal_cppo.rollout.refusals import Refused
 from areal_cppo.tasks.responses import REWARD_FN, boxed_answer
-
-_WEIGHTS = {"answer_weight": 2.0, "format_weight": 1.0}
 
 MAX_PROCESSES = 8
 
@@ -77,7 +74,6 @@ class Scorer:
             prompt_ids=prompt_ids,
             completion_ids=response_ids,
             answer=answer,
-            **_WEIGHTS,
         )
         try:
             reward = await asyncio.wrap_future(call)
@@ -85,10 +81,9 @@ class Scorer:
             raise Refused("reward_timeout") from error
         except RewardError as error:
             raise Refused("reward_error") from error
-        correct, format_kept = divmod(round(reward), 2)
         extracted = self._extract(response)
         return Verdict(
             None if extracted is None else str(extracted),
-            bool(correct),
-            bool(format_kept),
+            reward.parts.get("answer", reward.value) == 1,
+            reward.parts.get("format") == 1,
         )

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from areal_cppo.config.blocks import DataConfig
 from areal_cppo.config.models import VISION_MODELS
-from areal_cppo.data.problems import processed
+from areal_cppo.data.prompts import processed
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.picture_input import PictureInput
 from areal_cppo.patches.transformers import correct_image_positions

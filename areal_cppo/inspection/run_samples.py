@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from areal_cppo.config.blocks import RewardConfig
 from areal_cppo.config.experiment import load_config
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.folder import RunFolder
@@ -20,6 +21,7 @@ from areal_cppo.inspection.settings import Settings
 from areal_cppo.inspection.tokens import judge, token_views
 from areal_cppo.inspection.views import VIEW_KINDS, Views
 from areal_cppo.report.samples import SampleView, write_samples
+from areal_cppo.rewards.parts import Reward
 from areal_cppo.tasks import responses, sampling
 from areal_cppo.tasks.experiment import ReadingExperiment, load_task
 from areal_cppo.tasks.model import load_model, response_logits
@@ -76,10 +78,7 @@ def _problems(task: Task, model: VisionModel) -> tuple[str, Iterable[dict[str, A
 
 def _grade(task: Task, problem: dict[str, Any], correct_reward: float) -> Grade:
     reward_fn = resolve_name(task.workflow_kwargs["reward_fn"])
-    weights = {
-        key: task.workflow_kwargs["reward"][key]
-        for key in ("answer_weight", "format_weight")
-    }
+    weights = RewardConfig(**task.workflow_kwargs["reward"]).weights
     known = {
         key: value
         for key, value in problem.items()
@@ -87,7 +86,8 @@ def _grade(task: Task, problem: dict[str, Any], correct_reward: float) -> Grade:
     }
 
     def grade(text: str) -> tuple[float, bool]:
-        reward = float(reward_fn(problem["messages"], text, [], [], **known, **weights))
+        result = reward_fn(problem["messages"], text, [], [], **known)
+        reward = Reward.of(result, weights).value
         return reward, reward > correct_reward
 
     return grade

@@ -18,7 +18,7 @@ from areal_cppo.core import (
     token_divergence,
     token_entropy,
 )
-from areal_cppo.core.divergence import log_probs
+from areal_cppo.core.precision import log_probs
 from areal_cppo.errors import RunError
 from areal_cppo.inspection.views import VIEW_KINDS
 from areal_cppo.report.samples import TokenView

@@ -25,7 +25,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 _OPTION = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice)\s*|选项?\s*|选择\s*)?"
-    r"(?:[(\[]\s*([A-Ja-j])\s*[)\]]|([A-Ja-j]))\s*(?:[.):,]+\s*(.*)|\s+(.*)|)",
+    r"(?:[(\[]\s*([A-Ja-j])\s*[)\]]|([A-Ja-j]))\s*(?:[.):]+\s*(.*)|\s+(.*)|)",
     re.DOTALL,
 )
 _LETTERS = re.compile(r"[(\[]?\s*[A-J](?:[\s,;()/&\[\]]*[A-J])+\s*[)\]]?")
@@ -84,9 +84,6 @@ def is_correct(answer: str | None, truth: str, *, question: str | None = None) -
         return False
     if squeezed(answer) == squeezed(truth):
         return True
-    option = _option(truth)
-    if option is not None:
-        return _chosen(answer, *option)
     if _LETTERS.fullmatch(truth):
         given, wanted = (re.findall("[A-Z]", text) for text in (answer, truth))
         if not _LETTERS.fullmatch(answer):
@@ -94,6 +91,9 @@ def is_correct(answer: str | None, truth: str, *, question: str | None = None) -
         if question is not None and offers_choices(question):
             return sorted(given) == sorted(wanted)
         return given == wanted
+    option = _option(truth)
+    if option is not None:
+        return _chosen(answer, *option)
     if _TEXT.fullmatch(truth) or _TEXT.fullmatch(answer):
         return truth.casefold() == answer.casefold()
     try:

@@ -129,8 +129,9 @@ def decimal(text: str) -> Fraction:
 
 
 def periodic(text: str) -> Fraction:
-    """`0.1\\overline{6}` is 1/6."""
-    before, period = re.fullmatch(r"([\d.]*)\\\w+\s*\{\s*(\d+)\s*\}", text).groups()
+    """`0.1\\overline{6}` is 1/6, `0.\\dot{2}\\dot{7}` 3/11."""
+    before, _, rest = text.replace(" ", "").partition("\\")
+    period = re.sub(r"\D", "", rest)
     places = len(before.partition(".")[2])
     start = Fraction(before.rstrip(".") or "0")
     return start + Fraction(int(period), (10 ** len(period) - 1) * 10**places)

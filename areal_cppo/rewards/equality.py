@@ -10,21 +10,22 @@ from areal_cppo.rewards.expressions import constant, proportional, same
 from areal_cppo.rewards.forms import (
     Chain,
     Form,
-    Range,
     Ratio,
     Relation,
     Several,
+    Span,
     Value,
     has_letters,
 )
 from areal_cppo.rewards.units import PERCENT
 
-_IDLE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
-_CLOCK = re.compile(r"\d{1,2}:[0-5]\d")
+# Not between digits, `1 2`, nor where a comma would become one of thousands, `5, 100`.
+_IDLE_SPACE = re.compile(r"(?<!\d)(?<!\d,) |(?<=\d,) (?!\d{3}(?!\d))| (?!\d)")
+_CLOCK = re.compile(r"(?:[01]?\d|2[0-3]):[0-5]\d")
 
 
 def squeezed(text: str) -> str:
-    """Without spaces, but those between digits: `1 2` is not 12."""
+    """Without the spaces that say nothing."""
     return _IDLE_SPACE.sub("", text)
 
 
@@ -36,11 +37,11 @@ def equal(answer: Form, truth: Form) -> bool:
     pair = answer, truth = _settled(answer), _settled(truth)
     if all(isinstance(form, Several) for form in pair):
         return _same_names(*pair) and _equal_several(*pair)
-    if all(isinstance(form, Range) for form in pair):
-        return _same_names(*pair) and _equal_ranges(*pair)
-    if isinstance(answer, Range) or isinstance(truth, Range):
-        ranges = [f if isinstance(f, Range) else _as_range(f) for f in pair]
-        return None not in ranges and _same_names(*ranges) and _equal_ranges(*ranges)
+    if all(isinstance(form, Span) for form in pair):
+        return _same_names(*pair) and _equal_spans(*pair)
+    if isinstance(answer, Span) or isinstance(truth, Span):
+        spans = [f if isinstance(f, Span) else _as_span(f) for f in pair]
+        return None not in spans and _same_names(*spans) and _equal_spans(*spans)
     if all(isinstance(form, Ratio) for form in pair):
         return _same_names(*pair) and _equal_ratios(*pair)
     if all(isinstance(form, Value) for form in pair) and _same_names(*pair):
@@ -111,16 +112,16 @@ def _as_relation(form: Form) -> Relation | None:
     return form if isinstance(form, Relation) else None
 
 
-def _as_range(form: Form) -> Range | None:
+def _as_span(form: Form) -> Span | None:
     """Two values in the brackets of an interval."""
     if not isinstance(form, Several) or form.brackets not in ("()", "(]", "[)", "[]"):
         return None
     if len(form.items) != 2 or not all(isinstance(i, Value) for i in form.items):
         return None
-    return Range(*(i.text for i in form.items), form.brackets, form.name)
+    return Span(*(i.text for i in form.items), form.brackets, form.name)
 
 
-def _equal_ranges(answer: Range, truth: Range) -> bool:
+def _equal_spans(answer: Span, truth: Span) -> bool:
     if answer.brackets != truth.brackets:
         return False
     return all(

@@ -20,8 +20,9 @@ from areal_cppo.rewards.arithmetic import (
     inexact,
     is_real,
 )
-from areal_cppo.rewards.reader import Reader
+from areal_cppo.rewards.calculator import Calculator
 
+_MANY_DIGITS = 3000  # no answer that can be read is that small, but 0
 _POINTS = 8
 _ENOUGH = 3  # points at which both can be computed
 
@@ -39,7 +40,7 @@ def same(one: str, other: str) -> bool:
     Doubt
         One of them can't be read.
     """
-    return _agree(one, other, close)
+    return _agree(one, other, close) or _both_vanish(one, other)
 
 
 def proportional(one: str, other: str, positive: bool = False) -> bool:
@@ -67,37 +68,54 @@ def proportional(one: str, other: str, positive: bool = False) -> bool:
 
 def letters(text: str) -> frozenset[str]:
     """The variables of an expression; raises `Doubt`."""
-    reader = Reader(text, 0)
+    calculator = Calculator(text, 0)
     try:
-        reader.value()
+        calculator.value()
     except Undefined:
         pass
-    return frozenset(reader.variables)
+    return frozenset(calculator.variables)
 
 
 def constant(text: str) -> Number:
     """The value of an expression without variables; raises `Doubt`."""
-    reader = Reader(text, 0)
+    calculator = Calculator(text, 0)
     try:
-        value = reader.value()
+        value = calculator.value()
     except Undefined:
         raise Doubt(text) from None
-    if reader.variables:
+    if calculator.variables:
         raise Doubt(text)
     return value
+
+
+def _both_vanish(one: str, other: str) -> bool:
+    """Whether one is 0, and the other what roundings leave of it: `\\cos 90^\\circ`.
+
+    The more digits there are, the less they leave.
+    """
+    for digits in (DIGITS, _MANY_DIGITS):
+        try:
+            values = [Calculator(text, 0, digits).value() for text in (one, other)]
+        except Undefined:
+            return False
+        values.sort(key=lambda value: not isinstance(value, Fraction))
+        limit = mpmath.mpf(10) ** (DIGITS // 2 - digits)
+        if values[0] != 0 or isinstance(values[1], Fraction) or abs(values[1]) > limit:
+            return False
+    return True
 
 
 def _agree(one: str, other: str, compare: Callable[[Number, Number], bool]) -> bool:
     agreed = 0
     for point in range(_POINTS):
-        readers = Reader(one, point), Reader(other, point)
+        calculators = Calculator(one, point), Calculator(other, point)
         try:
             with mpmath.workdps(DIGITS):
-                if not compare(*(reader.value() for reader in readers)):
+                if not compare(*(calculator.value() for calculator in calculators)):
                     return False
         except Undefined:
             continue
-        if not any(reader.variables for reader in readers):
+        if not any(calculator.variables for calculator in calculators):
             return True
         agreed += 1
     return agreed >= _ENOUGH

@@ -1,4 +1,7 @@
-"""Does a response keep the format: thinking first, then one boxed answer?"""
+"""Does a response keep the format: thinking first, then one boxed answer?
+
+All of it takes time in proportion to the response, whatever that says.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,46 @@ import re
 
 from areal_cppo.rewards.answers import final_answer
 
-_END = re.compile(r"(?:<\|[a-z_]+\|>|<eos>|</s>)+\s*\Z")  # tokens that end a response
+_OPEN, _CLOSE, _BOX = "<think>", "</think>", r"\boxed"
+# Tokens that end a response. Found as runs, each once: a pattern that ends in `\Z`
+# would be tried anew from every token of a run that leads nowhere.
+_END = re.compile(r"(?:<\|[a-z_]+\|>|<eos>|</s>|\s)+")
 
 
-def has_format(response: str) -> bool:
+def has_format(response: str, prompt: str = "") -> bool:
     """Whether a response is `<think>...</think>` and then one `\\boxed{...}`.
 
     Each of the three stands there exactly once, in this order. Nothing but white space
     comes before `<think>`; thought and box are not empty; words around the box are
     allowed, as the prompt may ask for them.
+
+    Parameters
+    ----------
+    response
+        Decoded, with or without the tokens at its end.
+    prompt
+        As the model sees it, the chat template around it. Where that ends with
+        `<think>`, as some templates do, the response goes on from there.
     """
     text = without_end(response).strip()
-    if any(text.count(mark) != 1 for mark in ("<think>", "</think>", r"\boxed")):
+    if prompt.rstrip().endswith(_OPEN):
+        text = _OPEN + text
+    if any(text.count(mark) != 1 for mark in (_OPEN, _CLOSE, _BOX)):
         return False
-    thought, _, rest = text.partition("</think>")
+    thought, _, rest = text.partition(_CLOSE)
     return (
-        thought.startswith("<think>")
-        and bool(thought.removeprefix("<think>").strip())
+        thought.startswith(_OPEN)
+        and bool(thought.removeprefix(_OPEN).strip())
         and final_answer(rest) is not None
     )
 
 
 def without_end(response: str) -> str:
-    """A decoded response without the special tokens at its end (`<|im_end|>`)."""
-    return _END.sub("", response)
+    """A decoded response without the special tokens at its end (`<|im_end|>`).
+
+    White space between and around these goes with them.
+    """
+    ends = [
+        run.start() for run in _END.finditer(response) if run.end() == len(response)
+    ]
+    return response[: ends[0]] if ends else response

@@ -7,7 +7,6 @@ single expressions (`expressions.py`) with their units (`units.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from areal_cppo.rewards.arithmetic import Doubt
@@ -20,10 +19,14 @@ _MAX_ITEMS = 50
 _SPACED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _RATIO = re.compile(r"[^:=<>]+(?::[^:=<>]+)+")
 _MATRIX = re.compile(r"\\begin\{matrix\}(.*)\\end\{matrix\}")
+_PAIRS = [(r"\{", r"\}"), ("{", "}"), (r"\langle", r"\rangle")]
+_PAIRS += [(opening, closing) for opening in "([" for closing in ")]"]
+_KINDS = {r"\{": "{}", r"\langle": "<>"}
 _POINT = re.compile(r"([A-Z])'?\s*(?=\()")
 _NAME = re.compile(
-    r"(?:(?:m\s*)?\\?[A-Za-z][A-Za-z\\ ']*|\|[A-Z]{2}\|)"
-    r"(?:_\{[^{}]*\}|_\w)?(?:\(\w+\))?|\(\w+(?:,\s*\w+)+\)"
+    r"(?:\\(?:vec|overline|overrightarrow)\s*\{\s*\w+\s*\}|\|[A-Z]{2}\|"
+    r"|(?:m\s*)?\\?[A-Za-z][A-Za-z\\ ']*)(?:_\{[^{}]*\}|_\w)?(?:\(\w+\))?"
+    r"|\(\w+(?:,\s*\w+)+\)"
 )
 _NO_NAME = re.compile(
     r"\\?(?:(?:sin|cos|tan|cot|sec|csc|log|ln|exp|pi|pm)(?![a-z])|sqrt|frac)|[a-z]{2}$"
@@ -56,7 +59,7 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Range:
+class Span:
     """What a variable may be: `x > 2`. An end is None where there is none."""
 
     low: str | None
@@ -96,7 +99,7 @@ class Chain:
     name: str | None = None
 
 
-Form = Chain | Value | Several | Range | Relation | Ratio
+Form = Chain | Value | Several | Span | Relation | Ratio
 
 
 def read(text: str) -> Form:
@@ -113,8 +116,8 @@ def read(text: str) -> Form:
     unions = split(text, r"\cup")
     if len(unions) > 1:
         parts = [_list(part.strip()) for part in unions]
-        if any(isinstance(part, Range | Several) for part in parts):
-            return Several(tuple(parts), "cup")
+        if any(isinstance(part, Span | Several) for part in parts):
+            return replace(_inherit(parts), brackets="cup")
         return _inherit(parts)
     return _list(text)
 
@@ -167,24 +170,20 @@ def _single(text: str) -> Form:
 
 def _bracketed(text: str) -> Several | None:
     """A point, an interval, a set or a vector; None where it is none as a whole."""
-    for opening, closing in ((r"\{", r"\}"), (r"\langle", r"\rangle"), *_pairs()):
+    for opening, closing in _PAIRS:
         if not (text.startswith(opening) and text.endswith(closing)):
             continue
         inner = text[len(opening) : -len(closing)]
         if not is_balanced(inner) or not inner.strip():
             return None
         parts = split(inner, ",;")
-        if len(parts) == 1 and opening == "(":
+        if len(parts) == 1 and opening in "({":
             return None
         if len(parts) > _MAX_ITEMS or not all(part.strip() for part in parts):
             raise Doubt(text)
-        kind = {r"\{": "{}", r"\langle": "<>"}.get(opening, opening + closing)
+        kind = _KINDS.get(opening, opening + closing)
         return Several(tuple(_single(part.strip()) for part in parts), kind)
     return None
-
-
-def _pairs() -> Iterator[tuple[str, str]]:
-    return ((opening, closing) for opening in "([" for closing in ")]")
 
 
 def _related(text: str, marks: list[re.Match]) -> Form:
@@ -229,7 +228,7 @@ def _inequality(sides: list[str], signs: list[str]) -> Form:
     if signs == [r"\ne"]:
         variable, value = sides
         if _is_name(variable) and not has_letters(value):
-            ends = (Range(None, value, "()"), Range(value, None, "()"))
+            ends = (Span(None, value, "()"), Span(value, None, "()"))
             return Several(tuple(replace(e, name=variable) for e in ends), "cup")
         return Relation(r"\ne", *sides)
     if len(sides) == 3 and signs[0] in ("<", r"\le") and signs[1] in ("<", r"\le"):
@@ -240,16 +239,16 @@ def _inequality(sides: list[str], signs: list[str]) -> Form:
         if signs[0] in (">", r"\ge"):
             sides, signs = sides[::-1], [_OPPOSITE[signs[0]]]
         if _is_name(sides[0]) and not has_letters(sides[1]):
-            return Range(None, sides[1], "(" + _end(signs[0]), _bare(sides[0]))
+            return Span(None, sides[1], "(" + _end(signs[0]), _bare(sides[0]))
         if _is_name(sides[1]) and not has_letters(sides[0]):
-            return Range(sides[0], None, _start(signs[0]) + ")", _bare(sides[1]))
+            return Span(sides[0], None, _start(signs[0]) + ")", _bare(sides[1]))
         return Relation(signs[0], *sides)
     else:
         raise Doubt("relations of several directions")
     low, variable, high = sides
     if not _is_name(variable) or has_letters(low) or has_letters(high):
         raise Doubt("an inequality that is not solved")
-    return Range(low, high, _start(signs[0]) + _end(signs[1]), _bare(variable))
+    return Span(low, high, _start(signs[0]) + _end(signs[1]), _bare(variable))
 
 
 def _start(sign: str) -> str:

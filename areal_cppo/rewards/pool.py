@@ -18,9 +18,11 @@ import queue
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+from areal_cppo.rewards.parts import Reward
 
 _START_SECONDS = 120.0  # to import the function, on a machine that is busy
 _GRACE_SECONDS = 30.0
@@ -46,23 +48,33 @@ class RewardPool:
         Of one call. Waiting for a process, and its start, do not count.
     processes
         At most; they are started as they are needed.
+    weights
+        Of the parts that the function returns, as `Reward.of` takes them.
     """
 
-    def __init__(self, function: str, timeout_seconds: float, processes: int = 4):
+    def __init__(
+        self,
+        function: str,
+        timeout_seconds: float,
+        processes: int = 4,
+        weights: Mapping[str, float] | None = None,
+    ):
         self.function = function
         self.timeout_seconds = timeout_seconds
+        self.weights = dict(weights or {})
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reward")
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
 
-    def submit(self, **arguments: Any) -> Future[float]:
+    def submit(self, **arguments: Any) -> Future[Reward]:
         """Compute one reward; `arguments` have to be plain data (JSON).
 
         The future raises `RewardTimeout` or `RewardError`; `asyncio.wrap_future` makes
         an awaitable of it.
         """
-        return self._threads.submit(self._compute, json.dumps(arguments))
+        call = {"arguments": arguments, "weights": self.weights}
+        return self._threads.submit(self._compute, json.dumps(call))
 
-    def _compute(self, call: str) -> float:
+    def _compute(self, call: str) -> Reward:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
@@ -75,7 +87,7 @@ class RewardPool:
         self._idle.put(worker)
         if "error" in reply:
             raise RewardError(reply["error"])
-        return reply["reward"]
+        return Reward(**reply)
 
     def close(self) -> None:
         """Wait for what was submitted, and end the processes."""
@@ -85,12 +97,17 @@ class RewardPool:
 
 
 @functools.cache
-def shared_pool(function: str, timeout_seconds: float, processes: int) -> RewardPool:
+def shared_pool(
+    function: str,
+    timeout_seconds: float,
+    processes: int,
+    weights: tuple[tuple[str, float], ...],
+) -> RewardPool:
     """The pool of this process: AReaL makes a workflow for every group."""
-    return RewardPool(function, timeout_seconds, processes)
+    return RewardPool(function, timeout_seconds, processes, dict(weights))
 
 
-def function_name(function: Callable[..., float] | str) -> str:
+def function_name(function: Callable[..., Any] | str) -> str:
     """How another process finds a function; a string is returned as it is.
 
     Raises

@@ -1,4 +1,4 @@
-"""The reward function that AReaL calls, by its name, in a process of its own.
+"""The reward function that the workflow calls, by its name, in a process of its own.
 
 The process imports this module and nothing of torch, transformers or AReaL.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from areal_cppo.rewards.answers import final_answer, is_correct
 from areal_cppo.rewards.format import has_format, without_end
+from areal_cppo.rewards.second_opinion import second_opinion
 
 
 def reward_fn(
@@ -17,29 +18,35 @@ def reward_fn(
     prompt_ids: list[int],
     completion_ids: list[int],
     answer: str,
-    *,
-    answer_weight: float = 0.9,
-    format_weight: float = 0.1,
     **kwargs: Any,
-) -> float:
-    """`answer_weight` for a correct answer plus `format_weight` for a kept format.
+) -> dict[str, float]:
+    """Whether the answer is correct and the format kept.
+
+    The weights are those of the block `reward` of the YAML, by default those of arXiv
+    2601.00501: .9 and .1.
 
     Parameters
     ----------
+    prompt
+        As the model sees it: whether it offers choices, and opens `<think>`, counts.
     completions
         The decoded response, with or without its end token.
     answer
         The true answer.
-    answer_weight, format_weight
-        From the block `reward` of the YAML; by default those of arXiv 2601.00501.
-    prompt, prompt_ids, completion_ids, kwargs
+    prompt_ids, completion_ids, kwargs
         Part of AReaL's signature; unused.
 
     Returns
     -------
-    float
-        The reward.
+    dict
+        Parts `answer` and `format`, 0 or 1, and `judges_differ`: whether math-verify
+        says otherwise of the answer; without it where it has no opinion.
     """
     text = without_end(completions)
-    correct = is_correct(final_answer(text), str(answer))
-    return answer_weight * correct + format_weight * has_format(text)
+    given, truth = final_answer(text), str(answer)
+    correct = is_correct(given, truth, question=prompt)
+    parts = {"answer": float(correct), "format": float(has_format(text, prompt))}
+    opinion = second_opinion(given, truth)
+    if opinion is not None:
+        parts["judges_differ"] = float(opinion != correct)
+    return parts

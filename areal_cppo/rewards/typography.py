@@ -89,6 +89,8 @@ _ANNOUNCED = re.compile(
     r"\s*(?:(?:the )?(?:final )?(?:answer|ans)(?: is)?|答案?(?:是|为)?)\s*:\s*",
     re.IGNORECASE,
 )
+_CASES = re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}")
+_CHINESE_OPTION = re.compile(r"^(\s*[(（]?[A-J][)）]?)、(?=.*[^A-J、\s])")
 _MONEY = {
     r"\$": "dollar",
     "$": "dollar",
@@ -106,8 +108,12 @@ def clean(answer: str) -> str:
     around it, `Answer:` before it and full stops behind it go; signs get one name
     each (`≤`, `<=`, `\\leq`: `\\le`). `and` becomes a comma, `or` a union.
     """
-    text = answer.replace("º", "°").replace("\\\\", r"\newline ")
+    text = _MARKDOWN.sub(r"\2", answer)
+    text = text.replace("º", "°").replace("\\\\", r"\newline ")
     text = _RAISED.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub(
+        r"^(\s*[(（]?[A-J][)）]?)、(?=.*[^A-J、\s])", r"\1. ", text
+    )  # an option
     text = _LOWERED.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text).translate(str.maketrans(_SYMBOLS))
@@ -116,9 +122,10 @@ def clean(answer: str) -> str:
     text = re.sub(r"\$\$", "$", text)
     for _ in range(3):
         text = _OPENED.sub(r" \1 ", text)
-    text = _SIZES.sub(" ", _MARKDOWN.sub(r"\2", text))
+    text = _SIZES.sub(" ", text)
     for pattern, replacement in _SYNONYMS:
         text = pattern.sub(replacement, text)
+    text = _CASES.sub(lambda m: m[1].replace(r"\newline", ","), text)
     text = _ANNOUNCED.sub("", text.strip(), count=1).strip()
     text = _stripped(text)
     return _PRICE.sub(lambda m: f"{m[2]} {_MONEY[m[1]]}", text).strip()

@@ -8,19 +8,19 @@ PERCENT = "%"
 
 # What takes a prefix: symbol -> spellings of its name.
 _METRIC: dict[str, tuple[str, ...]] = {
-    "m": ("meter", "metre"),
-    "g": ("gram", "gramme"),
-    "s": ("second",),
-    "A": ("ampere", "amp"),
+    "m": ("meter", "metre", "米"),
+    "g": ("gram", "gramme", "克"),
+    "s": ("second", "秒"),
+    "A": ("ampere", "amp", "安", "安培"),
     "K": ("kelvin",),
     "mol": ("mole",),
-    "L": ("liter", "litre"),
-    "Hz": ("hertz",),
-    "N": ("newton",),
-    "J": ("joule",),
-    "W": ("watt",),
-    "V": ("volt",),
-    "Pa": ("pascal",),
+    "L": ("liter", "litre", "升"),
+    "Hz": ("hertz", "赫", "赫兹"),
+    "N": ("newton", "牛", "牛顿"),
+    "J": ("joule", "焦", "焦耳"),
+    "W": ("watt", "瓦", "瓦特"),
+    "V": ("volt", "伏", "伏特"),
+    "Pa": ("pascal", "帕", "帕斯卡"),
     "C": ("coulomb",),
     "F": ("farad",),
     "H": ("henry",),
@@ -29,18 +29,18 @@ _METRIC: dict[str, tuple[str, ...]] = {
     "eV": ("electronvolt", "electron volt"),
     "cal": ("calorie",),
     "bar": (),
-    r"\Omega": ("ohm", "Ohm"),
+    r"\Omega": ("ohm", "Ohm", "欧", "欧姆"),
 }
 _PREFIXES: dict[str, tuple[str, ...]] = {
     "p": ("pico",),
-    "n": ("nano",),
-    r"\mu": ("micro",),
-    "m": ("milli",),
-    "c": ("centi",),
-    "d": ("deci",),
+    "n": ("nano", "纳"),
+    r"\mu": ("micro", "微"),
+    "m": ("milli", "毫"),
+    "c": ("centi", "厘"),
+    "d": ("deci", "分"),
     "h": ("hecto",),
-    "k": ("kilo",),
-    "M": ("mega",),
+    "k": ("kilo", "千"),
+    "M": ("mega", "兆"),
     "G": ("giga",),
     "T": ("tera",),
 }
@@ -53,15 +53,15 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "lb": ("lbs", "pound"),
     "oz": ("ounce",),
     "tonne": ("ton", "吨"),
-    "s": ("sec", "秒"),
+    "s": ("sec",),
     "min": ("mins", "minute", "分钟", "分"),
     "h": ("hr", "hrs", "hour", "小时", "时"),
     "day": ("天", "日"),
     "week": ("周",),
     "month": ("月",),
     "year": ("yr", "年"),
-    "L": ("l", "升"),
-    "mL": ("ml", "毫升"),
+    "L": ("l",),
+    "mL": ("ml",),
     "gal": ("gallon",),
     "ha": ("hectare", "公顷"),
     "acre": (),
@@ -78,21 +78,9 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "atm": ("atmosphere",),
     "mmHg": (),
     "dB": ("decibel",),
-    "mm": ("毫米",),
-    "cm": ("厘米",),
-    "dm": ("分米",),
-    "m": ("米",),
-    "km": ("千米", "公里"),
-    "mg": ("毫克",),
-    "g": ("克",),
-    "kg": ("千克", "公斤"),
-    "N": ("牛", "牛顿"),
-    "J": ("焦", "焦耳"),
-    "W": ("瓦", "瓦特"),
-    "V": ("伏", "伏特"),
-    "A": ("安", "安培"),
-    "Pa": ("帕",),
-    r"\Omega": ("欧", "欧姆"),
+    "km": ("公里",),
+    "kg": ("公斤",),
+    "kWh": tuple(f"kilowatt{gap}hour{s}" for gap in "- " for s in ("", "s")),
     "unit": ("个", "人", "只", "条", "块", "本", "张", "次", "种", "件", "棵", "岁"),
     PERCENT: ("percent", "per cent", "pct"),
 }
@@ -124,7 +112,8 @@ def _names() -> dict[str, str]:
     for symbol, names in _METRIC.items():
         for short, words in _PREFIXES.items():
             space = " " if short[0] == symbol[0] == "\\" else ""
-            spelled = [word + name for word in words for name in names]
+            pairs = ((word, name) for word in words for name in names)
+            spelled = [a + b for a, b in pairs if a.isascii() == b.isascii()]
             if short == r"\mu":
                 spelled += [f"u{symbol}", rf"\mu {symbol}"]
             add(short + space + symbol, *spelled)
@@ -151,7 +140,7 @@ _ANY = re.sub(r"\?P<\w+>", "?:", _TERM)
 _LINK = r"\s*(?:/|\bper\b|每|\\cdot|\*|\\times)\s*|\s+"
 _UNIT = rf"{_ANY}(?:(?:{_LINK}){_ANY})*"
 _WITH_UNIT = re.compile(
-    rf"(?P<value>.*?[^\s\\])(?P<gap>\s|(?<=[^A-Za-z\\])(?=[^\d\s.,^])|(?=\^))\s*"
+    rf"(?P<value>.*?[^\s\\])(?P<gap>\s|(?<=[^A-Za-z\\])(?=[^\d\s.,^])|(?=[\^\\\u4e00-\u9fff]))\s*"
     rf"(?P<unit>{_UNIT})",
 )
 _ONE_TERM = re.compile(

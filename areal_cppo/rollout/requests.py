@@ -21,7 +21,7 @@ from areal.api.cli_args import GenerationHyperparameters
 from areal.engine.sglang_remote import SGLangBackend
 from typing_extensions import override
 
-from areal_cppo.data.problems import processed
+from areal_cppo.data.prompts import processed
 from areal_cppo.rollout.refusals import VisionTokenSampled
 
 RESENT = "servers/resent"  # how often a request for a response was sent again

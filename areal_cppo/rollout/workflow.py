@@ -29,6 +29,7 @@ from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 from typing_extensions import override
 
 from areal_cppo.config.blocks import GroupsConfig, RewardConfig
+from areal_cppo.metrics import PARTS
 from areal_cppo.rewards.pool import (
     RewardError,
     RewardTimeout,
@@ -84,9 +85,9 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
     Parameters
     ----------
     reward_fn
-        Of AReaL's signature, or its import string. It runs in a process of its own and
-        is told, of the dataset's item, nothing but `answer`; besides, `answer_weight`
-        and `format_weight`.
+        Of AReaL's signature, or its import string; it may return its parts by name
+        instead of one number (`rewards/parts.py`). It runs in a process of its own and
+        is told, of the dataset's item, nothing but `answer`.
     gconfig, tokenizer, processor, enable_thinking
         As AReaL takes them.
     reward, groups
@@ -100,7 +101,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
 
     def __init__(
         self,
-        reward_fn: Callable[..., float] | str,
+        reward_fn: Callable[..., Any] | str,
         gconfig: GenerationHyperparameters,
         tokenizer,
         processor,
@@ -117,11 +118,12 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         known = self.tokenizer.get_vocab()
         self._vision_ids = {known[token] for token in VISION_TOKENS if token in known}
         settings = RewardConfig(**reward or {})
-        self._rewards = shared_pool(name, settings.timeout_seconds, settings.processes)
-        self._weights = {
-            "answer_weight": settings.answer_weight,
-            "format_weight": settings.format_weight,
-        }
+        self._rewards = shared_pool(
+            name,
+            settings.timeout_seconds,
+            settings.processes,
+            tuple(settings.weights.items()),
+        )
         self._drop_failed = GroupsConfig(**groups or {}).on_failed_response == "drop"
         limits = [self.gconfig.max_tokens - self.gconfig.max_new_tokens]
         if context_length is not None:
@@ -187,9 +189,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             raise Refused("request_failed") from None
         if not self._vision_ids.isdisjoint(response.output_tokens):
             raise VisionTokenSampled
-        reward = await self._compute_rewards(response, prompt_str, task_data)
-        stats_tracker.get(workflow_context.stat_scope()).scalar(reward=reward)
-        return response, reward
+        return response, await self._compute_rewards(response, prompt_str, task_data)
 
     @trace_session("reward")
     @override
@@ -201,16 +201,20 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             prompt_ids=resp.input_tokens,
             completion_ids=resp.output_tokens,
             **task_data,
-            **self._weights,
         )
         try:
-            return await asyncio.wrap_future(future)
+            reward = await asyncio.wrap_future(future)
         except RewardTimeout as error:
             logger.warning("a response has no reward: %s", error)
             raise Refused("reward_timeout") from None
         except RewardError as error:
             logger.warning("a response has no reward: %s", error)
             raise Refused("reward_error") from None
+        parts = {PARTS + name: value for name, value in reward.parts.items()}
+        stats_tracker.get(workflow_context.stat_scope()).scalar(
+            reward=reward.value, **parts
+        )
+        return reward.value
 
 
 def _trajectory(

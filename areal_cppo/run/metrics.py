@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from areal_cppo.metrics import UPDATE, Metric
+from areal_cppo.metrics import PARTS, UPDATE, Metric
 
 SAMPLES = "cppo/samples_per_second"
 TOKENS = "cppo/tokens_per_second"
 IDLE = "cppo/trainer_idle_share"
+
+_PARTS = {
+    "answer": "Share of the generated responses whose answer is right.",
+    "format": "Share of the generated responses that keep the format.",
+    "judges_differ": "Share of the generated responses of whose answer math-verify "
+    "says otherwise than the reward; where it is large, one of the two doesn't "
+    "understand the answers of this dataset: look at some (docs/rewards.md).",
+}
+
+
+def part_metric(part: str) -> Metric:
+    """Of a part of the reward; a function may return any."""
+    return Metric(
+        f"reward/{part}",
+        f"Reward: {part}",
+        "",
+        _PARTS.get(part, f"Mean of the reward's part {part}, before its weight."),
+        key=f"rollout/{PARTS}{part}",
+    )
+
 
 METRICS = (
     Metric(
@@ -227,4 +247,5 @@ METRICS = (
         "Time of the step to hand new weights to generation.",
         key="timeperf/update_weights",
     ),
+    *map(part_metric, _PARTS),
 )

@@ -14,12 +14,12 @@ from typing import Any
 from areal.utils import logging
 
 from areal_cppo.folder import RunFolder
-from areal_cppo.metrics import UPDATE, declared
+from areal_cppo.metrics import PARTS, UPDATE, declared
 from areal_cppo.rollout.ledger import GIVEN_UP
 from areal_cppo.rollout.refusals import REFUSED
 from areal_cppo.rollout.requests import RESENT
 from areal_cppo.run.health import RunWatch
-from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS
+from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS, part_metric
 from areal_cppo.step.metrics import LENGTH_BINS, STALENESS_BINS
 
 logger = logging.getLogger("RunWatch")
@@ -69,10 +69,24 @@ class MetricsRecorder:
         self._last = self.start
         self._samples = 0
         self._refused: dict[str, int] = {}
-        self._metrics = declared().values()
+        self._metrics = list(declared().values())
         self._totals: dict[str, float] = {}
+        self._write_meanings()
+
+    def _write_meanings(self) -> None:
         meanings = {metric.name: metric.meaning for metric in self._metrics}
-        folder.meanings.write_text(json.dumps(meanings, indent=1), encoding="utf-8")
+        text = json.dumps(meanings, indent=1)
+        self.folder.meanings.write_text(text, encoding="utf-8")
+
+    def _meet_parts(self, stats: Mapping[str, float]) -> None:
+        """A reward function of the user's may return parts of any name."""
+        known = {metric.key for metric in self._metrics}
+        start = f"rollout/{PARTS}"
+        new = {key for key in stats.keys() - known if key.startswith(start)}
+        new = {key for key in new if not key.endswith("__count")}
+        if new:
+            self._metrics += [part_metric(k.removeprefix(start)) for k in sorted(new)]
+            self._write_meanings()
 
     def go_on(self, records: Iterable[dict[str, Any]]) -> None:
         """Count on from the records of the steps before; call it just before training.
@@ -102,6 +116,7 @@ class MetricsRecorder:
         record |= {"seconds": now - self.start, "step_seconds": now - self._last}
         # JSON has no word for what is not finite (a gradient norm, say): left out.
         stats = {key: value for key, value in stats.items() if isfinite(value)}
+        self._meet_parts(stats)
         record |= {m.name: stats[m.key] for m in self._metrics if m.key in stats}
         record |= self._counted(stats)
         for metric in self._metrics:

@@ -212,14 +212,11 @@ def reward_fn(
     prompt_ids: list[int],
     completion_ids: list[int],
     answer: int | str,
-    *,
-    answer_weight: float = 0.9,
-    format_weight: float = 0.1,
     **kwargs: Any,
-) -> float:
-    """What the boxed number is worth if it is the sum, and the kept format.
+) -> dict[str, float]:
+    """Whether the boxed number is the sum, and the format kept.
 
-    AReaL calls it by its name, in a process of its own.
+    The workflow calls it by its name, in a process of its own.
 
     Parameters
     ----------
@@ -227,19 +224,17 @@ def reward_fn(
         The decoded response, with or without its `<eos>`.
     answer
         The sum.
-    answer_weight, format_weight
-        From the block `reward` of the YAML.
     prompt, prompt_ids, completion_ids, kwargs
         Part of AReaL's signature; unused.
 
     Returns
     -------
-    float
-        With the default weights, the `reward` of `Score`.
+    dict
+        Parts `answer` and `format`, 0 or 1.
     """
     text = completions.split(EOS, 1)[0]
     correct = boxed_answer(text) == int(answer)
-    return answer_weight * correct + format_weight * has_format(text)
+    return {"answer": float(correct), "format": float(has_format(text))}
 
 
 @cache

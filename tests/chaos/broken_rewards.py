@@ -19,6 +19,4 @@ def reward_fn(prompt, completions, prompt_ids, completion_ids, answer, **kwargs)
         time.sleep(86400)
     if answer == DIE:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return reward.reward_fn(
-        prompt, completions, prompt_ids, completion_ids, answer, **kwargs
-    )
+    return reward.reward_fn(prompt, completions, prompt_ids, completion_ids, answer)

@@ -110,7 +110,8 @@ def write_bad(folder, images, question, answer):
 
 
 def test_every_reason_is_in_the_table():
-    assert tuple(BAD) == REASONS
+    """But for one that this tokenizer never gives: see test_data_prompts.py."""
+    assert tuple(BAD) == tuple(name for name in REASONS if name != "unknown_text")
 
 
 @pytest.mark.parametrize(

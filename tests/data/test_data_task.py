@@ -15,7 +15,8 @@ from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.rollout.workflow import CPPOWorkflow
 from areal_cppo.run.controller import dry_run
 from areal_cppo.tasks.experiment import ReadingExperiment, load_task
-from tests.data.problem_files import build_processor, geometry3k, virl39k
+from areal_cppo.tasks.responses import QUESTION
+from tests.data.problem_files import build_processor, geometry3k, jsonl, virl39k
 
 CONFIG = "configs/triangles.yaml"  # AReaL's side of an experiment
 CHECKPOINT = "areal_cppo/tasks/triangles/checkpoint"
@@ -146,14 +147,24 @@ def test_a_model_without_images(task, tmp_path):
 
 
 def test_a_dry_run_tells_what_is_left_out(overrides, tmp_path):
-    virl39k(tmp_path / "virl", n=12)
+    """And what is measured on, though it is trained on."""
+    row = {"question": f"<image>{QUESTION}", "answer": "1"}
+    rows = [
+        {**row, "qid": f"made-up-{i}", "image": [f"images/Part{i % 2}/{i}.jpg"]}
+        for i in range(12)
+    ]
+    virl39k(tmp_path / "virl", rows, n=12)
     (tmp_path / "virl" / "images" / "Part0" / "2.jpg").unlink()
     said: list[str] = []
     dry_run(
         CONFIG,
         overrides(
             **{
+                "tokenizer_path": CHECKPOINT,
                 "train_dataset.path": tmp_path / "virl",
+                "valid_dataset.path": tmp_path / "virl",
+                "valid_dataset.type": "rl",
+                "valid_dataset.split": "'train[90%:]'",
                 "data.source": "virl39k",
                 "data.instruction": "",  # the demo's model holds 256 tokens
                 "data.max_prompt_tokens": 200,
@@ -164,8 +175,40 @@ def test_a_dry_run_tells_what_is_left_out(overrides, tmp_path):
     (found,) = [text for text in said if text.startswith("train_dataset: ")]
     assert "11 of 12 rows of" in found
     assert "left out: missing_image 1 (made-up-2: no file " in found
+    (warning,) = [text for text in said if text.startswith("warning: ")]
+    assert "1 of 1 problems: row 0 (made-up-11); accuracy on them" in warning
     (data,) = [text for text in said if text.startswith("data: ")]
     assert "11 problems" in data
+
+
+def test_validation_problems_that_are_trained_on_are_told_of(task, tmp_path):
+    """At the dry run and at the start; and what can't be compared."""
+
+    def warned(split, **more):
+        block = {
+            "valid_dataset.path": tmp_path / "geo",
+            "valid_dataset.type": "rl",
+            "valid_dataset.split": f"'{split}'",
+            **more,
+        }
+        made = task(**block)
+        assert len(made.train_dataset()) == 10
+        return [note for note in made.notes if note.startswith("warning")]
+
+    (line,) = warned("train[70%:]")
+    assert "shares with train_dataset 3 of 3 problems: row 0 (train[70%:]-0), " in line
+    assert "choose splits that share none" in line and len(line.splitlines()) == 1
+    (line,) = warned("test")  # the first four again, under other names
+    assert "4 of 4 problems: row 0 (test-0), row 1 (test-1), row 2 (test-2);" in line
+    custom = {"data.source": "custom", "train_dataset.path": tmp_path / "geo"}
+    rows = [{"problem": "Other?", "answer": "1", "images": None}]
+    jsonl(tmp_path / "other.jsonl", rows)
+    assert (
+        warned("train", **{**custom, "valid_dataset.path": tmp_path / "other.jsonl"})
+        == []
+    )
+    (line,) = warned("dev")
+    assert "not compared with train_dataset: valid_dataset.split: expected one" in line
 
 
 def test_worker_processes_of_a_dataloader_read_the_same(task):

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from areal_cppo.cli.common import config_file
@@ -63,12 +64,93 @@ def test_adapters_become_part_of_the_weights(adapters, tmp_path):
 
 
 def test_adapters_without_their_base_are_refused(adapters, tmp_path):
-    file = adapters / "adapter_config.json"
-    settings = json.loads(file.read_text())
-    settings["base_model_name_or_path"] = str(tmp_path / "gone")
-    file.write_text(json.dumps(settings))
+    set_settings(adapters, base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(UserError, match="expected the base model .* found nothing at"):
         model_folder(str(adapters), tmp_path / "out", print)
+
+
+def renamed(old: str, new: str):
+    return lambda weights: {key.replace(old, new): weights[key] for key in weights}
+
+
+def of_rank_8(weights):
+    return {k: torch.cat([w, w], int("lora_B" in k)) for k, w in weights.items()}
+
+
+UNFIT = {  # what is done to the weights or the settings, and what is found
+    "no name fits": (renamed("layers", "blocks"), "12 tensor(s) without a place in it"),
+    "some don't": (renamed("layers.1", "layers.9"), "4 tensor(s) without a place"),
+    "some are missing": (
+        lambda weights: dict(list(weights.items())[:5]),
+        "7 tensor(s) missing, as base_model",
+    ),
+    "other adapters": (lambda weights: {"x.lora_A.weight": torch.ones(1, 1)}, "found "),
+    "another rank": (of_rank_8, "size mismatch"),
+    "NaN": (lambda weights: {k: w * torch.nan for k, w in weights.items()}, "NaNs"),
+    "the settings' rank": ({"r": 8}, "size mismatch"),
+    "fewer targets": ({"target_modules": ["q_proj"]}, "6 tensor(s) without a place"),
+    "more targets": ({"target_modules": ["q_proj", "v_proj", "k_proj"]},
+                     "tensor(s) missing"),
+    "no target": ({"target_modules": ["nothing"]}, "not found in the base model"),
+    "no LoRA": ({"peft_type": "IA3"}, "adapters of type IA3"),
+    "no settings": ("adapter_config.json", "an unreadable adapter_config.json"),
+    "damaged": ("adapter_model.safetensors", "SafetensorError"),
+    "gone": (None, "no adapter_model.safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, of missing names
+@pytest.mark.parametrize("change, found", UNFIT.values(), ids=UNFIT)
+def test_adapters_that_do_not_fit_are_refused(adapters, tmp_path, change, found):
+    """PEFT would merge what fits, which may be nothing at all."""
+    weights = adapters / "adapter_model.safetensors"
+    if change is None:
+        weights.unlink()
+    elif isinstance(change, str):
+        (adapters / change).write_bytes(b"{")
+    elif isinstance(change, dict):
+        set_settings(adapters, **change)
+    else:
+        save_file(change(load_file(weights)), weights)
+    refuse(adapters, tmp_path / "out", found)
+
+
+def test_adapters_of_a_larger_model_are_refused(adapters, tmp_path):
+    config = AutoModelForImageTextToText.from_pretrained(TRIANGLES.checkpoint).config
+    config.text_config.hidden_size *= 2
+    config.vision_config.out_hidden_size *= 2
+    base = shutil.copytree(TRIANGLES.checkpoint, tmp_path / "base")
+    AutoModelForImageTextToText.from_config(config).save_pretrained(base)
+    set_settings(adapters, base_model_name_or_path=str(base))
+    refuse(adapters, tmp_path / "out", "size mismatch")
+    (base / "model.safetensors").unlink()
+    refuse(adapters, tmp_path / "out", "expected weights of the base model")
+
+
+def test_names_of_older_transformers_fit(adapters, tmp_path):
+    """PEFT knows them; they are not taken for strangers."""
+    merged = model_folder(str(adapters), tmp_path / "new", print)
+    weights = adapters / "adapter_model.safetensors"
+    older = renamed("model.model.language_model", "model.model")(load_file(weights))
+    save_file(older, weights)
+    again = model_folder(str(adapters), tmp_path / "old", print)
+    first, second = (load_file(f / "model.safetensors") for f in (merged, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def set_settings(adapters, **changed) -> None:
+    file = adapters / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+
+def refuse(adapters, out, found: str) -> None:
+    """In one line, and nothing is written."""
+    with pytest.raises(UserError) as refused:
+        model_folder(str(adapters), out, print)
+    line = str(refused.value)
+    assert line.startswith("--model: expected") and found in line
+    assert str(adapters) in line and len(line.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):

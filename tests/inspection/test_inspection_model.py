@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from areal_cppo.data.problems import PromptBuilder
+from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.judging import Asking, inspect_response
 from areal_cppo.inspection.model import VisionModel

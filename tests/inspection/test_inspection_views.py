@@ -22,7 +22,7 @@ from areal_cppo.core import (
     patchify,
     perturb_pixel_values,
 )
-from areal_cppo.data.problems import PromptBuilder
+from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.errors import UserError
 from areal_cppo.inspection.files import read_picture
 from areal_cppo.inspection.picture_input import PictureInput, side_by_side

@@ -13,7 +13,7 @@ def process_id(**kwargs) -> float:
     return float(os.getpid())
 
 
-def behave(completions, **kwargs) -> float:
+def behave(completions, **kwargs):
     """Does what the response says."""
     if completions == "sleep":
         time.sleep(600)
@@ -23,6 +23,12 @@ def behave(completions, **kwargs) -> float:
         raise KeyError("payload")
     if completions == "nan":
         return float("nan")
+    if completions == "none":
+        return None
+    if completions == "words":
+        return {"a": 1, "b": "much"}
+    if completions == "parts":
+        return {"a": True, "b": 0.25}
     if completions == "die":
         os._exit(3)
     if completions == "print":

@@ -17,6 +17,7 @@ from areal.api.cli_args import GenerationHyperparameters
 from areal.utils import stats_tracker
 from transformers import AutoProcessor
 
+from areal_cppo.rewards.parts import Reward
 from areal_cppo.rollout import workflow as module
 from areal_cppo.rollout.refusals import REASONS, REFUSED, VisionTokenSampled
 from areal_cppo.rollout.workflow import CPPOWorkflow
@@ -161,7 +162,7 @@ class SpyPool:
     def submit(self, **arguments):
         self.calls.append(arguments)
         done = Future()
-        done.set_result(1.0)
+        done.set_result(Reward(1.0))
         return done
 
 
@@ -169,6 +170,7 @@ def test_the_reward_is_told_the_answer_and_nothing_else_of_the_item(
     make_workflow, problem
 ):
     workflow = make_workflow(reward={"answer_weight": 0.5, "format_weight": 0.25})
+    assert workflow._rewards.weights == {"answer": 0.5, "format": 0.25}
     workflow._rewards = spy = SpyPool()
     _, _, engine = run(workflow, problem, FINE)
     (call,) = spy.calls
@@ -179,8 +181,6 @@ def test_the_reward_is_told_the_answer_and_nothing_else_of_the_item(
         "prompt_ids": engine.requests[0].input_ids,
         "completion_ids": FINE,
         "answer": problem["answer"],
-        "answer_weight": 0.5,
-        "format_weight": 0.25,
     }
 
 

@@ -82,6 +82,18 @@ def test_a_line_a_step(recorder):
     assert second["seconds"] >= first["seconds"] > 0
 
 
+def test_parts_of_the_reward(recorder):
+    """Those of a user's function too, from the step on that has them."""
+    parts = {"rollout/reward_parts/answer": 0.5, "rollout/reward_parts/brevity": 0.25}
+    recorder.step_done(1, stats(**parts))
+    recorder.step_done(2, stats(**{"rollout/reward_parts/answer__count": 4.0}))
+    first, second = lines(recorder)
+    assert (first["reward/answer"], first["reward/brevity"]) == (0.5, 0.25)
+    assert not any(name.startswith("reward/") for name in second)
+    meanings = json.loads(recorder.folder.meanings.read_text())
+    assert "brevity" in meanings["reward/brevity"]["help"]
+
+
 def test_lengths_by_bin(recorder):
     """Bins of 4 tokens: the first holds 1 to 4, the fourth 13 to 16."""
     lengths = {"cppo/response_lengths/00": 3.0, "cppo/response_lengths/03": 1.0}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from areal_cppo.config import TASK_NAMES
 from areal_cppo.errors import UserError
+from areal_cppo.rewards.parts import Reward
 from areal_cppo.tasks.problems import SPLITS, reading_task
 from areal_cppo.tasks.responses import (
     ROLES,
@@ -25,6 +26,7 @@ from areal_cppo.tasks.responses import (
     token_roles,
 )
 
+WEIGHTS = {"answer": 0.9, "format": 0.1}
 SIDES, BARS = ("AB", "BC", "CA"), ("A", "B", "C")
 GOOD = "<think>BC=7 AB=7 CA=1;7+7=14;14+1=15</think>\\boxed{15}"
 GOOD_SIDES = (7, 7, 1)
@@ -154,7 +156,8 @@ def test_any_token_list_gets_roles_and_a_score(tokens, names, values):
     text = "".join(tokens)
     score = score_response(text, names, values)
     assert 0 <= score.values_read <= 1
-    assert reward_fn("", text, [], [], answer=sum(values), images=[]) == score.reward
+    parts = reward_fn("", text, [], [], answer=sum(values), images=[])
+    assert Reward.of(parts, WEIGHTS).value == score.reward
 
 
 @settings(max_examples=300, deadline=None)
@@ -227,7 +230,8 @@ def test_scores_of_bars_worked_by_hand(text, expected):
     ],
 )
 def test_reward_function(text, expected, answer):
-    assert reward_fn("P?", text, [1], [2], answer=answer, values=[7, 7, 1]) == expected
+    parts = reward_fn("P?", text, [1], [2], answer=answer, values=[7, 7, 1])
+    assert Reward.of(parts, WEIGHTS).value == expected
 
 
 def test_problems_and_rewards_need_no_torch():

@@ -38,7 +38,8 @@ from areal_cppo.rewards.arithmetic import (
 
 _TOKEN = re.compile(
     r"\s*(?:"
-    r"(?P<periodic>\d*\.\d*\\(?:overline|dot|bar)\s*\{\s*\d+\s*\})"
+    r"(?P<periodic>\d*\.\d*\\(?:(?:overline|bar)\s*\{\s*\d+\s*\}"
+    r"|dot\s*\{\d\}(?:\d*\\dot\s*\{\d\})?))"
     r"|(?P<mixed>\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d(?!\d)))"
     r"|(?P<slashed>\d+\s+\d+/\d+)(?![.\d])"
     r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![.\d]))"
@@ -72,10 +73,11 @@ _WORDS = {*_FUNCTIONS, "log", "sqrt"}  # mathematics even without a backslash
 _FOLLOWING = _WORDS - {"sqrt"}  # ends the argument of the function before it
 
 
-class Reader:
+class Calculator:
     """Computes one expression at one point; what binds least comes first."""
 
-    def __init__(self, text: str, point: int):
+    def __init__(self, text: str, point: int, digits: int = DIGITS):
+        self.digits = digits
         self.tokens = _tokens(text)
         self.at = 0
         self.point = point
@@ -85,7 +87,7 @@ class Reader:
         self.bars = 0  # absolute values that are open
 
     def value(self) -> Number:
-        with mpmath.workdps(DIGITS):
+        with mpmath.workdps(self.digits):
             result = self._sum()
         if self.kind:
             raise Doubt(self.text)
@@ -256,9 +258,9 @@ class Reader:
     def _logarithm(self) -> Number:
         """Without a base it is to one that isn't known: log 6 = log 2 + log 3."""
         if self.kind == "index":
-            reader = Reader(_inside(self._next()), self.point)
-            base = reader.value()
-            self.variables |= reader.variables
+            calculator = Calculator(_inside(self._next()), self.point, self.digits)
+            base = calculator.value()
+            self.variables |= calculator.variables
         else:
             base = _drawn("base", self.point)
             self.variables.add("base")
