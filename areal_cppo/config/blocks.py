@@ -7,6 +7,7 @@ set: a wrong value is a `ValueError` of one line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from areal_cppo.config import SHIFTS, SOURCES
 from areal_cppo.core.checks import (
@@ -25,9 +26,16 @@ INSTRUCTION = (
     "Reason step by step between <think> and </think>. After that, write the final "
     "answer, and nothing else, in \\boxed{}."
 )
+WEIGHT = Number(low=0, high=1000)
+SECONDS = Number(low=0, high=1e8, low_open=True)  # 3 years; a lock waits no 300
 # Rounding to whole patches at most doubles or halves a side. With a narrower range a
 # resized picture may be out of it again, and the model's processor resize it anew.
 RANGE = 4
+# Of samples: what a response takes along among its images; how many of its pictures
+# are kept, and their longest side in pixels.
+SAMPLE = "sample"
+SAMPLE_PICTURES = 4
+SAMPLE_SIDE = 512
 
 
 @dataclass
@@ -115,27 +123,96 @@ class DataConfig:
 
 @dataclass
 class RewardConfig:
-    """`reward`: weights of its parts, and the time an answer may take to check.
+    """`reward`: what judges a response, weights of its parts, and the time it may take.
 
     The published recipe: 0.9 for the answer, 0.1 for the format.
     """
 
-    answer_weight: float = setting(0.9, Number(low=0), "reward of a correct answer")
-    format_weight: float = setting(0.1, Number(low=0), "reward of a kept format")
+    function: str = field(
+        default="",
+        metadata={
+            "help": "a function of your own, module:name or FILE.py:name; empty: the "
+            "task's"
+        },
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "of the parts that your function returns by name; one without a "
+            "weight is recorded and not paid for"
+        },
+    )
+    sees: list[str] = field(
+        default_factory=lambda: ["answer"],
+        metadata={
+            "help": "what your function is told of a problem: answer, question, "
+            "query_id, or columns of your data; each a keyword"
+        },
+    )
+    answer_weight: float = setting(0.9, WEIGHT, "reward of a correct answer")
+    format_weight: float = setting(0.1, WEIGHT, "reward of a kept format")
     timeout_seconds: float = setting(
-        10.0, POSITIVE, "time to check one answer, after which the response is refused"
+        10.0, SECONDS, "time to check one answer, after which the response is refused"
     )
     processes: int = setting(
-        4, COUNT, "most processes that check answers, for each rollout worker"
+        4,
+        Number(low=1, high=1000, integer=True),
+        "most processes that check answers, for each rollout worker",
     )
 
     def __post_init__(self) -> None:
         check_fields(self, "reward.")
+        place, _, name = self.function.rpartition(":")
+        if self.function and not (place and name.isidentifier()):
+            raise refusal(
+                "reward.function",
+                "module:name or FILE.py:name",
+                self.function,
+                "name a function of a module, or of a file, as rewards.py:reward",
+            )
+        if place.endswith(".py"):  # workers may have another working folder
+            self.function = f"{Path(place).expanduser().absolute()}:{name}"
+        self._check_sees()
+        for part, weight in self.weights.items():
+            if not Number().accepts(weight):
+                raise refusal(
+                    f"reward.weights.{part}", "a number", weight, "correct it"
+                )
+        self._check_unused()
+
+    def _check_sees(self) -> None:
+        reserved = {"prompt", "completions", "prompt_ids", "completion_ids"}
+        reserved |= {"images", "messages"}
+        for place, name in enumerate(self.sees):
+            if name in reserved or name in self.sees[:place]:
+                raise refusal(
+                    "reward.sees",
+                    f"names, each once, none of {', '.join(sorted(reserved))}",
+                    name,
+                    "prompt, response and their ids are told anyway, images never; "
+                    "rename a column of that name",
+                )
+
+    def _check_unused(self) -> None:
+        """Refuse settings of the other kind of function, which would do nothing."""
+        own = {"weights": {}, "sees": ["answer"]}
+        ours = {"answer_weight": 0.9, "format_weight": 0.1}
+        beside = "beside" if self.function else "without"
+        mend = "set reward.weights" if self.function else "name your function"
+        for name, default in (ours if self.function else own).items():
+            if getattr(self, name) != default:
+                raise refusal(
+                    f"reward.{name}",
+                    f"{default!r} {beside} reward.function",
+                    getattr(self, name),
+                    mend,
+                )
 
     @property
-    def weights(self) -> dict[str, float]:
-        """By the parts that a reward function returns."""
-        return {"answer": self.answer_weight, "format": self.format_weight}
+    def part_weights(self) -> dict[str, float]:
+        """By the parts that the reward function returns."""
+        own = {"answer": self.answer_weight, "format": self.format_weight}
+        return dict(self.weights) if self.function else own
 
 
 @dataclass
@@ -163,7 +240,9 @@ class HeldoutConfig:
     """`heldout`: evaluation on held-out problems, in the controller's process."""
 
     size: int = setting(
-        0, Number(low=0, integer=True), "Number of problems; 0 turns it off."
+        0,
+        Number(low=0, high=1_000_000, integer=True),
+        "Number of problems; 0 turns it off.",
     )
     every: int = setting(
         0,
@@ -176,6 +255,46 @@ class HeldoutConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "heldout.")
+
+
+@dataclass
+class ValidationConfig:
+    """`validation`: accuracy on `valid_dataset`, asked of the run's own servers."""
+
+    every: int = setting(
+        20,
+        Number(low=0, integer=True),
+        "steps between validations; there is one before the first and after the last "
+        "step, too. 0: none",
+    )
+    problems: int = setting(100, COUNT, "the first so many of valid_dataset")
+    k: int = setting(
+        0,
+        Number(low=0, integer=True),
+        "responses per problem besides the greedy one, for average-at-k",
+    )
+    keep_best: bool = setting(True, Bool(), "keep the checkpoint of the best one")
+
+    def __post_init__(self) -> None:
+        check_fields(self, "validation.")
+
+
+@dataclass
+class SamplesConfig:
+    """`samples`: responses that are kept to be read, with their pictures."""
+
+    every: int = setting(
+        1, Number(low=0, integer=True), "steps between those with samples; 0: none"
+    )
+    responses: int = setting(
+        4, COUNT, "responses of such a step that are kept, beside refused ones"
+    )
+    megabytes: float = setting(
+        64.0, POSITIVE, "at most, in the run's folder; the oldest go first"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "samples.")
 
 
 @dataclass
@@ -234,15 +353,15 @@ class ServersConfig:
         "How often a server is started again before it counts as lost",
     )
     healthy_seconds: float = setting(
-        600.0, POSITIVE, "After so long without a failure the count of restarts is 0"
+        600.0, SECONDS, "After so long without a failure the count of restarts is 0"
     )
     fewest: int = setting(1, COUNT, "The run ends when fewer servers are left")
-    health_seconds: float = setting(2.0, POSITIVE, "Time between two looks at a server")
+    health_seconds: float = setting(2.0, SECONDS, "Time between two looks at a server")
     hang_seconds: float = setting(
-        60.0, POSITIVE, "A server that was silent for so long is ended"
+        60.0, SECONDS, "A server that was silent for so long is ended"
     )
     update_seconds: float = setting(
-        600.0, POSITIVE, "Longest time in which a server loads new weights"
+        600.0, SECONDS, "Longest time in which a server loads new weights"
     )
     request_attempts: int = setting(
         4, COUNT, "How often a failing request is sent, in all"
@@ -259,13 +378,13 @@ class ServersConfig:
 class WatchdogConfig:
     """`watchdog`: what ends a run that gets nowhere; defaults are for large models."""
 
-    start_seconds: float = setting(3600.0, POSITIVE, "Longest start-up, in seconds.")
-    step_seconds: float = setting(7200.0, POSITIVE, "Longest train step, in seconds.")
+    start_seconds: float = setting(3600.0, SECONDS, "Longest start-up, in seconds.")
+    step_seconds: float = setting(7200.0, SECONDS, "Longest train step, in seconds.")
     end_seconds: float = setting(
-        3600.0, POSITIVE, "Longest time after the last step, seconds."
+        3600.0, SECONDS, "Longest time after the last step, seconds."
     )
     silent_seconds: float = setting(
-        120.0, POSITIVE, "Longest silence of the controller or a worker, in seconds."
+        120.0, SECONDS, "Longest silence of the controller or a worker, in seconds."
     )
     failed_groups: int = setting(
         64, COUNT, "Groups in a row of which none can be trained on."

@@ -8,21 +8,24 @@ that objective only, and the blocks of `areal_cppo.config.blocks`.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from areal.api.alloc_mode import AllocationValidationError
-from areal.api.cli_args import PPOConfig, RecoverConfig, load_expr_config
+from areal.api.cli_args import PPOConfig, RecoverConfig, parse_cli_args, save_config
+from areal.utils import name_resolve
+from areal.utils.stats_logger import StatsLogger
 from typing_extensions import override
 
-from areal_cppo.config import SCHEDULERS, TASK_NAMES, UPDATE_MODES
+from areal_cppo.config import TASK_NAMES, TASK_PROMPT
 from areal_cppo.config.blocks import (
     DataConfig,
     GroupsConfig,
     HeldoutConfig,
     RewardConfig,
+    SamplesConfig,
+    ValidationConfig,
     WatchdogConfig,
 )
 from areal_cppo.config.engines import (
@@ -32,6 +35,7 @@ from areal_cppo.config.engines import (
     allocation,
 )
 from areal_cppo.config.keys import check_file, forced, refused
+from areal_cppo.config.reading import build
 from areal_cppo.core.checks import COUNT, Number, check_fields, setting
 
 
@@ -82,6 +86,8 @@ class CPPOConfig(PPOConfig):
     reward: RewardConfig = field(default_factory=RewardConfig)
     groups: GroupsConfig = field(default_factory=GroupsConfig)
     recover: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     run_dir: str = field(
         default="",
@@ -95,45 +101,17 @@ class CPPOConfig(PPOConfig):
     def __post_init__(self):
         super().__post_init__()
         self.actor.check_layout()
-        self._check_choices()
-        fileroot = self.cluster.fileroot
-        if shlex.quote(fileroot) != fileroot:
-            raise ValueError(
-                f"cluster.fileroot: expected a path without spaces or other characters "
-                f"that a shell reads, found {fileroot!r}; AReaL's schedulers pass it "
-                "through one"
-            )
-        if not self.run_dir:
-            self.run_dir = str(Path(fileroot) / self.experiment_name / self.trial_name)
-
-    def _check_choices(self) -> None:
-        """Refuse what AReaL takes, and fails on, or goes wrong with, in mid-run."""
         _check_servers(self.rollout.backend)
-        for name, choices, found in (
-            ("actor.weight_update_mode", UPDATE_MODES, self.actor.weight_update_mode),
-            ("scheduler.type", SCHEDULERS, self.scheduler.type),
-        ):
-            if found not in choices:
-                expected = ", ".join(choices)
-                raise ValueError(f"{name}: expected one of {expected}, found {found}")
-        share = self.sglang.mem_fraction_static
-        if share is not None and not 0 < share < 1:
-            raise ValueError(
-                f"sglang.mem_fraction_static: expected a share between 0 and 1, found "
-                f"{share}; 0.8 is usual on a GPU of its own"
-            )
-        lag = self.rollout.max_head_offpolicyness
-        if lag < 0:
-            raise ValueError(
-                f"rollout.max_head_offpolicyness: expected 0 (synchronous) or more, "
-                f"found {lag}; 2 is usual"
-            )
         if self.actor.kl_ctl > 0 and self.ref is None:
             # AReaL would take 0 for the reference policy's log-probs.
             raise ValueError(
                 f"actor.kl_ctl: expected 0 without a reference policy, found "
                 f"{self.actor.kl_ctl:g}; set it to 0, or add a block ref as in "
                 "configs/qwen2_5_vl-3b_virl39k_published.yaml"
+            )
+        if not self.run_dir:
+            self.run_dir = str(
+                Path(self.cluster.fileroot) / self.experiment_name / self.trial_name
             )
 
     @property
@@ -143,9 +121,13 @@ class CPPOConfig(PPOConfig):
 
     @property
     def longest_prompt(self) -> int:
-        """Tokens of the longest prompt that is let in; 0 where nothing limits them."""
+        """Tokens of the longest prompt that is let in.
+
+        A synthetic task's are all alike: so long with the task's own model, with
+        another not shorter.
+        """
         synthetic = self.data.source in TASK_NAMES
-        return 0 if synthetic else self.data.max_prompt_tokens
+        return TASK_PROMPT if synthetic else self.data.max_prompt_tokens
 
 
 def _check_servers(backend: str) -> None:
@@ -186,5 +168,16 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOCon
     path = check_file(path)
     with refused(path):
         arguments = ["--config", str(path), *map(forced, overrides or [])]
-        config, _ = load_expr_config(arguments, CPPOConfig)
+        # AReaL's `load_expr_config`, in whose midst values are checked.
+        composed, _ = parse_cli_args(arguments)
+        config = build(composed, CPPOConfig)
+        try:
+            name_resolve.reconfigure(config.cluster.name_resolve)
+        except Exception as error:  # whatever a service's client raises
+            raise ValueError(
+                "cluster.name_resolve: expected a service that answers "
+                f"(type={config.cluster.name_resolve.type}), found "
+                f"{type(error).__name__}: {error}; start it, or set type=nfs"
+            ) from error
+        save_config(config, StatsLogger.get_log_path(config.stats_logger))
     return config

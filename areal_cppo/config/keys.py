@@ -57,7 +57,7 @@ def check_early(
     """
     path = check_file(path)
     with refused(path):
-        composed = _compose(path, overrides)
+        composed = compose(path, overrides)
     settings = OmegaConf.to_container(composed, resolve=False)
     unknown = first_unknown(settings, config_classes())
     if unknown is not None:
@@ -136,14 +136,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(lines[:1] + [f"({key})" for key in keys[:1]])
 
 
-def _compose(path: Path, overrides: Sequence[str]) -> DictConfig:
-    """As AReaL's `load_expr_config` composes it."""
-    from hydra import compose, initialize_config_dir
+def compose(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """A file and its settings, unchecked, as AReaL's `load_expr_config` composes it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()  # AReaL leaves it
     with initialize_config_dir(str(path.parent.absolute()), version_base=None):
-        return compose(path.name.split(".yaml")[0], list(map(forced, overrides)))
+        return hydra_compose(path.name.split(".yaml")[0], list(map(forced, overrides)))
 
 
 def config_classes() -> dict[str, Fields]:

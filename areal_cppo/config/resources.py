@@ -15,6 +15,7 @@ from typing import Any
 from areal.api.cli_args import SchedulingStrategy, SchedulingStrategyType
 
 from areal_cppo.config import SDPA
+from areal_cppo.config.agreements import disagreements
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import UserError
 
@@ -55,8 +56,8 @@ def check_resources(config: CPPOConfig, model_config: Mapping[str, Any]) -> None
 def violations(config: CPPOConfig, model_config: Mapping[str, Any]) -> list[str]:
     """What doesn't fit, a line each: expected, found, and how to mend it."""
     return [
+        *disagreements(config),
         *_gpus(config),
-        *_times(config),
         *_batches(config),
         *_lengths(config, model_config),
         *_lora(config, model_config),
@@ -110,7 +111,7 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
     cluster = config.cluster
     total = cluster.n_nodes * cluster.n_gpus_per_node
     if total == 0:
-        yield from _kernels_without_gpus(config)
+        yield from _without_gpus(config)
         return
     if config.scheduler.type == "local" and cluster.n_nodes > 1:
         yield (
@@ -153,7 +154,12 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
         )
 
 
-def _kernels_without_gpus(config: CPPOConfig) -> Iterator[str]:
+def _without_gpus(config: CPPOConfig) -> Iterator[str]:
+    if _takes_turns(config):
+        yield (
+            "rollout.scheduling_strategy: expected separation without GPUs "
+            "(cluster.n_gpus_per_node=0), found colocation, which moves weights off one"
+        )
     engines = {"actor": config.actor}
     if config.uses_reference:
         engines["ref"] = config.ref
@@ -166,17 +172,12 @@ def _kernels_without_gpus(config: CPPOConfig) -> Iterator[str]:
             )
 
 
-def _times(config: CPPOConfig) -> Iterator[str]:
-    for name in ("saver", "evaluator"):
-        seconds = getattr(config, name).freq_secs
-        if seconds is not None:
-            yield (
-                f"{name}.freq_secs: expected null, found {seconds}; AReaL 1.0.4 fails "
-                "on it under its single controller: use freq_steps or freq_epochs"
-            )
-
-
 def _batches(config: CPPOConfig) -> Iterator[str]:
+    if config.total_train_steps == 0:
+        yield (
+            "total_train_steps: expected 1 or more, or null, found 0; null trains for "
+            "total_train_epochs"
+        )
     problems, samples = config.train_dataset.batch_size, config.gconfig.n_samples
     ranks = config.actor.parallel.data_parallel_size
     if problems % ranks:

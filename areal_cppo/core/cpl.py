@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from areal_cppo.core.checks import (
     FRACTION,
-    POSITIVE,
     POSITIVE_FRACTION,
     Bool,
     Choice,
@@ -154,7 +153,7 @@ class StalenessConfig:
     importance_cap: float | None = setting(
         5.0,
         # Below 1 the cap would shrink on-policy tokens, whose weight must be 1.
-        Number(low=1, optional=True),
+        Number(low=1, high=1e6, optional=True),
         "upper limit of the importance weight pi_proximal / pi_behaviour; null: none",
     )
     decay: float = setting(
@@ -164,7 +163,7 @@ class StalenessConfig:
     )
     max_staleness: int | None = setting(
         None,
-        Number(low=0, integer=True, optional=True),
+        Number(low=0, high=1_000_000, integer=True, optional=True),
         "tokens staler than this many policy versions count 0; null: no limit",
     )
     importance_weight: bool = setting(
@@ -217,12 +216,12 @@ class CPLConfig:
 
     coef: float = setting(
         0.01,
-        Number(low=0),
+        Number(low=0, high=1000),
         "weight of the loss beside the policy loss; 0 turns it, and its views, off",
     )
     tau: float = setting(
         0.1,
-        POSITIVE,
+        Number(low=1e-6, high=1e6),
         "temperature of the contrast between the two divergences",
     )
     top_fraction: float = setting(

@@ -15,56 +15,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from areal_cppo.core.checks import POSITIVE, Choice, check_argument
+from areal_cppo.core.checks import Choice, check_argument
+from areal_cppo.core.precision import MIN_LOG_PROB, log_probs, row_kl, single
 from areal_cppo.core.shapes import check_shapes
 
 KINDS = ("kl", "k1", "k2", "k3")
 
-# Stands for log 0, the log-probability of a word whose logit is -inf. Far below any of
-# finite half-precision logits, and its square is still finite in fp32.
-_MIN_LOG_PROB = -1e9
 # exp() cannot overflow: exp(20) is 5e8, whose square summed over a million tokens (a
 # gradient norm) is still finite in fp32. Beyond it the gradient is 0.
 _MAX_LOG_RATIO = 20.0
 _MAX_FP16 = torch.finfo(torch.float16).max
 _CHUNK = 128  # rows in fp32 at a time: 80 MB each with a vocabulary of 150k
-
-
-def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Compute log-probabilities in fp32, finite whatever the logits.
-
-    Parameters
-    ----------
-    logits
-        ``[..., V]``, any float dtype; -inf marks a word that cannot occur.
-    temperature
-        What logits are divided by, > 0.
-
-    Returns
-    -------
-    Tensor
-        ``[..., V]`` fp32, nats, in ``[-1e9, 0]``.
-
-    Raises
-    ------
-    ValueError
-        The temperature is not > 0.
-    """
-    check_argument(
-        "temperature",
-        temperature,
-        POSITIVE,
-        "pass the temperature that the tokens were sampled with",
-    )
-    scaled = logits.float() if temperature == 1 else logits.float() / temperature
-    log_p = torch.log_softmax(scaled, dim=-1)
-    return log_p.clamp(min=_MIN_LOG_PROB)
-
-
-def row_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Compute KL(p || q) per row from log-probabilities ``[n, V]``: ``[n]``, >= 0."""
-    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-    return kl.clamp(min=0)  # rounding may leave it just below
 
 
 class _Divergence(torch.autograd.Function):
@@ -105,10 +66,10 @@ class _Divergence(torch.autograd.Function):
                 [log.gather(1, label.unsqueeze(1)) for log in (log_p, log_q)], dim=1
             )
             measured.append(of_label[:, 0] - of_label[:, 1])
-            inside.append(of_label > _MIN_LOG_PROB)
+            inside.append(of_label > MIN_LOG_PROB)
         value = torch.cat(measured)
         if kind == "kl":
-            ctx.save_for_backward(anchor_logits, view_logits, value)
+            ctx.save_for_backward(anchor_logits, view_logits)
         else:
             value, slope = _estimate(value, kind)
             slopes = slope.unsqueeze(1) * torch.cat(inside)
@@ -145,7 +106,6 @@ class _Divergence(torch.autograd.Function):
 def _kl_gradients(
     anchor_logits: Tensor,
     view_logits: Tensor,
-    kl: Tensor,
     scale: Tensor,
     temperature: float,
     to_anchor: Tensor | None,
@@ -153,12 +113,13 @@ def _kl_gradients(
 ) -> None:
     """Write KL's gradients of a chunk of n rows.
 
+    Their sums over words are 0 but for rounding, which is taken off: of a small
+    divergence it would be a good part. So KL is here what p and d give, not its value.
+
     Parameters
     ----------
     anchor_logits, view_logits
         ``[n, V]``.
-    kl
-        ``[n]`` fp32, the divergence.
     scale
         ``[n, 1]`` fp32, the incoming gradient over the temperature.
     temperature
@@ -170,9 +131,13 @@ def _kl_gradients(
     log_q = log_probs(view_logits, temperature)
     p = log_p.exp()
     if to_view is not None:
-        _store(to_view, log_q.exp().sub_(p).mul_(scale))
+        gap = log_q.exp().sub_(p)
+        gap.addcmul_(p, gap.sum(dim=-1, keepdim=True), value=-1)
+        _store(to_view, gap.mul_(scale))
     if to_anchor is not None:
-        _store(to_anchor, log_p.sub_(log_q).sub_(kl.unsqueeze(1)).mul_(p).mul_(scale))
+        d = log_p.sub_(log_q)
+        d.sub_((p * d).sum(dim=-1, keepdim=True))
+        _store(to_anchor, d.mul_(p).mul_(scale))
 
 
 def _estimator_gradients(
@@ -233,10 +198,11 @@ def _estimate(ratio: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 def sampled_kl(ratio: Tensor) -> Tensor:
     """Estimate KL(p || q) from log-ratios ``log p - log q`` of tokens that p sampled.
 
-    k3, ``exp(-r) - 1 + r``, with r held above -20: differentiable, same shape, >= 0.
+    k3, ``exp(-r) - 1 + r``, with r held above -20: differentiable, same shape, >= 0;
+    fp32 of half precision.
     """
-    held = ratio.clamp(min=-_MAX_LOG_RATIO)
-    return torch.expm1(-held) + held
+    held = single(ratio).clamp(min=-_MAX_LOG_RATIO)
+    return (torch.expm1(-held) + held).clamp(min=0)
 
 
 def cut_off(divergence: Tensor, limit: float | None) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from areal_cppo.core.checks import check_chunk_size
-from areal_cppo.core.divergence import log_probs, token_divergence
+from areal_cppo.core.divergence import token_divergence
+from areal_cppo.core.precision import log_probs, row_entropy
 from areal_cppo.core.scores import TokenScores, score_tokens, token_entropy
 from areal_cppo.core.shapes import check_shapes
 
@@ -91,7 +92,7 @@ def token_statistics(
         logprobs = log_p.gather(1, chosen.unsqueeze(1)).squeeze(1)
         # After what has gradient: computing again stops there.
         with torch.no_grad():
-            entropy = -(log_p.exp() * log_p).sum(dim=-1)
+            entropy = row_entropy(log_p)
             lowest, highest = torch.aminmax(logits, dim=-1)
         return TokenStatistics(logprobs, entropy, lowest.float(), highest.float())
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from areal_cppo.core.checks import POSITIVE, Choice, check_argument
 from areal_cppo.core.cpl import AGGREGATIONS
+from areal_cppo.core.precision import single
 from areal_cppo.core.shapes import check_shapes
 
 
@@ -37,7 +38,7 @@ def contrastive_perception_loss(
     Returns
     -------
     Tensor
-        ``[N]``, >= 0; log 2 where the divergences are equal.
+        ``[N]``, at least fp32, >= 0; log 2 where the divergences are equal.
 
     Raises
     ------
@@ -50,7 +51,8 @@ def contrastive_perception_loss(
         negative_divergence=(negative_divergence, "N"),
     )
     check_argument("tau", tau, POSITIVE, "the published value is 0.1")
-    return functional.softplus((positive_divergence - negative_divergence) / tau)
+    difference = single(positive_divergence) - single(negative_divergence)
+    return functional.softplus(difference / tau)
 
 
 def aggregate_token_loss(
@@ -81,8 +83,9 @@ def aggregate_token_loss(
     Returns
     -------
     Tensor
-        A 0-dimensional tensor; with N = 0 a zero connected to ``token_loss``'s graph,
-        so that every rank of a distributed run has a backward pass.
+        A 0-dimensional tensor, at least fp32; with N = 0 a zero connected to
+        ``token_loss``'s graph, so that every rank of a distributed run has a backward
+        pass.
 
     Raises
     ------
@@ -100,6 +103,7 @@ def aggregate_token_loss(
         token_loss=(token_loss, "N"),
         sequence_ids=(sequence_ids, "N"),
     )
+    token_loss = single(token_loss)
     if len(token_loss) == 0:
         return token_loss.sum()
     if not normalizer > 0:

@@ -51,6 +51,7 @@ from areal_cppo.core.checks import (
 )
 from areal_cppo.core.cpl import AGGREGATIONS, StalenessConfig, require_perturbed
 from areal_cppo.core.divergence import cut_off, sampled_kl
+from areal_cppo.core.precision import single
 from areal_cppo.core.shapes import check_shapes
 
 DIVERGENCES = ("k3", "kl")
@@ -81,17 +82,17 @@ class PAPOConfig:
 
     gamma: float = setting(
         0.01,
-        Number(low=0),
+        Number(low=0, high=1000),
         "weight of the Implicit Perception Loss, which is maximised",
     )
     eta1: float = setting(
         0.03,
-        Number(low=0),
+        Number(low=0, high=1000),
         "weight of the entropy given the original image, which is minimised",
     )
     eta2: float = setting(
         0.0,
-        Number(low=0),
+        Number(low=0, high=1000),
         "weight of the entropy given the negative view, which is minimised; 0.03 in "
         "the paper, without effect in its code",
     )
@@ -102,7 +103,7 @@ class PAPOConfig:
     )
     max_divergence: float | None = setting(
         10.0,
-        Number(low=0, low_open=True, optional=True),
+        Number(low=0, high=1e6, low_open=True, optional=True),
         "nats; a token's divergence counts up to here, without gradient beyond; null: "
         "no bound",
     )
@@ -187,7 +188,7 @@ def perception_divergence(
     Returns
     -------
     Tensor
-        ``[N]``, nats, >= 0.
+        ``[N]``, at least fp32, nats, >= 0.
 
     Raises
     ------
@@ -199,7 +200,8 @@ def perception_divergence(
         anchor_logprobs=(anchor_logprobs, "N"),
         negative_logprobs=(negative_logprobs, "N"),
     )
-    return cut_off(sampled_kl(anchor_logprobs - negative_logprobs), max_divergence)
+    ratio = single(anchor_logprobs) - single(negative_logprobs)
+    return cut_off(sampled_kl(ratio), max_divergence)
 
 
 def papo_loss(
@@ -228,7 +230,7 @@ def papo_loss(
     Returns
     -------
     Tensor
-        ``[N]``, nats.
+        ``[N]``, at least fp32, nats.
 
     Raises
     ------
@@ -241,4 +243,5 @@ def papo_loss(
         anchor_entropy=(anchor_entropy, "N"),
         negative_entropy=(negative_entropy, "N"),
     )
-    return -gamma * divergence + eta1 * anchor_entropy + eta2 * negative_entropy
+    entropies = eta1 * single(anchor_entropy) + eta2 * single(negative_entropy)
+    return entropies - gamma * single(divergence)

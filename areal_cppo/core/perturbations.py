@@ -23,9 +23,7 @@ from kornia.geometry import transform
 from torch import Generator, Tensor
 
 from areal_cppo.core.checks import (
-    COUNT,
     FRACTION,
-    POSITIVE,
     POSITIVE_FRACTION,
     Number,
     Range,
@@ -33,7 +31,7 @@ from areal_cppo.core.checks import (
     setting,
 )
 
-_FACTOR = Range(Number(low=0))
+_FACTOR = Range(Number(low=0, high=100))
 
 
 def uniform(generator: Generator, low: float, high: float) -> float:
@@ -165,7 +163,9 @@ class GaussianBlur(Perturbation):
     kernel_size: int = setting(
         3, Number(low=1, high=511, integer=True, odd=True), "side of the kernel, pixels"
     )
-    sigma: float = setting(1.0, POSITIVE, "standard deviation of the blur, pixels")
+    sigma: float = setting(
+        1.0, Number(low=0.01, high=1000), "standard deviation of the blur, pixels"
+    )
 
     def apply(self, image: Tensor, generator: Generator) -> Tensor:
         """Blur the image; nothing is random."""
@@ -180,7 +180,9 @@ class NoisePatches(Perturbation):
 
     name: ClassVar[str] = "noise_patches"
 
-    count: int = setting(50, COUNT, "number of rectangles")
+    count: int = setting(
+        50, Number(low=1, high=10_000, integer=True), "number of rectangles"
+    )
     side: tuple[float, float] = setting(
         (0.05, 0.15),
         Range(POSITIVE_FRACTION),
@@ -241,7 +243,9 @@ class BlackSquares(Perturbation):
     coverage: float = setting(
         0.8, POSITIVE_FRACTION, "share of the squares that turn black"
     )
-    square: int = setting(14, COUNT, "side of a square, pixels")
+    square: int = setting(
+        14, Number(low=1, high=4096, integer=True), "side of a square, pixels"
+    )
 
     def apply(self, image: Tensor, generator: Generator) -> Tensor:
         """Blacken the drawn cells; those at the right and bottom may be cut."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from areal_cppo.core.checks import check_chunk_size
-from areal_cppo.core.divergence import log_probs, row_kl
+from areal_cppo.core.precision import log_probs, row_entropy, row_kl
 from areal_cppo.core.shapes import check_shapes
 
 _GAIN_EPSILON = 1e-6  # of the published score; keeps 0 / 0 out of it
@@ -69,7 +69,7 @@ def token_entropy(
     check_shapes("flatten batch and time into T", logits=(logits, "T V"))
     check_chunk_size(chunk_size)
     return torch.cat(
-        [_entropy(log_probs(rows, temperature)) for rows in logits.split(chunk_size)]
+        [row_entropy(log_probs(rows, temperature)) for rows in logits.split(chunk_size)]
     )
 
 
@@ -109,7 +109,8 @@ def score_tokens(
     )
     log_p = log_probs(anchor_logits, temperature)
     log_q = log_probs(negative_logits, temperature)
-    return TokenScores(_entropy(log_p), _entropy(log_q), row_kl(log_p, log_q))
+    entropies = row_entropy(log_p), row_entropy(log_q)
+    return TokenScores(*entropies, row_kl(log_p, log_q))
 
 
 def entropy_gain(anchor_entropy: Tensor, negative_entropy: Tensor) -> Tensor:
@@ -218,8 +219,3 @@ def rise_eligible(
     if min_gain == 0:
         return finite
     return finite & (rise >= min_gain * math.log(vocabulary))
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    """Return the entropy, nats, along the last axis of log-probabilities."""
-    return -(log_p.exp() * log_p).sum(dim=-1)

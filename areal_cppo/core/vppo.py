@@ -79,7 +79,7 @@ class VPPOConfig:
     )
     beta_max: float | None = setting(
         None,
-        Number(low=0, optional=True),
+        Number(low=0, high=1000, optional=True),
         "that of its most dependent response; null: so that the mean factor is 1",
     )
     dependency: str = setting(
@@ -89,7 +89,7 @@ class VPPOConfig:
     )
     max_dependency: float | None = setting(
         10.0,
-        Number(low=0, low_open=True, optional=True),
+        Number(low=0, high=1e6, low_open=True, optional=True),
         "nats; a token's dependency counts up to here; null: no bound",
     )
     views: list[dict[str, Any]] = field(

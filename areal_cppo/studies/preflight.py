@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from areal_cppo.config.agreements import check_agreements
 from areal_cppo.config.experiment import CPPOConfig, load_config
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import BASE, as_override
@@ -80,6 +81,7 @@ def load_run_config(arm: Sequence[str], *, seed: int, steps: int, checkpoint: Pa
                 f"{key}: expected the value of {BASE.name}, found another; a study "
                 "trains all weights in one process, without a reference policy"
             )
+    check_agreements(config)
     return config
 
 

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import datasets
 import pytest
+import yaml
+from areal.api.cli_args import parse_cli_args, to_structured_cfg
+from omegaconf import OmegaConf
 
 from areal_cppo.config.experiment import CPPOConfig, load_config
+from areal_cppo.config.keys import forced
+from areal_cppo.config.models import read_model_config
+from areal_cppo.config.reading import instantiate, wrong_values
+from areal_cppo.config.resources import violations
 from tests.config.shipped import CONFIGS, RECIPES, SIZES, published_config, size_of
 from tests.data.problem_files import build_processor, geometry3k, virl39k
 
@@ -34,6 +41,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     """A folder a dataset, each with enough problems for the largest batch."""
     folders = {name: tmp_path_factory.mktemp(name) for name in PROBLEMS}
     geometry3k(folders["geometry3k"], n=PROBLEMS["geometry3k"])
+    geometry3k(folders["geometry3k"], n=_IMAGES, split="test")
     rows = [
         {
             "question": f"<image>\nHow long is side {i}?",
@@ -111,3 +119,56 @@ def as_shipped(tmp_path_factory):
             return load_config(CONFIGS / name)
 
     return as_shipped
+
+
+@pytest.fixture(scope="session")
+def told(here):
+    """What is said of a shipped configuration with overrides; empty: nothing."""
+
+    @cache
+    def merged(name: str):
+        own = ["run_dir=run", *here(name)]
+        arguments = ["--config", str(CONFIGS / name), *map(forced, own)]
+        node = to_structured_cfg(parse_cli_args(arguments)[0], CPPOConfig)
+        return node, OmegaConf.to_container(node, resolve=True)
+
+    model_config = cache(read_model_config)
+
+    def told(name: str, *overrides: str) -> str:
+        values = deepcopy(merged(name)[1])
+        pairs = [override.partition("=")[::2] for override in overrides]
+        pairs = [(key, yaml.safe_load(value)) for key, value in pairs]
+        for key, value in pairs:
+            put(values, key, value)
+        for _, error in wrong_values(values):  # is ten times faster
+            return str(error)
+        node = deepcopy(merged(name)[0])
+        for key, value in pairs:
+            if isinstance(value, dict):
+                node = OmegaConf.merge(node, nested(key, value))
+            else:
+                OmegaConf.update(node, key, value)
+        try:
+            config = instantiate(node)
+        except ValueError as error:
+            return str(error)
+        found = violations(config, model_config(config.actor.path))
+        return found[0] if found else ""
+
+    return told
+
+
+def put(values: dict, key: str, value) -> None:
+    """Set a field of nested dicts and lists; blocks that are null are made."""
+    *path, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    for part in path:
+        if isinstance(values, dict) and values.get(part) is None:
+            values[part] = {}
+        values = values[part]
+    values[last] = value
+
+
+def nested(key: str, value) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value

@@ -53,13 +53,13 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
     ("override", "words"),
     [
         ("actor.cpl.taau=1", ["actor.cpl.taau", "tau"]),
-        ("actor.cpl.tau=-1", ["cpl.tau", "> 0", "-1"]),
+        ("actor.cpl.tau=-1", ["actor.cpl.tau", "[1e-06, 1e+06]", "-1"]),
         ("actor.cpl.tau=warm", ["actor.cpl.tau", "warm"]),
         ("actor.cpl.top_fraction=2", ["top_fraction", "2"]),
         ("actor.cpl.views.negative=[{name: fog}]", ["fog", "zoom_crop"]),
         ("actor.objective=ppo", ["actor.objective", "cppo, grpo, cpl, papo", "'ppo'"]),
         ("actor.papo.gama=1", ["actor.papo.gama", "gamma"]),
-        ("actor.papo.gamma=-1", ["papo.gamma", ">= 0", "-1"]),
+        ("actor.papo.gamma=-1", ["actor.papo.gamma", "[0, 1000]", "-1"]),
         ("actor.papo.eta2=0.03", ["papo.eta2", "papo.negative_grad"]),
         ("actor.papo.staleness.decay=2", ["papo.staleness.decay", "2"]),
         ("actor.vppo.k=0.4", ["actor.vppo.k", "top_fraction"]),
@@ -73,7 +73,7 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
         ("actor.backend=archon:d1", ["expected fsdp:d<number", "'archon:d1'"]),
         ("actor.backend=fsdp:d1s2", ["expected fsdp:d<number", "'fsdp:d1s2'"]),
         ("actor.backend=d1", ["expected fsdp:d<number", "'d1'"]),
-        ("heldout.size=-1", ["heldout.size", ">= 0"]),
+        ("heldout.size=-1", ["heldout.size", "[0, "]),
         ("nonsense=1", ["nonsense"]),
         ("cluster.fileroot='a b'", ["cluster.fileroot", "spaces"]),
         ("total_train_epochs=0", ["total_train_epochs"]),
@@ -127,10 +127,11 @@ def test_layouts_that_grpo_alone_cannot_have_either(load, backend, words):
 
 def test_layouts_that_grpo_alone_may_have(load):
     load("actor.objective=grpo", "actor.backend=fsdp:d1t2")
-    ulysses = ("actor.objective=grpo", "actor.backend=fsdp:d1c2", "actor.dtype=bf16")
-    load(*ulysses, "actor.attn_impl=flash_attention_2")
+    ulysses = ("actor.objective=grpo", "actor.backend=fsdp:d1c2")
+    dtype = "actor.dtype=bfloat16"
+    load(*ulysses, dtype, "actor.attn_impl=flash_attention_2")
     with pytest.raises(UserError, match=r"Ulysses.*attn_impl=torch_flash lacks"):
-        load(*ulysses, "actor.attn_impl=torch_flash")
+        load(*ulysses, dtype, "actor.attn_impl=torch_flash")
 
 
 @pytest.mark.parametrize("kernel", ["torch_flash", "flash_attention_2"])
@@ -142,29 +143,11 @@ def test_flash_attention_in_float32_is_refused(load, kernel):
         load("actor.attn_impl=eager")
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        (
-            "rollout.backend=vllm:d1",
-            "expected sglang:d<number of servers>, found 'v",
-        ),
-        (
-            "rollout.backend=sglang",
-            "expected sglang:d<number of servers>, found 's",
-        ),
-        ("actor.weight_update_mode=nccl", "expected one of disk, xccl, found nccl"),
-        ("scheduler.type=slrm", "expected one of local, allocation, slurm, ray,"),
-        ("sglang.mem_fraction_static=1.5", "expected a share between 0 and 1, found 1"),
-        ("rollout.max_head_offpolicyness=-1", "expected 0 .synchronous. or more"),
-        ("actor.kl_ctl=0.01", "expected 0 without a reference policy, found 0.01"),
-    ],
-)
-def test_values_that_would_fail_later_are_refused(load, override, words):
-    """Or, of the last one, train on a wrong reward without a word."""
-    with pytest.raises(UserError, match=words) as caught:
-        load(override)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("backend", ["vllm:d1", "sglang"])
+def test_servers_are_those_of_sglang(load, backend):
+    words = f"rollout.backend: expected sglang:d<number of servers>, found '{backend}'"
+    with pytest.raises(UserError, match=words):
+        load(f"rollout.backend={backend}")
 
 
 UNTESTED = sorted(set(VALID_VISION_MODELS) - {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})

@@ -51,7 +51,6 @@ def found(load):
             ],
             "areal-cppo slurm --nodes 2",
         ),
-        (FULL, ["saver.freq_secs=60"], "saver.freq_secs: expected null"),
         (
             FULL,
             [

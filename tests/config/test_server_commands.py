@@ -15,6 +15,7 @@ import textwrap
 
 import pytest
 
+from areal_cppo.config.areal_fields import BLOCKS
 from areal_cppo.run.dry_run import server_command
 from areal_cppo.serving.cpu import cpu_environment
 from tests.config.shipped import NAMES
@@ -24,11 +25,16 @@ LAUNCHER = "areal_cppo.serving.launch"
 # As the launcher's main does, up to the start.
 PROGRAM = textwrap.dedent(
     """
+    import argparse
     import json
     import sys
 
-    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.server_args import ServerArgs, prepare_server_args
 
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    known = {a.dest: list(a.choices) for a in parser._actions if a.choices}
+    print("ANSWER", json.dumps(["choices", known]))
     for name, arguments in json.load(sys.stdin).items():
         try:
             args = prepare_server_args(arguments)
@@ -59,7 +65,7 @@ def parse(commands: dict[str, list[str]]) -> dict[str, dict]:
     )
     lines = [line[7:] for line in done.stdout.splitlines() if line[:7] == "ANSWER "]
     answers = dict(json.loads(line) for line in lines)
-    assert answers.keys() == commands.keys(), done.stderr[-2000:]
+    assert answers.keys() == {*commands, "choices"}, done.stderr[-2000:]
     return answers
 
 
@@ -74,6 +80,13 @@ def test_sglang_takes_every_command(load):
     broken = [*commands["triangles.yaml"], "--no-such-flag", "1"]
     answers = parse(commands | {"broken": broken})
     assert "SystemExit" in answers.pop("broken")["error"]
+    choices = answers.pop("choices")
+    rows = {name: row for name, row in BLOCKS["sglang"].items() if name in choices}
+    assert len(rows) >= 7
+    for name, row in rows.items():
+        for value in choices[name]:
+            assert row.accepts(value), f"sglang.{name}={value}"
+        assert set(getattr(row, "names", choices[name])) == set(choices[name]), name
     for name, config in configs.items():
         lora = config.actor.use_lora
         assert answers[name] == {

@@ -88,6 +88,22 @@ def test_aggregation_equals_the_naive_loop(aggregation):
 
 
 @pytest.mark.parametrize("aggregation", ["sequence", "token"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_summed_in_single(aggregation, dtype):
+    """8,000 tokens of 60.25 come to more than fp16 holds, and bf16 counts to 256."""
+    loss = torch.full((8000,), 60.25, dtype=dtype, requires_grad=True)
+    ids = torch.arange(8000) // 2000
+    normalizer = 4 if aggregation == "sequence" else 8000
+    value = aggregate_token_loss(loss, ids, aggregation, normalizer)
+    value.backward()
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(60.25)
+    torch.testing.assert_close(loss.grad, torch.full_like(loss, 1 / 8000))
+    far, near = torch.tensor([[30000.0], [1.0]], dtype=dtype)
+    found = contrastive_perception_loss(far, near, tau=0.1)
+    torch.testing.assert_close(found, (far.float() - 1) / 0.1)
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token"])
 def test_packing_changes_neither_loss_nor_gradient(aggregation):
     """Defect 2 of the published fork: there the gradient depends on micro-batches."""
     generator = torch.Generator().manual_seed(2)

@@ -92,6 +92,17 @@ def test_loss_routes_gradient_by_its_weights():
     assert terms.grad.eq(0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_summed_in_single(dtype):
+    """Both results are beyond what fp16 holds."""
+    anchor, negative = torch.tensor([[-16.0], [-1.0]], dtype=dtype)
+    found = perception_divergence(anchor, negative)
+    torch.testing.assert_close(found, torch.tensor([math.exp(15) - 16]))
+    terms = torch.full((3, 1), 49152.0, dtype=dtype)
+    found = papo_loss(*terms, gamma=0.5, eta1=1.0, eta2=1.0)
+    torch.testing.assert_close(found, torch.tensor([1.5 * 49152]))
+
+
 def mean_gradient(of_token, logits) -> torch.Tensor:
     """Gradient of a term's mean over sampled tokens, with the sampling held."""
     log_p, log_q = torch.log_softmax(logits, -1)
@@ -138,12 +149,12 @@ def test_defaults_are_the_published_ones():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"gamma": -0.1}, "papo.gamma: expected a number >= 0, found -0.1"),
-        ({"eta1": "much"}, "papo.eta1: expected a number >= 0"),
+        ({"gamma": -0.1}, "papo.gamma: expected a number in [0, 1000], found -0.1"),
+        ({"eta1": "much"}, "papo.eta1: expected a number in [0, 1000]"),
         ({"eta2": 0.03}, "papo.eta2: expected 0 with papo.negative_grad=false"),
         ({"divergence": "k1"}, "papo.divergence: expected one of k3, kl, found 'k1'"),
         ({"entropy": "none"}, "papo.entropy: expected one of sampled, full"),
-        ({"max_divergence": 0}, "papo.max_divergence: expected a number > 0 or null"),
+        ({"max_divergence": 0}, "papo.max_divergence: expected a number in (0, 1e"),
         ({"negative_grad": 1}, "papo.negative_grad: expected true or false"),
         ({"aggregation": "batch"}, "papo.aggregation: expected one of sequence, token"),
         ({"views": []}, "papo.views: expected at least one perturbation"),

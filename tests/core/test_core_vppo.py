@@ -165,7 +165,7 @@ def test_defaults_are_the_published_ones():
             "vppo.beta_max: expected a number >= vppo.beta_min (0.9), or null, found",
         ),
         ({"dependency": "k1"}, "vppo.dependency: expected one of kl, k3, found 'k1'"),
-        ({"max_dependency": -1}, "vppo.max_dependency: expected a number > 0 or null"),
+        ({"max_dependency": -1}, "vppo.max_dependency: expected a number in (0, 1e"),
         ({"views": None}, "vppo.views: expected at least one perturbation"),
     ],
     ids=str,

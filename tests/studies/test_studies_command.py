@@ -173,8 +173,9 @@ def test_another_study_in_its_folder_is_refused(made):
 
 
 def test_a_failed_run_is_told_and_the_others_are_made(tmp_path):
-    # AReaL refuses it when the model is made, long after the configuration is read.
-    arms = {"broken": {"actor.init_from_scratch": True}, "grpo": STUDY["arms"]["grpo"]}
+    # transformers refuses it when the model is made, long after the configuration is
+    # read: the package `kernels` isn't there.
+    arms = {"broken": {"actor.use_kernels": True}, "grpo": STUDY["arms"]["grpo"]}
     study = STUDY | {"arms": arms, "steps": 1, "keep_checkpoints": False}
     study["evaluate"] = {"problems": 2, "final": 2, "tokens": 2}
     study["detection"] = None

@@ -170,7 +170,7 @@ def test_a_bad_study_gets_its_line(read, document, changes, words):
 
 BAD_ARMS = [
     ({"actor.cpl.coeff": 1}, "did you mean coef"),
-    ({"actor.cpl.coef": -1}, "cpl.coef: expected a number >= 0"),
+    ({"actor.cpl.coef": -1}, "cpl.coef: expected a number in [0, 1000]"),
     ({"actor.cpl.tau": "warm"}, "tau"),
     ({"actor.use_lora": True}, "actor.use_lora"),
     ({"train_dataset.batch_size": 4}, "expected 64 responses a step as in grpo"),
