@@ -3,13 +3,16 @@
     config.yaml        the resolved configuration
     metrics.jsonl      a line a train step
     metrics.json       what each name in it means
-    evaluations.jsonl  a line an evaluation on held-out problems
+    evaluations.jsonl  a line an evaluation on held-out problems, or a validation
     ledger.jsonl       a line a train step: the problems it was made with
     events.jsonl       a line whenever something started, stopped or failed
     summary.json       the run in one object
     timeline.json      when was generated, trained, and weights were handed over
-    samples.json       a few responses, token by token, with samples/*.png
+    samples.json       held-out responses, token by token, with samples/*.png
+    samples/           of some steps responses that were trained on, and refused ones:
+                       step-*.json and their pictures, step-*.webp
     report.html        all of it, to look at
+    validation/        what was answered in each validation
     checkpoints/       weights to use: Hugging Face folders
     recover/           checkpoints to go on from
     logs/              what every process printed
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,6 +33,7 @@ from typing import Any
 
 # The instant in AReaL's trace that says which unix time the trace's clock shows.
 CLOCK = "clock"
+_STEP = re.compile(r"step-(\d+)")
 
 
 class RunFolder:
@@ -46,13 +51,32 @@ class RunFolder:
         self.recover = self.path / "recover"
         self.summary = self.path / "summary.json"
         self.timeline = self.path / "timeline.json"
+        self.samples = self.path / "samples"
+        self.pending = self.samples / "pending"  # samples of the step that goes on
         self.checkpoints = self.path / "checkpoints"
+        self.validations = self.path / "validation"
         self.logs = self.path / "logs"
+
+    def checkpoint(self, step: int) -> Path:
+        """Weights after a step."""
+        return self.checkpoints / f"step-{step:05d}"
+
+    def validation(self, step: int) -> Path:
+        """Answers in the validation after a step."""
+        return self.validations / f"step-{step:05d}"
 
     def create(self) -> RunFolder:
         for folder in (self.path, self.checkpoints, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         return self
+
+    def sample_files(self) -> dict[int, list[Path]]:
+        """Of each step with samples, ascending: its JSON and its pictures."""
+        found: dict[int, list[Path]] = {}
+        for path in sorted(self.samples.glob("step-*")):
+            if step := _STEP.match(path.name):
+                found.setdefault(int(step[1]), []).append(path)
+        return dict(sorted(found.items()))
 
     def append(self, file: Path, record: dict[str, Any]) -> None:
         """Add one JSON line and hand it to the operating system at once."""
@@ -68,10 +92,17 @@ class RunFolder:
 
         A line that a killed process left unfinished goes, too.
         """
-        for path in self.checkpoints.glob("step-*"):
+        for path in (
+            *self.checkpoints.glob("step-*"),
+            *self.validations.glob("step-*"),
+        ):
             number = path.name.removeprefix("step-")
             if not number.isdigit() or int(number) > step:
                 shutil.rmtree(path)
+        shutil.rmtree(self.pending, ignore_errors=True)
+        for number, files in self.sample_files().items():
+            for path in files if number > step else ():
+                path.unlink()
         for file in (self.metrics, self.evaluations, self.ledger):
             if file.exists():
                 kept = [line for line in read_lines(file) if line["step"] <= step]
@@ -84,7 +115,9 @@ class RunFolder:
         number = 1 + len(list(self.path.glob("before-*")))
         aside = self.path / f"before-{number}"
         aside.mkdir()
-        for path in (self.metrics, self.evaluations, self.ledger, self.checkpoints):
+        made = self.metrics, self.evaluations, self.ledger
+        made += self.samples, self.path / "samples.json"
+        for path in (*made, self.checkpoints, self.validations):
             if path.exists():
                 path.rename(aside / path.name)
         self.checkpoints.mkdir()

@@ -24,7 +24,11 @@ UPDATE = "ppo_actor/update/"  # AReaL's scope of what is recorded within an upda
 PARTS = "reward_parts/"  # what a reward is made of; the workflow records it
 
 # Those of the objectives come behind.
-_MODULES = ("areal_cppo.run.metrics", "areal_cppo.step.metrics")
+_MODULES = (
+    "areal_cppo.run.metrics",
+    "areal_cppo.run.validation",
+    "areal_cppo.step.metrics",
+)
 
 
 @dataclass(frozen=True)

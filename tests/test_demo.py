@@ -90,6 +90,28 @@ def assert_servers_have_the_trainers_weights(steps: list[dict]) -> None:
             assert abs(stats[f"ppo_actor/update/behave_approx_kl/{end}"]) < 1e-3
 
 
+def assert_samples(out: Path, steps: list[dict]) -> None:
+    """Of each step four responses, with what the step knew of them; all of it shown."""
+    for step in steps:
+        file = out / "samples" / f"step-{step['step']:05d}.json"
+        samples = json.loads(file.read_text())
+        assert len(samples["responses"]) == 4
+        for record in samples["responses"]:
+            parts = record["parts"]
+            weighed = 0.9 * parts["answer"] + 0.1 * parts["format"]
+            assert record["reward"] == pytest.approx(weighed)
+            assert record["staleness"] <= step["staleness_max"]
+            gained = any(record["tokens"].get("gain", ()))
+            assert gained == (record["advantage"] > 0)
+            assert bool(record["tokens"]) == ("negative" in record["pictures"])
+            for name in record["pictures"].values():
+                assert (out / "samples" / name).is_file()
+        assert all(each["reason"] for each in samples["refused"])
+    assert list(out.glob("areal/logs/**/media/table/samples_*.json"))
+    page = (out / "report.html").read_text()
+    assert all(f"Step {step}\n" in page for step in (1, 3, 4))
+
+
 @pytest.mark.smoke
 def test_a_few_steps(tmp_path):
     """Stock SGLang and AReaL, asynchronously, with every logger on."""
@@ -112,6 +134,7 @@ def test_a_few_steps(tmp_path):
     assert later and all(r["staleness_max"] <= r["version"] for r in steps)
     for record in steps:
         assert record["samples"] <= 64 * record["step"]
+        assert "warnings" not in record  # of the demo's own settings
         assert 0 < record["cpl_gated_share"] < 1
         gated = record["stats"]["ppo_actor/update/cpl/gated_responses"]
         assert record["cpl_view_sequences"] == gated
@@ -133,6 +156,7 @@ def test_a_few_steps(tmp_path):
     assert not any(n for reason, n in refused.items() if reason != "vision_token")
 
     assert list(tmp_path.glob("tensorboard/events.*"))
+    assert_samples(out, steps)
     (offline,) = out.glob("areal/logs/**/run-*.wandb")
     for name in (b"cpl/negative_divergence", b"cppo/trainer_idle_share"):
         assert name in offline.read_bytes()

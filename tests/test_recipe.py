@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +174,10 @@ def test_start_stop_resume_end(tmp_path, geometry3k):
     assert_finished(run, steps, fresh=2)  # the first of each start
     assert (run / "checkpoints" / f"step-{steps:05}" / "model.safetensors").is_file()
     assert list(run.glob("areal/checkpoints/**/epoch0*/model.safetensors"))
+    before, after = records(run / "evaluations.jsonl")  # validation.every: 20
+    assert (before["step"], after["step"]) == (0, steps)
+    assert len(before["correct"]) == len(after["correct"]) == 8
+    assert not before["refused"] and not after["refused"]
 
 
 def test_the_published_recipe_on_text_and_images(tmp_path, mixed):
@@ -191,14 +196,39 @@ def test_the_published_recipe_on_text_and_images(tmp_path, mixed):
 
 
 def test_adapters_by_disk(tmp_path, geometry3k):
-    """LoRA with its bfloat16 optimiser; SGLang loads each version's adapter."""
+    """LoRA with its bfloat16 optimiser; SGLang loads each version's adapter.
+
+    Killed while it validates after step 2, the run makes that step anew, and goes on
+    without a gap and without a repeat.
+    """
     run = tmp_path / "run"
     here = {
         "actor.fsdp.offload_params": "false",  # torch asks for a GPU
         "sglang.lora_backend": "torch_native",  # triton does, too
+        "recover.freq_steps": "1",
+        "validation.every": "1",
+        "validation.k": "8",
     }
     name = "qwen2_5_vl-3b_geometry3k_lora_24gb.yaml"
-    finish(train(name, run, geometry3k, 3, **here))
+    running = train(name, run, geometry3k, 3, **here)
+    deadline = time.monotonic() + START_SECONDS
+    while not records(run / "validation" / "step-00002" / "responses.jsonl"):
+        assert running.poll() is None, running.stdout.read()[-3000:]
+        assert time.monotonic() < deadline, "it did not validate"
+        time.sleep(0.05)
+    controller = records(run / "events.jsonl")[0]["pid"]
+    os.kill(controller, signal.SIGKILL)
+    assert [line["step"] for line in records(run / "evaluations.jsonl")] == [0, 1]
+    assert "going on after step 1" in finish(running)
     assert_finished(run, 3, fresh=1)
+    validated = records(run / "evaluations.jsonl")
+    assert [line["step"] for line in validated] == [0, 1, 2, 3]
+    for line in validated:
+        assert (line["n"], line["k"], line["refused"]) == (8, 8, {})
+        answers = run / "validation" / f"step-{line['step']:05d}" / "responses.jsonl"
+        keys = [(r["index"], r["sample"]) for r in records(answers)]
+        assert len(set(keys)) == len(keys) == 8 * 9
+    logged = [r.get("validation_accuracy") for r in records(run / "metrics.jsonl")]
+    assert logged == [line["accuracy"] for line in validated[1:]]
     adapter = run / "checkpoints" / "step-00003" / "adapter_model.safetensors"
     assert adapter.is_file()

@@ -32,7 +32,7 @@ from typing_extensions import override
 
 from areal_cppo.bench.rollout_prompts import MeasuredPrompt, PromptMaker
 from areal_cppo.bench.rollout_results import Answer, Point
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.errors import RunError
 from areal_cppo.rollout.refusals import Refused
 from areal_cppo.rollout.requests import CPPOBackend

@@ -20,8 +20,10 @@ from areal_cppo.cli.doctor import add_doctor
 from areal_cppo.cli.eval import add_eval
 from areal_cppo.cli.inspect import add_inspect
 from areal_cppo.cli.plan import add_plan
+from areal_cppo.cli.report import add_card, add_report
+from areal_cppo.cli.reward import add_reward
 from areal_cppo.cli.slurm import add_slurm
-from areal_cppo.cli.small import add_report, add_serve, add_tiny_model
+from areal_cppo.cli.small import add_serve, add_tiny_model
 from areal_cppo.cli.study import add_study
 from areal_cppo.cli.train import add_train
 from areal_cppo.cli.views import add_views
@@ -34,9 +36,11 @@ _COMMANDS = (
     add_eval,
     add_serve,
     add_report,
+    add_card,
     add_tiny_model,
     add_views,
     add_inspect,
+    add_reward,
     add_bench,
     add_plan,
     add_slurm,

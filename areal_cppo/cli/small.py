@@ -1,4 +1,4 @@
-"""The commands that are one call: `serve`, `report` and `tiny-model`."""
+"""The commands that are one call: `serve` and `tiny-model`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from areal_cppo.cli.common import prepare
 from areal_cppo.config import TASK_NAMES
-from areal_cppo.errors import UserError
+
+TEXT = "text"  # no task to train on: what a model for other data starts from
 
 
 def add_serve(commands: Any) -> None:
@@ -18,19 +19,17 @@ def add_serve(commands: Any) -> None:
     command.set_defaults(call=_serve)
 
 
-def add_report(commands: Any) -> None:
-    """Add `report` to the parser's commands."""
-    command = commands.add_parser("report", help="write report.html of a run's folder")
-    command.add_argument("run", metavar="DIR")
-    command.set_defaults(call=_report)
-
-
 def add_tiny_model(commands: Any) -> None:
     """Add `tiny-model` to the parser's commands."""
     command = commands.add_parser(
         "tiny-model", help="make the tiny model that a synthetic task starts from"
     )
-    command.add_argument("--task", choices=TASK_NAMES, default=TASK_NAMES[0])
+    command.add_argument(
+        "--task",
+        choices=(*TASK_NAMES, TEXT),
+        default=TASK_NAMES[0],
+        help=f"default: {TASK_NAMES[0]}; {TEXT}: for data of your own, in any words",
+    )
     command.add_argument("-o", "--out", required=True, metavar="DIR")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(call=_tiny_model)
@@ -47,21 +46,16 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(args.model, args.port)
 
 
-def _report(args: argparse.Namespace) -> int:
-    """Write `summary.json` and `report.html` from what the folder holds."""
-    from areal_cppo.run.finish import finish_run
-
-    try:
-        print(finish_run(args.run))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return 0
-
-
 def _tiny_model(args: argparse.Namespace) -> int:
     prepare()
+    from areal_cppo.tasks import text_lesson
     from areal_cppo.tasks.problems import reading_task
-    from areal_cppo.tasks.warmup import make_model
+    from areal_cppo.tasks.reading_lesson import ReadingLesson
+    from areal_cppo.tasks.warmup import TARGET_ACCURACY, make_model
 
-    make_model(reading_task(args.task), args.out, args.seed)
+    if args.task == TEXT:
+        lesson, target = text_lesson.TextLesson(), text_lesson.TARGET_ACCURACY
+    else:
+        lesson, target = ReadingLesson(reading_task(args.task)), TARGET_ACCURACY
+    make_model(lesson, args.out, args.seed, target)
     return 0

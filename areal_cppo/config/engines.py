@@ -16,8 +16,8 @@ from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from typing_extensions import override
 
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
-from areal_cppo.config.blocks import ServersConfig, SpeedConfig
 from areal_cppo.config.objectives import OBJECTIVES
+from areal_cppo.config.operation import ServersConfig, SpeedConfig
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
 from areal_cppo.core.checks import Number, check_fields, setting
 

@@ -26,7 +26,6 @@ from areal_cppo.config.blocks import (
     RewardConfig,
     SamplesConfig,
     ValidationConfig,
-    WatchdogConfig,
 )
 from areal_cppo.config.engines import (
     CPPOActorConfig,
@@ -35,6 +34,7 @@ from areal_cppo.config.engines import (
     allocation,
 )
 from areal_cppo.config.keys import check_file, forced, refused
+from areal_cppo.config.operation import WatchdogConfig
 from areal_cppo.config.reading import build
 from areal_cppo.core.checks import COUNT, Number, check_fields, setting
 

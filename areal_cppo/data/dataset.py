@@ -6,19 +6,21 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from transformers import ProcessorMixin
 
 from areal_cppo.config.blocks import DataConfig
 from areal_cppo.data.check import REASONS, RowCheck, check_rows
+from areal_cppo.data.columns import OwnColumns
 from areal_cppo.data.findings import BadRow
 from areal_cppo.data.images import ResizeRule, UnusableImage, in_line, load_image
 from areal_cppo.data.problems import Reader, schema_of
 from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.data.sources import Rows, load_rows
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.rewards.own import OF_A_PROBLEM
 
 PASS_RATE = "pass_rate"  # left out on purpose: counted, never a bad row
 NAMED = 3  # rows named of each reason
@@ -30,8 +32,8 @@ class ProblemDataset:
 
     An item is a dict: `images` (list of RGB pictures at the size at which the model
     sees them), `messages` (the prompt's text, with an image token per picture that the
-    processor will expand), `answer`, and `query_id`. Pictures are decoded when an item
-    is asked for.
+    processor will expand), `answer`, `query_id`, and what `sees` names. Pictures are
+    decoded when an item is asked for.
 
     The order depends on the table and `seed` alone. AReaL's dataloader shuffles with a
     seed of its own, the same in every run, so that the run's seed has to be here.
@@ -48,6 +50,8 @@ class ProblemDataset:
         Of the order, and of the choice that `data.limit` makes.
     shuffle
         Whether problems are in an order drawn by the seed; else in the table's.
+    sees
+        What else than its answer the reward function is told of a problem.
     setting
         The block's name, for messages.
     note
@@ -78,12 +82,16 @@ class ProblemDataset:
         split: str,
         seed: int,
         shuffle: bool,
+        sees: Sequence[str] = (),
         setting: str = "train_dataset",
         note: Note = logging.getLogger("ProblemDataset").info,
     ) -> None:
         rows = load_rows(path, split, config.image_folder, setting, note)
         schema = schema_of(config, rows.table.column_names, setting)
         self._read = Reader.of(rows, schema, split)
+        self._sees = sees
+        own = [name for name in sees if name not in OF_A_PROBLEM]
+        self._columns = OwnColumns.of(rows.table, own, setting)
         self._prompts = PromptBuilder(processor, config.instruction)
         self._resize = ResizeRule.of(processor, config)
         check = RowCheck(self._prompts, self._resize, config.max_prompt_tokens)
@@ -145,6 +153,8 @@ class ProblemDataset:
             "messages": self._prompts.text(problem.question, len(pictures)),
             "answer": problem.answer,
             "query_id": problem.query_id,
+            **({"question": problem.question} if "question" in self._sees else {}),
+            **self._columns(row),
         }
 
     def shared_with(self, other: ProblemDataset) -> str:

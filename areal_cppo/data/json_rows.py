@@ -69,8 +69,28 @@ def loads(text: str) -> Any:
     return json.loads(text, parse_float=str)
 
 
+class _Written(str):
+    """A number with a point or an exponent, as it was written."""
+
+
 def _written(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
+    try:
+        return None if value is None else _dumps(value)
+    except RecursionError:
+        raise BadJson("lists or objects in each other, hundreds deep") from None
+
+
+def _dumps(value: Any) -> str:
+    """JSON, of numbers that were read as `_Written` letter by letter."""
+    match value:
+        case _Written():
+            return value
+        case dict():
+            pairs = (f"{json.dumps(k)}: {_dumps(v)}" for k, v in value.items())
+            return f"{{{', '.join(pairs)}}}"
+        case list():
+            return f"[{', '.join(map(_dumps, value))}]"
+    return json.dumps(value)
 
 
 def _write(part: list[dict[str, str | None]], folder: Path) -> None:
@@ -136,7 +156,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder(
-    parse_float=str,
+    parse_float=_Written,
     parse_constant=lambda word: None,  # NaN is no JSON, but Python writes it
     object_pairs_hook=_unique,
 )

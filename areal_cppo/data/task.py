@@ -10,6 +10,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
 from areal_cppo.data.dataset import Note, ProblemDataset
 from areal_cppo.errors import UserError
+from areal_cppo.rewards.own import REWARD_FN
 
 VALIDATION_SEED = 0  # the same problems whatever the run's seed
 
@@ -52,7 +53,7 @@ class ProblemTask:
         self.config = config
         self.note = note
         self.workflow_kwargs = workflow_kwargs(
-            config, "areal_cppo.rewards.reward.reward_fn"
+            config, config.reward.function or REWARD_FN
         )
 
     def train_dataset(self) -> ProblemDataset:
@@ -121,6 +122,7 @@ class ProblemTask:
             split=block.split,
             seed=seed,
             shuffle=block.shuffle,
+            sees=self.config.reward.sees,
             setting=setting,
             note=self.note,
         )

@@ -5,24 +5,44 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
 
+from areal.api import ModelRequest
 from areal.api.cli_args import GenerationHyperparameters
 from areal.utils.image import image2base64
 from transformers import ProcessorMixin
 
-from areal_cppo.evaluation.client import Client
 from areal_cppo.evaluation.folder import EvaluationFolder
-from areal_cppo.evaluation.scoring import Scorer
+from areal_cppo.evaluation.scoring import Scorer, Verdict
 from areal_cppo.evaluation.summary import GREEDY
 from areal_cppo.rollout.refusals import Refused
-from areal_cppo.rollout.requests import CPPOBackend, Prompt
+from areal_cppo.rollout.requests import Prompt
 
-_BACKEND = CPPOBackend()
 _UNKNOWN = dict.fromkeys(
-    ("response", "extracted", "correct", "format", "finish_reason", "tokens", "seconds")
+    ("response", *(field.name for field in fields(Verdict)))
+    + ("finish_reason", "tokens", "seconds")
 )
+
+
+class FirstProblems:
+    """The first problems of a dataset, all if there are fewer."""
+
+    def __init__(self, dataset, size: int) -> None:
+        self.dataset, self.size = dataset, min(size, len(dataset))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset[index]
+
+
+class Responder(Protocol):
+    """Who answers: servers of a model, or those of a run."""
+
+    async def respond(self, request: ModelRequest) -> Any:
+        """A response: `output_tokens` and `stop_reason`; raises `Refused`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class Asker:
     processor: ProcessorMixin
     generation: GenerationHyperparameters
     context_length: int | None
-    client: Client
+    client: Responder
     scorer: Scorer
     folder: EvaluationFolder
 
@@ -102,13 +122,13 @@ class Asker:
             "refused": None,
         }
         try:
-            record |= await self._judged(prompt, problem["answer"], sample)
+            record |= await self._judged(prompt, problem, sample)
         except Refused as refused:
             record |= _UNKNOWN | {"refused": refused.reason}
         self.folder.add(record)
 
     async def _judged(
-        self, prompt: Prompt, truth: Any, sample: str | int
+        self, prompt: Prompt, problem: dict[str, Any], sample: str | int
     ) -> dict[str, Any]:
         """The part of a record that the server and the scorer know."""
         tokenizer = self.processor.tokenizer
@@ -119,22 +139,15 @@ class Asker:
         generation = generation.new_with_stop_and_pad_token_ids(tokenizer)
         request = prompt.request(generation, self.processor, tokenizer)
         begin = time.monotonic()
-        answer = await self.client.send(
-            _BACKEND.build_generation_request(request, with_lora=False, version=0)
-        )
+        result = await self.client.respond(request)
         seconds = time.monotonic() - begin
-        result = _BACKEND.parse_generation_response(answer)
-        if result.stop_reason == "abort":  # somebody paused the server
-            raise Refused("aborted")
         response = tokenizer.decode(result.output_tokens)
         verdict = await self.scorer(
-            prompt.text, response, prompt.input_ids, result.output_tokens, truth
+            prompt.text, response, prompt.input_ids, result.output_tokens, problem
         )
         return {
             "response": response,
-            "extracted": verdict.extracted,
-            "correct": verdict.correct,
-            "format": verdict.format,
+            **asdict(verdict),
             "finish_reason": result.stop_reason,
             "tokens": len(result.output_tokens),
             "seconds": round(seconds, 3),

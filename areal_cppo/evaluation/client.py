@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from areal.api.io_struct import HttpRequest
+from areal.api import ModelRequest
+from areal.api.io_struct import HttpGenerationResult, HttpRequest
 
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.rollout.refusals import Refused
+from areal_cppo.rollout.requests import CPPOBackend
 
+_BACKEND = CPPOBackend()
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
 # After so many refusals and not one answer the fault is not with the requests.
@@ -60,6 +63,14 @@ class Client:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._session.close()
+
+    async def respond(self, request: ModelRequest) -> HttpGenerationResult:
+        """A whole response to a request; raises as `send`."""
+        http = _BACKEND.build_generation_request(request, with_lora=False, version=0)
+        result = _BACKEND.parse_generation_response(await self.send(http))
+        if result.stop_reason == "abort":  # somebody paused the server
+            raise Refused("aborted")
+        return result
 
     async def send(self, request: HttpRequest) -> dict[str, Any]:
         """A server's answer.

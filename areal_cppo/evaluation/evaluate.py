@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from areal_cppo import __version__
 from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
-from areal_cppo.evaluation.asking import Asker
+from areal_cppo.evaluation.asking import Asker, FirstProblems
 from areal_cppo.evaluation.client import Client
 from areal_cppo.evaluation.folder import EvaluationFolder
 from areal_cppo.evaluation.model import fingerprint
 from areal_cppo.evaluation.scoring import Scorer
 from areal_cppo.evaluation.summary import GREEDY, summarize
+from areal_cppo.rollout.first_look import try_reward
 from areal_cppo.serving.cpu import needs_shim
 from areal_cppo.serving.server import GenerationServer
 from areal_cppo.tasks.experiment import load_task
@@ -79,7 +81,10 @@ class Evaluation:
         self.processor = AutoProcessor.from_pretrained(self.model)
         problems, self.bad_rows = self._problems(limit)
         self.folder = EvaluationFolder(out, self._settings(len(problems)))
-        self.dataset = _First(problems, min(limit or len(problems), len(problems)))
+        self.dataset = FirstProblems(problems, limit or len(problems))
+        if config.reward.function:
+            for line in try_reward(self.task.workflow_kwargs, self.dataset[0]):
+                note(line)
 
     def _settings(self, problems: int) -> dict[str, Any]:
         """All that an answer to a problem depends on.
@@ -108,6 +113,18 @@ class Evaluation:
             },
             "reward_fn": self.task.workflow_kwargs["reward_fn"],
             "timeout_seconds": config.reward.timeout_seconds,
+            **(self._own_reward() if config.reward.function else {}),
+        }
+
+    def _own_reward(self) -> dict[str, Any]:
+        """What verdicts by a function of the user's own depend on, its file too."""
+        reward = self.config.reward
+        file = Path(reward.function.rpartition(":")[0])
+        text = file.read_bytes() if file.suffix == ".py" else b""
+        return {
+            "reward": {"weights": reward.weights, "sees": reward.sees},
+            "reward_file": sha256(text).hexdigest() if text else None,
+            "correct_reward": self.config.actor.correct_reward,
         }
 
     def _problems(self, limit: int | None) -> tuple[Any, dict[str, int]]:
@@ -146,7 +163,8 @@ class Evaluation:
                 scorer = stack.enter_context(
                     Scorer(
                         self.task.workflow_kwargs["reward_fn"],
-                        self.config.reward.timeout_seconds,
+                        self.config.reward,
+                        self.config.actor.correct_reward,
                     )
                 )
                 addresses = [server.address] if server else self.servers
@@ -230,19 +248,6 @@ class Evaluation:
             "config_digest": self.folder.digest,
             "version": __version__,
         }
-
-
-class _First:
-    """The first problems of a dataset."""
-
-    def __init__(self, dataset, size: int) -> None:
-        self.dataset, self.size = dataset, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[index]
 
 
 def _check_device(config: CPPOConfig) -> None:

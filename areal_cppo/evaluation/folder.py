@@ -26,7 +26,8 @@ class EvaluationFolder:
     A record of `responses.jsonl` has `index` (of the problem in its dataset),
     `query_id` (its name), `sample` (`greedy` or 0 to k - 1),
     `prompt_tokens`, `response` (text, special tokens included), `extracted` (the answer
-    found in it, or null), `answer` (the true one), `correct`, `format`,
+    found in it, or null), `answer` (the true one), `correct`, `format` (null where the
+    reward function has no part of that name), `reward` and its `parts` by name,
     `finish_reason` (`stop` or `length`), `tokens` and `seconds`. Of a refused one
     `refused` is the reason, and what is not known is null; it is asked again when the
     evaluation goes on.

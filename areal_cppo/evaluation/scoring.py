@@ -1,17 +1,20 @@
 """What a response is: right or wrong, in the format or not, by the training's reward.
 
 The reward function of the task is called as in training, in processes of its own with
-a time limit; its parts say what was correct and what was well-formed.
+a time limit; its parts say what was correct and what was well-formed. Of a function
+without a part `answer` a response is correct that is worth more than
+`actor.correct_reward`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from areal_cppo.config.blocks import RewardConfig
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
 from areal_cppo.rollout.refusals import Refused
@@ -26,7 +29,9 @@ class Verdict:
 
     extracted: str | None
     correct: bool
-    format: bool
+    format: bool | None
+    reward: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Scorer:
@@ -35,14 +40,21 @@ class Scorer:
     Parameters
     ----------
     reward_fn
-        `package.module.name` of the task's reward function.
-    timeout_seconds
-        Of one response.
+        Where the task's reward function is (`rewards/loading.py`).
+    reward
+        Its weights, what it sees of a problem, and its time limit.
+    correct_reward
+        `actor.correct_reward`.
     """
 
-    def __init__(self, reward_fn: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, reward_fn: str, reward: RewardConfig, correct_reward: float = 0.5
+    ) -> None:
         processes = min(MAX_PROCESSES, os.cpu_count() or 1)
-        self._pool = RewardPool(reward_fn, timeout_seconds, processes)
+        self._pool = RewardPool(
+            reward_fn, reward.timeout_seconds, processes, reward.part_weights
+        )
+        self._sees, self._correct_reward = reward.sees, correct_reward
         self._extract: Callable[[str], Any] = (
             boxed_answer if reward_fn == REWARD_FN else final_answer
         )
@@ -59,9 +71,9 @@ class Scorer:
         response: str,
         prompt_ids: list[int],
         response_ids: list[int],
-        answer: str,
+        problem: Mapping[str, Any],
     ) -> Verdict:
-        """Judge a response to a prompt.
+        """Judge a response to a prompt; `problem` is the item of the dataset.
 
         Raises
         ------
@@ -73,7 +85,7 @@ class Scorer:
             completions=response,
             prompt_ids=prompt_ids,
             completion_ids=response_ids,
-            answer=answer,
+            **{name: problem[name] for name in self._sees},
         )
         try:
             reward = await asyncio.wrap_future(call)
@@ -81,9 +93,13 @@ class Scorer:
             raise Refused("reward_timeout") from error
         except RewardError as error:
             raise Refused("reward_error") from error
-        extracted = self._extract(response)
+        extracted, parts = self._extract(response), reward.parts
         return Verdict(
             None if extracted is None else str(extracted),
-            reward.parts.get("answer", reward.value) == 1,
-            reward.parts.get("format") == 1,
+            parts["answer"] >= 1
+            if "answer" in parts
+            else reward.value > self._correct_reward,
+            parts["format"] >= 1 if "format" in parts else None,
+            reward.value,
+            parts,
         )

@@ -66,8 +66,9 @@ def summarize(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     dict
         `greedy` and `average_at_k`: each `None` without a record of it, else
         `accuracy`, `interval`, `n` problems, `responses`, and shares of the responses:
-        `format`, `cut_off` (by the limit of length); and mean `tokens`. `refused` has
-        counts by reason.
+        `format`, `cut_off` (by the limit of length); and mean `tokens`, `reward` and
+        `parts`. Where a record doesn't know `format` or `reward` its mean is `None`.
+        `refused` has counts by reason.
     """
     greedy, sampled = [], []
     refused: dict[str, int] = defaultdict(int)
@@ -90,16 +91,27 @@ def _part(records: list[dict[str, Any]]) -> dict[str, Any] | None:
     right = defaultdict(list)
     for record in records:
         right[record["index"]].append(record["correct"])
+    parts = defaultdict(list)
+    for record in records:
+        for name, value in record.get("parts", {}).items():
+            parts[name].append(value)
     means = [fmean(outcomes) for outcomes in right.values()]
     return {
         "accuracy": fmean(means),
         "interval": list(clustered_interval(means, len(records))),
         "n": len(means),
         "responses": len(records),
-        "format": fmean(record["format"] for record in records),
+        "format": _mean(records, "format"),
         "cut_off": fmean(record["finish_reason"] == "length" for record in records),
         "tokens": fmean(record["tokens"] for record in records),
+        "reward": _mean(records, "reward"),
+        "parts": {name: fmean(values) for name, values in sorted(parts.items())},
     }
+
+
+def _mean(records: list[dict[str, Any]], name: str) -> float | None:
+    values = [record.get(name) for record in records]
+    return None if None in values else fmean(values)
 
 
 def describe(summary: dict[str, Any], k: int, temperature: float) -> list[str]:
@@ -118,10 +130,17 @@ def describe(summary: dict[str, Any], k: int, temperature: float) -> list[str]:
         )
         if name != "greedy":
             line += f", {part['responses']:,} responses at temperature {temperature:g}"
-        lines.append(
-            f"{line}; format {100 * part['format']:.1f} %, cut off "
-            f"{100 * part['cut_off']:.1f} %, {part['tokens']:.0f} tokens"
-        )
+        shares = {"format": part["format"], "cut off": part["cut_off"]}
+        said = [f"{k} {100 * v:.1f} %" for k, v in shares.items() if v is not None]
+        said.append(f"{part['tokens']:.0f} tokens")
+        means = {"reward": part["reward"], **part["parts"]}
+        told = ("answer", "format", "judges_differ")
+        said += [
+            f"{name} {mean:.3g}"
+            for name, mean in means.items()
+            if mean is not None and name not in told
+        ]
+        lines.append(f"{line}; {', '.join(said)}")
     if summary["refused"]:
         counts = ", ".join(f"{k} {n:,}" for k, n in summary["refused"].items())
         lines.append(f"refused, not in these numbers: {counts}")

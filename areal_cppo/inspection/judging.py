@@ -17,8 +17,8 @@ from areal_cppo.report.samples import SampleView
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.format import without_end
 
-# From a response's text to its reward and whether it is right.
-Grade = Callable[[str], tuple[float, bool]]
+# From a response's text to its reward and whether it is right; None: it was refused.
+Grade = Callable[[str], tuple[float, bool] | tuple[None, None]]
 Roles = Callable[[list[str]], list[str]]
 
 

@@ -26,10 +26,8 @@ from areal_cppo.config.models import VISION_MODELS
 from areal_cppo.data.prompts import processed
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.inspection.picture_input import PictureInput
+from areal_cppo.inspection.tokens import token_texts
 from areal_cppo.patches.transformers import correct_image_positions
-
-_BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
-_GOES_ON = "\u2026"  # of a character that several tokens spell
 
 
 @dataclass(frozen=True)
@@ -203,17 +201,8 @@ class VisionModel:
         return output.logits[0, :-1]
 
     def pieces(self, response: torch.Tensor) -> list[str]:
-        """Each token's text. Where several spell one character, the first has it."""
-        pieces: list[str] = []
-        waiting: list[int] = []
-        for token in response.tolist():
-            waiting.append(token)
-            text = self.processor.tokenizer.decode(waiting)
-            if text.endswith("\ufffd") and len(waiting) < _BYTES_OF_A_CHARACTER:
-                continue
-            pieces += [text] + [_GOES_ON] * (len(waiting) - 1)
-            waiting = []
-        return pieces + [self.processor.tokenizer.decode([token]) for token in waiting]
+        """Each token's text, as `token_texts` has it."""
+        return token_texts(self.processor.tokenizer, response.tolist())
 
 
 def _check_family(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -21,7 +20,8 @@ from areal_cppo.inspection.settings import Settings
 from areal_cppo.inspection.tokens import judge, token_views
 from areal_cppo.inspection.views import VIEW_KINDS, Views
 from areal_cppo.report.samples import SampleView, write_samples
-from areal_cppo.rewards.parts import Reward
+from areal_cppo.rewards.own import arguments
+from areal_cppo.rewards.pool import RewardError, RewardPool, RewardTimeout
 from areal_cppo.tasks import responses, sampling
 from areal_cppo.tasks.experiment import ReadingExperiment, load_task
 from areal_cppo.tasks.model import load_model, response_logits
@@ -55,7 +55,12 @@ def checkpoint_samples(
                 title=f"{kind} problem {at}",
                 prompt=f"{problem['messages']}\n(answer: {problem['answer']})",
                 policy="after",
-                grade=_grade(task, problem, config.actor.correct_reward),
+                grade=_grade(
+                    task,
+                    problem,
+                    model.processor.tokenizer,
+                    config.actor.correct_reward,
+                ),
                 roles=responses.token_roles if synthetic else None,
             )
         )
@@ -76,19 +81,20 @@ def _problems(task: Task, model: VisionModel) -> tuple[str, Iterable[dict[str, A
     return kind, islice(with_image, N_PROBLEMS)
 
 
-def _grade(task: Task, problem: dict[str, Any], correct_reward: float) -> Grade:
-    reward_fn = resolve_name(task.workflow_kwargs["reward_fn"])
-    weights = RewardConfig(**task.workflow_kwargs["reward"]).weights
-    known = {
-        key: value
-        for key, value in problem.items()
-        if key not in ("messages", "images")
-    }
+def _grade(task: Task, problem: dict[str, Any], tokenizer, least: float) -> Grade:
+    """In a process of its own, as in training: a user's function may hang."""
+    settings = RewardConfig(**task.workflow_kwargs["reward"])
 
-    def grade(text: str) -> tuple[float, bool]:
-        result = reward_fn(problem["messages"], text, [], [], **known)
-        reward = Reward.of(result, weights).value
-        return reward, reward > correct_reward
+    def grade(text: str) -> tuple[float, bool] | tuple[None, None]:
+        given = arguments(problem, settings.sees, text, tokenizer)
+        function = task.workflow_kwargs["reward_fn"]
+        seconds, weights = settings.timeout_seconds, settings.part_weights
+        with RewardPool(function, seconds, 1, weights) as pool:
+            try:
+                reward = pool.submit(**given).result().value
+            except (RewardError, RewardTimeout):  # refused, in training
+                return None, None
+        return reward, reward > least
 
     return grade
 

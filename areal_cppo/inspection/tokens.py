@@ -23,6 +23,8 @@ from areal_cppo.errors import RunError
 from areal_cppo.inspection.views import VIEW_KINDS
 from areal_cppo.report.samples import TokenView
 
+_BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
+_GOES_ON = "\u2026"  # of a character that several tokens spell
 _CHUNK = 128  # rows in fp32 at a time: 80 MB with a vocabulary of 150k
 
 
@@ -117,6 +119,20 @@ def judge(
                 "try --device cpu"
             )
     return numbers
+
+
+def token_texts(tokenizer, ids: Sequence[int]) -> list[str]:
+    """Each token's text. Where several spell one character, the first has it."""
+    pieces: list[str] = []
+    waiting: list[int] = []
+    for token in ids:
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        if text.endswith("\ufffd") and len(waiting) < _BYTES_OF_A_CHARACTER:
+            continue
+        pieces += [text] + [_GOES_ON] * (len(waiting) - 1)
+        waiting = []
+    return pieces + [tokenizer.decode([token]) for token in waiting]
 
 
 def token_views(

@@ -148,6 +148,8 @@ CONTRACTS = {
         _init_rollout(self, rollout_config, is_eval=False, lora_path=None)
         _init_scheduler(self)
         _save_recover_checkpoint(self, epoch, epoch_step, global_step)
+        _evaluate(self, eval_workflow, eval_workflow_kwargs, epoch, epoch_step,
+            global_step)
         train(self, workflow=None, eval_workflow=None, workflow_kwargs=None,
             eval_workflow_kwargs=None, dynamic_filter_fn=None, total_epochs=None)
         """,

@@ -109,13 +109,14 @@ class Curve:
     color: str
     steps: Sequence[int]
     values: Sequence[float]
+    line: str = "-"
 
     def __bool__(self) -> bool:
         return bool(self.steps)
 
     def draw(self, ax: Axes) -> None:
         """Marked when short, else faint under its trailing mean."""
-        style = {"color": self.color, "label": self.label}
+        style = {"color": self.color, "label": self.label, "linestyle": self.line}
         if len(self.steps) <= MARKED_STEPS:
             ax.plot(self.steps, self.values, **style, marker="o", markersize=3.5)
             return

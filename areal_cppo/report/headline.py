@@ -91,12 +91,16 @@ def _refused(run: RunContents) -> Fact:
     if not isinstance(refused, dict):
         return Fact("Refused responses", "Not recorded", "No counts of refusals.")
     counts = {reason: n for reason, n in refused.items() if is_number(n)}
-    reasons = ", ".join(f"{reason} {number(n)}" for reason, n in counts.items() if n)
-    return Fact(
-        "Refused responses",
-        number(sum(n for reason, n in counts.items() if reason != "group_dropped")),
-        reasons or "every response was fit to train on",
-    )
+    dropped = counts.pop("group_dropped", 0)
+    total, used = sum(counts.values()), run.last("samples")
+    words = ", ".join(f"{reason} {number(n)}" for reason, n in counts.items() if n)
+    if total and is_number(used):
+        share = number(total / (total + used), "share")
+        words = f"{share} of these and those trained on: {words}"
+    if dropped:
+        words += f"; {number(dropped)} group{'' if dropped == 1 else 's'} dropped"
+    words = words.removeprefix("; ") or "every response was fit to train on"
+    return Fact("Refused responses", number(total), words)
 
 
 def _rate(run: RunContents) -> Fact:

@@ -14,7 +14,10 @@ from areal_cppo.report.runs import RunContents, is_number
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One evaluation: `right` and `n` are `None` where only the share is known."""
+    """One evaluation: `right` and `n` are `None` where only the share is known.
+
+    `outcomes` has a character a problem: 1 right, 0 wrong, - not answered.
+    """
 
     step: int
     accuracy: float
@@ -52,13 +55,18 @@ class Change:
 
     @property
     def points(self) -> float:
-        """The change in percentage points."""
+        """The change in percentage points; if paired, on what both have answered."""
+        if self.paired:
+            gained, lost, n = _counts(self.before, self.after)
+            return 100 * (gained - lost) / n
         return 100 * (self.after.accuracy - self.before.accuracy)
 
     @property
     def images(self) -> str:
         """On how many it was measured, in words; empty where that is not known."""
         before, after = self.before.n, self.after.n
+        if self.paired:
+            before = after = _counts(self.before, self.after)[2]
         if after and before == after:
             return f", on {after} images"
         return f", on {before} and {after} images" if after and before else ""
@@ -90,11 +98,12 @@ def heldout_points(run: RunContents) -> list[HeldOut]:
         if not is_share(record.get("accuracy")):
             continue
         outcomes = record.get("correct")
-        usable = isinstance(outcomes, str) and outcomes and set(outcomes) <= {"0", "1"}
+        usable = isinstance(outcomes, str) and outcomes and set(outcomes) <= set("01-")
         points[record["step"]] = HeldOut(
             record["step"],
             record["accuracy"],
-            _count(record, "n") or (len(outcomes) if usable else None),
+            _count(record, "n")
+            or (len(outcomes.replace("-", "")) or None if usable else None),
             outcomes if usable else None,
         )
     return [points[step] for step in sorted(points)]
@@ -110,19 +119,32 @@ def accuracy_change(points: list[HeldOut]) -> Change | None:
     if len(points) < 2:
         return None
     before, after = points[0], points[-1]
-    if before.outcomes and after.outcomes:
-        if len(before.outcomes) == len(after.outcomes):
-            pairs = list(zip(before.outcomes, after.outcomes, strict=True))
-            interval = paired_difference_interval(
-                pairs.count(("0", "1")), pairs.count(("1", "0")), len(pairs)
-            )
-            return Change(before, after, interval, paired=True)
+    counts = _counts(before, after)
+    if counts:
+        return Change(before, after, paired_difference_interval(*counts), paired=True)
     if before.n is None or after.n is None:
         return Change(before, after, None, paired=False)
     interval = unpaired_difference_interval(
         before.right, before.n, after.right, after.n
     )
     return Change(before, after, interval, paired=False)
+
+
+def best_point(points: list[HeldOut]) -> HeldOut | None:
+    """That of the highest accuracy after training began; the earliest of equals."""
+    trained = [point for point in points if point.step]
+    return max(trained, key=lambda p: (p.accuracy, -p.step), default=None)
+
+
+def _counts(before: HeldOut, after: HeldOut) -> tuple[int, int, int] | None:
+    """Gained, lost and all of the problems answered both times; `None` where it isn't
+    known problem by problem."""
+    one, two = before.outcomes or "", after.outcomes or ""
+    if len(one) != len(two):
+        return None
+    pairs = [pair for pair in zip(one, two, strict=True) if "-" not in pair]
+    gained, lost = pairs.count(("0", "1")), pairs.count(("1", "0"))
+    return (gained, lost, len(pairs)) if pairs else None
 
 
 def _count(record: dict, key: str) -> int | None:

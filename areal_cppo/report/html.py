@@ -12,7 +12,8 @@ from areal_cppo.report.heldout import accuracy_change, heldout_points
 from areal_cppo.report.page import render
 from areal_cppo.report.plots import Plot, all_plots
 from areal_cppo.report.runs import RunContents, load_run
-from areal_cppo.report.sample_html import samples_html
+from areal_cppo.report.sample_html import samples_html, step_samples_html
+from areal_cppo.report.step_samples import first_middle_last, read_step_samples
 
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.
@@ -44,6 +45,7 @@ def write_report(folder: Path | str) -> Path:
 def report_html(run: RunContents, plots: list[Plot]) -> str:
     """The page."""
     points = heldout_points(run)
+    steps = _step_samples(run)
     return render(
         "report.html.j2",
         run=run,
@@ -54,10 +56,22 @@ def report_html(run: RunContents, plots: list[Plot]) -> str:
         facts=facts(run),
         gaps=gaps(run),
         plots=plots,
-        samples=samples_html(run.samples) if run.samples else "",
+        steps=steps,
+        samples=samples_html(run.samples, "Held-out responses") if run.samples else "",
         metrics=list(_last_values(run)),
         config=run.config_text and shareable(run.config_text, run.folder),
     )
+
+
+def _step_samples(run: RunContents) -> str:
+    """The section of the run's own samples; what can't be read is noted."""
+    files, found = sorted((run.folder / "samples").glob("step-*.json")), []
+    for file in first_middle_last(files):
+        try:
+            found.append(read_step_samples(file))
+        except ValueError as error:
+            run.notes.append(f"samples/{file.name} is left out: {error}")
+    return step_samples_html(found, len(files)) if found else ""
 
 
 def _last_values(run: RunContents) -> Iterator[dict[str, Any]]:

@@ -56,6 +56,14 @@ def _staleness(metrics: Mapping[str, Any]) -> str:
     return f"{mean:.2f}" if largest is None else f"{mean:.2f}/{largest:.0f}"
 
 
+def _refused(metrics: Mapping[str, Any]) -> str:
+    """Responses that were, since the start."""
+    found = metrics.get("refused")
+    if found is None:
+        return "-"
+    return str(sum(n for reason, n in found.items() if reason != "group_dropped"))
+
+
 COLUMNS = (
     Column("reward", 6, _decimal("reward", 3)),
     Column("accuracy", 8, _decimal("accuracy", 3)),
@@ -63,7 +71,8 @@ COLUMNS = (
     Column("CPL", 6, _decimal("cpl_loss", 3)),
     Column("selected", 8, _decimal("cpl_selected_per_response", 1), 80),
     Column("staleness", 9, _staleness),
-    Column("tokens/s", 8, _decimal("tokens_per_second", 0), 90),
+    Column("refused", 7, _refused, 90),
+    Column("tokens/s", 8, _decimal("tokens_per_second", 0), 100),
     Column("time", 8, lambda metrics: clock(metrics.get("seconds"))),
 )
 

@@ -84,8 +84,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def png_uri(image: Image.Image) -> str:
-    """The image as a PNG data URI."""
+def image_uri(image: Any) -> str:
+    """The image as a data URI: its own, if it has one, else of PNG."""
+    if not isinstance(image, Image.Image):
+        return image.uri
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -115,7 +117,7 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.globals |= {"themes": THEMES, "versions": versions}
-TEMPLATES.filters |= {"number": number, "png_uri": png_uri}
+TEMPLATES.filters |= {"number": number, "image_uri": image_uri}
 
 
 def render(template: str, **values: Any) -> str:

@@ -1,9 +1,10 @@
 """The report's plots by step, CPL aside. Each returns `None` without its data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from areal_cppo.report import figure_style as fs
@@ -14,7 +15,7 @@ from areal_cppo.report.cpl_plots import (
     shortcut_plot,
 )
 from areal_cppo.report.figure_style import Curve, Plot
-from areal_cppo.report.heldout import heldout_points
+from areal_cppo.report.heldout import HeldOut, heldout_points
 from areal_cppo.report.runs import RunContents, is_number
 from areal_cppo.report.timeline_plots import WIDE, timeline_plot, timeline_zoom_plot
 from areal_cppo.report.trace import PHASES
@@ -59,24 +60,8 @@ def learning_plot(run: RunContents) -> Plot | None:
     for curve in filter(None, (reward, accuracy)):
         curve.draw(ax)
     if points:
-        spreads = [p.interval or (p.accuracy, p.accuracy) for p in points]
-        below = [p.accuracy - low for p, (low, _) in zip(points, spreads, strict=True)]
-        above = [
-            high - p.accuracy for p, (_, high) in zip(points, spreads, strict=True)
-        ]
-        ax.errorbar(
-            heldout.steps,
-            heldout.values,
-            yerr=[np.maximum(below, 0), np.maximum(above, 0)],
-            color=heldout.color,
-            label=heldout.label,
-            fmt="D",
-            markersize=4.5,
-            capsize=3,
-            elinewidth=1.4,
-            clip_on=False,
-            zorder=5,
-        )
+        style = {"color": heldout.color, "label": heldout.label, "fmt": "D"}
+        draw_accuracies(ax, heldout.steps, points, **style)
     if all(0 <= value <= 1 for curve in curves for value in curve.values):
         ax.set_ylim(0, 1)
     fs.step_axis(ax)
@@ -91,6 +76,26 @@ def learning_plot(run: RunContents) -> Plot | None:
         f"{(reward or accuracy).smoothed}",
         f"Line plot by training step: {'; '.join(curve.words for curve in curves)}.",
         fs.svg_text(figure),
+    )
+
+
+def draw_accuracies(ax: Axes, xs: Sequence[float], points: list[HeldOut], **style):
+    """Accuracies with their intervals, where these are known."""
+    spreads = [p.interval or (p.accuracy, p.accuracy) for p in points]
+    pairs = list(zip(points, spreads, strict=True))
+    ax.errorbar(
+        xs,
+        [point.accuracy for point in points],
+        yerr=[
+            [max(0.0, point.accuracy - low) for point, (low, _) in pairs],
+            [max(0.0, high - point.accuracy) for point, (_, high) in pairs],
+        ],
+        markersize=4.5,
+        capsize=3,
+        elinewidth=1.4,
+        clip_on=False,
+        zorder=5,
+        **style,
     )
 
 

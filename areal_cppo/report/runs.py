@@ -236,7 +236,8 @@ def _timeline(value: dict[str, Any], notes: list[str]) -> Timeline:
 
 def _samples(folder: Path, notes: list[str]) -> list[SampleView]:
     if not (folder / "samples.json").is_file():
-        notes.append("samples.json is missing: no sample responses are shown.")
+        if not any((folder / "samples").glob("step-*.json")):  # see step_samples.py
+            notes.append("samples.json is missing: no sample responses are shown.")
         return []
     try:
         return read_samples(folder)

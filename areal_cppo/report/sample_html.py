@@ -8,6 +8,7 @@ from math import isfinite
 
 from areal_cppo.report.page import TEMPLATES
 from areal_cppo.report.samples import IMAGE_KINDS, SampleView, TokenView
+from areal_cppo.report.step_samples import StepSamples
 
 # The roles of a response's tokens in the triangle task, where all are known.
 ROLES = {
@@ -46,6 +47,11 @@ def samples_html(
     return TEMPLATES.get_template("samples.html.j2").module.section(
         samples, title, large
     )
+
+
+def step_samples_html(steps: Sequence[StepSamples], count: int) -> str:
+    """The section of some steps' samples, of `count` that have any."""
+    return TEMPLATES.get_template("samples.html.j2").module.steps(steps, count)
 
 
 def cards(samples: Iterable[SampleView]) -> list[list[list[SampleView]]]:
@@ -104,7 +110,8 @@ def found_words(tokens: Sequence[TokenView]) -> str:
 
 def token_name(token: TokenView) -> str:
     """A token's accessible name."""
-    said = [f"{token_text(token.text)}, entropy gain {token.gain:.2f}"]
+    gain = f"entropy gain {token.gain:.2f}" if token.gated else "not gated"
+    said = [f"{token_text(token.text)}, {gain}"]
     said += ["perception token"] if token.selected else []
     said += [role_words(token.role)] if token.role else []
     return ", ".join(said)

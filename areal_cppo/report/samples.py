@@ -1,8 +1,10 @@
 """Sample responses for the report: the data, `samples.json` and its PNGs.
 
-Nothing is computed here: whoever holds a model fills in `SampleView`.
+Nothing is computed here: whoever holds a model fills in `SampleView`. Those that a run
+keeps of its own steps are in `step_samples.py`.
 """
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,13 +24,14 @@ class TokenView:
     `*_entropy` of the prediction, in nats, and `*_probability` of this token, given
     each image; `*_divergence` is KL(anchor || view) in nats. Those with a default are
     not in every file. `role` is what the token does where that is known (`R` reads a
-    digit, see `sample_html.ROLES`), else the empty string.
+    digit, see `sample_html.ROLES`), else the empty string. Of a token that is not
+    `gated` nothing is known: its gain is 0, its entropies are `None`.
     """
 
     text: str
     gain: float
-    anchor_entropy: float
-    negative_entropy: float
+    anchor_entropy: float | None
+    negative_entropy: float | None
     selected: bool
     role: str = ""
     positive_entropy: float | None = None
@@ -37,12 +40,37 @@ class TokenView:
     negative_probability: float | None = None
     positive_divergence: float | None = None
     negative_divergence: float | None = None
+    gated: bool = True
 
     @property
     def numbers(self) -> list[float]:
         """All that is known of it as a number."""
         values = (getattr(self, item.name) for item in fields(self))
         return [value for value in values if type(value) is float]
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A WebP file, shown as it is."""
+
+    data: bytes
+    size: tuple[int, int]
+
+    @classmethod
+    def read(cls, path: Path) -> "StoredPicture":
+        with Image.open(path, formats=["WEBP"]) as image:
+            return cls(path.read_bytes(), image.size)
+
+    def tobytes(self) -> bytes:
+        """What tells it from others."""
+        return self.data
+
+    @property
+    def uri(self) -> str:
+        return "data:image/webp;base64," + base64.b64encode(self.data).decode()
+
+
+Picture = Image.Image | StoredPicture
 
 
 @dataclass(frozen=True)
@@ -54,14 +82,16 @@ class SampleView:
     by, `correct` and `reward` are `None`, and so is `policy` of a model outside of a
     run. An image that there is not (a run without views) is `None`. `notes` are
     sentences that belong below the response, `perturbations` says by which one a view
-    (positive, negative) was made.
+    (positive, negative) was made. `text` is what has no tokens of its own, all of the
+    response or its end; `heading` and `facts` (name, value) stand above it. These three
+    are not in `samples.json`.
     """
 
     title: str
     prompt: str
-    anchor: Image.Image | None
-    positive: Image.Image | None
-    negative: Image.Image | None
+    anchor: Picture | None
+    positive: Picture | None
+    negative: Picture | None
     tokens: list[TokenView]
     correct: bool | None
     answer: str
@@ -69,6 +99,16 @@ class SampleView:
     policy: str | None
     notes: tuple[str, ...] = ()
     perturbations: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    heading: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of images to show: all where there is a view, else the anchor or none."""
+        if self.positive or self.negative:
+            return IMAGE_KINDS
+        return IMAGE_KINDS[:1] if self.anchor else ()
 
 
 def write_samples(folder: Path | str, samples: Sequence[SampleView]) -> Path:

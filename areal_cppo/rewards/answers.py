@@ -19,6 +19,7 @@ from areal_cppo.rewards.typography import clean
 
 MAX_CHARACTERS = 400
 MAX_DEPTH = 12
+READ = "compared as what they are read as"
 
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -71,35 +72,54 @@ def is_correct(answer: str | None, truth: str, *, question: str | None = None) -
     bool
         For any two texts, within a fraction of a second.
     """
+    return judged(answer, truth, question=question)[0]
+
+
+def judged(
+    answer: str | None, truth: str, *, question: str | None = None
+) -> tuple[bool, str]:
+    """What `is_correct` says, and how the two were compared, in a few words."""
     truth = final_answer(truth) or truth
-    if answer is None or not answer.strip() or not truth.strip():
-        return False
+    if answer is None or not answer.strip():
+        return False, "there is no answer in a box"
+    if not truth.strip():
+        return False, "the true answer is empty"
     answer = final_answer(answer) or answer
     if answer.strip() == truth.strip():
-        return True
+        return True, "compared letter by letter"
     if _endless(answer) or _endless(truth):
-        return False
+        return False, (
+            f"compared letter by letter: over {MAX_CHARACTERS} characters or "
+            f"{MAX_DEPTH} brackets deep, too much to be read"
+        )
     answer, truth = clean(answer), clean(truth)
     if not answer or not truth:
-        return False
+        return False, "nothing is left of one without its typography"
     if squeezed(answer) == squeezed(truth):
-        return True
+        return True, "compared as texts, without their typography"
     if _LETTERS.fullmatch(truth):
         given, wanted = (re.findall("[A-Z]", text) for text in (answer, truth))
         if not _LETTERS.fullmatch(answer):
-            return False
+            return False, "compared as letters, which the answer is not"
         if question is not None and offers_choices(question):
-            return sorted(given) == sorted(wanted)
-        return given == wanted
+            return sorted(given) == sorted(
+                wanted
+            ), "compared as the choices that are offered"
+        return (
+            given == wanted,
+            "compared as letters in their order: no question offers choices",
+        )
     option = _option(truth)
     if option is not None:
-        return _chosen(answer, *option)
+        return _chosen(
+            answer, *option
+        ), f"compared as choices: option {option[0]} is right"
     if _TEXT.fullmatch(truth) or _TEXT.fullmatch(answer):
-        return truth.casefold() == answer.casefold()
+        return truth.casefold() == answer.casefold(), "compared as words"
     try:
-        return equal(read(answer), read(truth))
+        return equal(read(answer), read(truth)), READ
     except (Doubt, RecursionError):
-        return False
+        return False, READ
 
 
 def offers_choices(question: str) -> bool:

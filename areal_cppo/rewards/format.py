@@ -30,17 +30,27 @@ def has_format(response: str, prompt: str = "") -> bool:
         As the model sees it, the chat template around it. Where that ends with
         `<think>`, as some templates do, the response goes on from there.
     """
+    return format_fault(response, prompt) is None
+
+
+def format_fault(response: str, prompt: str = "") -> str | None:
+    """What is wrong with a response's format (`has_format`), in words, or None."""
     text = without_end(response).strip()
     if prompt.rstrip().endswith(_OPEN):
         text = _OPEN + text
-    if any(text.count(mark) != 1 for mark in (_OPEN, _CLOSE, _BOX)):
-        return False
+    for mark in (_OPEN, _CLOSE, _BOX):
+        count = text.count(mark)
+        if count != 1:
+            return f"{mark} is there {count} times" if count else f"no {mark}"
     thought, _, rest = text.partition(_CLOSE)
-    return (
-        thought.startswith(_OPEN)
-        and bool(thought.removeprefix(_OPEN).strip())
-        and final_answer(rest) is not None
-    )
+    if not thought.startswith(_OPEN):
+        return f"it doesn't begin with {_OPEN}"
+    if not thought.removeprefix(_OPEN).strip():
+        return "the thought is empty"
+    if final_answer(rest) is None:
+        inside = _BOX in thought
+        return f"the box is before {_CLOSE}" if inside else "the box is empty or open"
+    return None
 
 
 def without_end(response: str) -> str:

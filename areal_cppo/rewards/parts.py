@@ -23,6 +23,10 @@ class Reward:
     value: float
     parts: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value:g}" for name, value in self.parts.items())
+        return f"{self.value:g}" + (f" ({parts})" if parts else "")
+
     @classmethod
     def of(cls, result: Any, weights: Mapping[str, float]) -> Reward:
         """The weighted sum of the parts that a function returned, or its one number.
@@ -32,12 +36,13 @@ class Reward:
         result
             A number, or a mapping of names to numbers; a bool is one.
         weights
-            Of the parts; one without a weight is recorded and not paid for.
+            Of the parts; one without a weight is recorded and not paid for. One number
+            is the reward, whatever the weights.
 
         Raises
         ------
         ValueError
-            Nothing of the kind, not finite, or a weight without its part.
+            Nothing of the kind, not finite, a weight without its part, or no weight.
         """
         if not isinstance(result, Mapping):
             return cls(_number("the reward", result))
@@ -48,11 +53,16 @@ class Reward:
                 f"no part {', '.join(missing)}, which has a weight; the parts are "
                 f"{', '.join(sorted(parts)) or 'none'}"
             )
+        if not weights:
+            named = ", ".join(sorted(parts)) or "none"
+            raise ValueError(f"parts ({named}) without weights; set reward.weights")
         return cls(sum(weights[name] * parts[name] for name in weights), parts)
 
 
 def _number(name: str, value: Any) -> float:
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is of type {type(value).__name__}") from None

@@ -16,9 +16,10 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -42,7 +43,7 @@ class RewardPool:
     Parameters
     ----------
     function
-        `package.module.name` of the reward function. It is called with keywords, in
+        Where the reward function is (`loading.py`). It is called with keywords, in
         the main thread of a process that has imported only its module.
     timeout_seconds
         Of one call. Waiting for a process, and its start, do not count.
@@ -65,7 +66,21 @@ class RewardPool:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reward")
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
 
-    def submit(self, **arguments: Any) -> Future[Reward]:
+    def __enter__(self) -> RewardPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def check(self, names: Iterable[str]) -> None:
+        """See whether the function is there and takes keywords of these names.
+
+        Raises `RewardTimeout` or `RewardError`.
+        """
+        call = {"arguments": dict.fromkeys(names), "weights": None}
+        self._threads.submit(self._ask, json.dumps(call)).result()
+
+    def submit(self, /, **arguments: Any) -> Future[Reward]:
         """Compute one reward; `arguments` have to be plain data (JSON).
 
         The future raises `RewardTimeout` or `RewardError`; `asyncio.wrap_future` makes
@@ -75,6 +90,9 @@ class RewardPool:
         return self._threads.submit(self._compute, json.dumps(call))
 
     def _compute(self, call: str) -> Reward:
+        return Reward(**self._ask(call))
+
+    def _ask(self, call: str) -> dict[str, Any]:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
@@ -87,7 +105,7 @@ class RewardPool:
         self._idle.put(worker)
         if "error" in reply:
             raise RewardError(reply["error"])
-        return Reward(**reply)
+        return reply
 
     def close(self) -> None:
         """Wait for what was submitted, and end the processes."""
@@ -140,13 +158,16 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            start_new_session=True,
         )
         self._ready = False
 
     def ask(self, call: str, timeout_seconds: float) -> dict[str, Any]:
         """Send a call and wait for its answer; raises as `RewardPool.submit` says."""
         if not self._ready:
-            self._answer(_START_SECONDS)
+            said = self._answer(_START_SECONDS)
+            if "error" in said:
+                raise RewardError(said["error"])
             self._ready = True
         try:
             # Never blocks for long: a process that has answered is reading.
@@ -171,8 +192,9 @@ class _Worker:
         return f"the process ended with exit code {self._process.wait()}"
 
     def end(self) -> None:
-        """Kill the process, whatever it does, and wait until it is gone."""
-        self._process.kill()
+        """Kill the process and those it started, and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
         with contextlib.suppress(BrokenPipeError):  # of a call it never read

@@ -28,8 +28,8 @@ from areal.utils import logging, stats_tracker
 from areal.utils.network import find_free_ports, format_hostport
 from typing_extensions import override
 
-from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.config.engines import CPPORolloutConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.errors import RunError
 from areal_cppo.rollout.requests import RESENT
 from areal_cppo.rollout.servers.client import ServerClient, ServerError, vocabulary_of

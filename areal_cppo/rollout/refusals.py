@@ -32,11 +32,20 @@ FEWEST = 2  # responses that can be compared
 
 
 class Refused(Exception):
-    """A response that can't be trained on; `reason` is one of `REASONS`."""
+    """A response that can't be trained on.
+
+    Attributes
+    ----------
+    reason
+        One of `REASONS`.
+    tokens
+        Of the response, as far as it is there.
+    """
 
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+        self.tokens: list[int] = []
 
 
 class VisionTokenSampled(Refused):

@@ -28,8 +28,9 @@ from areal.utils.perf_tracer import (
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 from typing_extensions import override
 
-from areal_cppo.config.blocks import GroupsConfig, RewardConfig
+from areal_cppo.config.blocks import SAMPLE, GroupsConfig, RewardConfig
 from areal_cppo.metrics import PARTS
+from areal_cppo.rewards.parts import Reward
 from areal_cppo.rewards.pool import (
     RewardError,
     RewardTimeout,
@@ -45,6 +46,7 @@ from areal_cppo.rollout.refusals import (
     VisionTokenSampled,
 )
 from areal_cppo.rollout.requests import VISION_TOKENS, Prompt
+from areal_cppo.rollout.samples import RefusedSamples, about
 
 logger = logging.getLogger("CPPOWorkflow")
 
@@ -85,9 +87,10 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
     Parameters
     ----------
     reward_fn
-        Of AReaL's signature, or its import string; it may return its parts by name
-        instead of one number (`rewards/parts.py`). It runs in a process of its own and
-        is told, of the dataset's item, nothing but `answer`.
+        Of AReaL's signature, or where it is (`rewards/loading.py`); it may return its
+        parts by name instead of one number (`rewards/parts.py`). It runs in a process
+        of its own and is told, of the dataset's item, nothing but what `reward.sees`
+        names.
     gconfig, tokenizer, processor, enable_thinking
         As AReaL takes them.
     reward, groups
@@ -97,6 +100,9 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
     context_length
         Of the server, tokens: prompt and `gconfig.max_new_tokens` have to fit in it,
         as they have to in `gconfig.max_tokens`.
+    samples
+        Folder where refused responses are written, to be read; other responses then
+        take along what their samples say. None: neither.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         groups: dict[str, Any] | None = None,
         max_prompt_tokens: int | None = None,
         context_length: int | None = None,
+        samples: str | None = None,
     ):
         if isinstance(processor, str):  # AReaL's loader caches; its workflow's doesn't
             processor, _ = load_hf_processor_and_tokenizer(processor)
@@ -122,9 +129,11 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             name,
             settings.timeout_seconds,
             settings.processes,
-            tuple(settings.weights.items()),
+            tuple(settings.part_weights.items()),
         )
+        self._sees = settings.sees
         self._drop_failed = GroupsConfig(**groups or {}).on_failed_response == "drop"
+        self._samples = RefusedSamples(samples)
         limits = [self.gconfig.max_tokens - self.gconfig.max_new_tokens]
         if context_length is not None:
             limits.append(context_length - self.gconfig.max_new_tokens)
@@ -145,15 +154,19 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         """
         prompt = await self._prepare(data)
         if len(prompt.input_ids) > self._longest_prompt:
-            outcomes = ["prompt_too_long"] * size
+            outcomes = [Refused("prompt_too_long")] * size
         else:
             outcomes = await asyncio.gather(
-                *[self._respond(engine, prompt, data["answer"]) for _ in range(size)]
+                *[self._respond(engine, prompt, data) for _ in range(size)]
             )
         stats = stats_tracker.get(workflow_context.stat_scope())
         for outcome in outcomes:
-            stats.scalar(**{REFUSED + r: float(outcome == r) for r in REASONS})
+            reason = getattr(outcome, "reason", None)
+            stats.scalar(**{REFUSED + r: float(reason == r) for r in REASONS})
         kept = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        if len(kept) < size:
+            refused = [each for each in outcomes if isinstance(each, Refused)]
+            await asyncio.to_thread(self._samples.keep, refused, data, prompt)
         needed = size if self._drop_failed else min(size, FEWEST)
         dropped = len(kept) < needed
         if size > 1:
@@ -165,17 +178,21 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         return Prompt.of(data, self.processor, self.tokenizer, images)
 
     async def _respond(
-        self, engine: InferenceEngine, prompt: Prompt, answer: str
-    ) -> dict[str, Any] | str:
+        self, engine: InferenceEngine, prompt: Prompt, data: dict[str, Any]
+    ) -> dict[str, Any] | Refused:
         """One response as a trajectory of batch size 1, or why it is refused."""
         request = prompt.request(self.gconfig, self.processor, self.tokenizer)
+        told = {name: data[name] for name in self._sees}
         try:
             response, reward = await self._collect_samples(
-                engine, request, prompt.text, {"answer": answer}
+                engine, request, prompt.text, told
             )
         except Refused as refused:
-            return refused.reason
-        return _trajectory(prompt, response, reward)
+            return refused
+        trajectory = _trajectory(prompt, response, reward.value)
+        if self._samples.folder:
+            trajectory["multi_modal_input"][0][SAMPLE] = about(data, reward)
+        return trajectory
 
     @session_context()
     @override
@@ -187,13 +204,18 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         except _REQUEST_ERRORS as error:
             logger.warning("a request failed: %s", _without_payload(error))
             raise Refused("request_failed") from None
-        if not self._vision_ids.isdisjoint(response.output_tokens):
-            raise VisionTokenSampled
-        return response, await self._compute_rewards(response, prompt_str, task_data)
+        try:
+            if not self._vision_ids.isdisjoint(response.output_tokens):
+                raise VisionTokenSampled
+            reward = await self._compute_rewards(response, prompt_str, task_data)
+        except Refused as refused:
+            refused.tokens = response.output_tokens
+            raise
+        return response, reward
 
     @trace_session("reward")
     @override
-    async def _compute_rewards(self, resp, prompt_str, task_data) -> float:
+    async def _compute_rewards(self, resp, prompt_str, task_data) -> Reward:
         """The reward of a response; raises `Refused`."""
         future = self._rewards.submit(
             prompt=prompt_str,
@@ -214,7 +236,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         stats_tracker.get(workflow_context.stat_scope()).scalar(
             reward=reward.value, **parts
         )
-        return reward.value
+        return reward
 
 
 def _trajectory(

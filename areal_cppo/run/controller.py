@@ -56,6 +56,7 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     """Check what can be checked without starting anything, and say what would be."""
     from areal_cppo.config.experiment import load_config
     from areal_cppo.config.models import count_parameters
+    from areal_cppo.rollout.first_look import try_reward
     from areal_cppo.run.dry_run import describe as describe_plan
     from areal_cppo.run.preflight import check_settings
     from areal_cppo.tasks.experiment import load_task
@@ -65,8 +66,16 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     parameters = count_parameters(config.actor.path)
     for line in describe_plan(config, model_config, parameters):
         say("note", text=line)
-    dataset = load_task(config, lambda text: say("note", text=text)).train_dataset()
-    fields = ", ".join(dataset[0])
+    task = load_task(config, lambda text: say("note", text=text))
+    dataset = task.train_dataset()
+    problems = task.valid_dataset() if config.validation.every else None
+    if problems is not None:
+        used = min(len(problems), config.validation.problems)
+        say("note", text=f"validation: {used} of {len(problems)} problems")
+    first = dataset[0]
+    for line in try_reward(task.workflow_kwargs, first):
+        say("note", text=line)
+    fields = ", ".join(first)
     say("note", text=f"data: {len(dataset)} problems, each with {fields}")
     say("note", text="nothing was started")
 

@@ -152,10 +152,9 @@ def _describe_step(config: CPPOConfig) -> str:
 
 
 def _describe_lengths(config: CPPOConfig) -> str:
-    prompt = config.longest_prompt
-    limit = f"prompt at most {prompt}" if prompt else "prompt not limited"
     return (
-        f"tokens: {limit}, response at most {config.gconfig.max_new_tokens}, "
+        f"tokens: prompt at most {config.longest_prompt}, "
+        f"response at most {config.gconfig.max_new_tokens}, "
         f"context {config.sglang.context_length}"
     )
 

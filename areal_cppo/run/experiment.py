@@ -19,6 +19,7 @@ from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
 from areal_cppo.inspection.run_samples import write_heldout_samples
+from areal_cppo.rollout.first_look import try_reward
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
 from areal_cppo.run.health import RunWatch
 from areal_cppo.run.observers import (
@@ -27,10 +28,13 @@ from areal_cppo.run.observers import (
     NonFinite,
     NonFiniteGuard,
     Say,
+    Task,
 )
 from areal_cppo.run.recorder import MetricsRecorder
+from areal_cppo.run.samples import SampleObserver
 from areal_cppo.run.stop import STOPPED, HealthPoll, Stopped, StopRequest
 from areal_cppo.run.trainer import CPPOTrainer
+from areal_cppo.run.validation import Validation
 from areal_cppo.serving.processes import RUN_ID_VARIABLE
 from areal_cppo.serving.redaction import SECRET_NAME, WITHHELD
 from areal_cppo.tasks.experiment import load_task
@@ -101,26 +105,37 @@ class Experiment:
         if config.heldout.size and 0 not in heldout.evaluated:
             self.note("measuring held-out accuracy before training")
             heldout.evaluate(0, Path(config.actor.path))
+        problems = task.valid_dataset() if config.validation.every else None
+        dataset = task.train_dataset()
+        if config.reward.function:
+            for line in try_reward(task.workflow_kwargs, dataset[0]):
+                self.note(line)
         self.note("starting trainer and generation server")
         apply_listen_host(config)
         # Not as a context manager: after a failure it would first take everything down,
         # which may hang, and tell the reason last. The supervisor cleans up.
         trainer = self.trainer = heldout.trainer = CPPOTrainer(
-            config, task.train_dataset(), end_now=self._end_now
+            config, dataset, end_now=self._end_now
         )
         keeper, recorder = self._observe(trainer, heldout, found)
         silent = config.watchdog.silent_seconds
         workers = HealthPoll(trainer.workers(), silent, self._end_now)
         workers.start()
         recorder.go_on(read_lines(folder.metrics))
+        if problems is not None:
+            trainer.validation = self._validation(task, problems, keeper)
         # Lets the tracer's clock be set beside everybody else's.
         clock = {"unix_seconds": time.time(), "offset": recorder.seconds}
         perf_tracer.instant(CLOCK, args=clock)
         servers = trainer.server_addresses()
         self.say("training", servers=servers, start=recorder.start)
         folder.event("training", servers=servers, workers=trainer.workers())
+        if trainer.validation is not None:
+            trainer.validation.begin(first)
         self._train(trainer, keeper, task.workflow_kwargs)
         last = heldout.checkpoint(recorder.steps)
+        if trainer.validation is not None:
+            trainer.validation.forget()
         self.say("trained")
         workers.end()
         trainer.close()
@@ -185,17 +200,19 @@ class Experiment:
 
     def _observe(self, trainer: CPPOTrainer, heldout: HeldOutEvaluation, found):
         config, folder = self.config, self.folder
+        steps = len(trainer.train_dataloader) * config.total_train_epochs
+        last = min(steps, config.total_train_steps or steps)
         recorder = MetricsRecorder(
             folder,
             self.say,
             RunWatch(config.actor.cpl.top_fraction, config.actor.cpl.tau),
+            lambda step: step == last or self.stop.asked,
         )
-        steps = len(trainer.train_dataloader) * config.total_train_epochs
-        last = min(steps, config.total_train_steps or steps)
         keeper = Keeper(trainer, config.recover, folder, self.stop, last, folder.event)
         if found:
             keeper.go_on(*found)
         trainer.observers += [recorder, NonFiniteGuard(config.watchdog.nonfinite_steps)]
+        trainer.observers += [SampleObserver(trainer, config.samples, folder)]
         if config.heldout.size:
             trainer.observers += [heldout]
         trainer.observers += [keeper]
@@ -203,11 +220,27 @@ class Experiment:
         trainer.rollout.listeners.append(self._on_server_event)
         return keeper, recorder
 
+    def _validation(self, task: Task, problems, keeper: Keeper) -> Validation:
+        rollout = self.trainer.rollout
+        return Validation(
+            self.config,
+            problems,
+            task.workflow_kwargs["reward_fn"],
+            self.folder,
+            self.say,
+            self.trainer,
+            keeper,
+            lambda: self.stop.asked or rollout.failure is not None,
+        )
+
     def _train(self, trainer: CPPOTrainer, keeper: Keeper, workflow_kwargs) -> None:
         self.training = True
         try:
             if self.stop.asked:  # between the last look and now
                 raise keeper.stopped()
+            if self.config.samples.every:
+                kept = {"samples": str(self.folder.pending)}
+                workflow_kwargs = workflow_kwargs | kept
             trainer.train(workflow=WORKFLOW, workflow_kwargs=workflow_kwargs)
         except (NonFinite, DiskFull):
             raise

@@ -1,4 +1,4 @@
-"""Finishes a run's folder: the time line, the summary and the report."""
+"""Finishes a run's folder: time line, summary, model cards and report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from areal_cppo.folder import RunFolder
+from areal_cppo.report.card import write_cards
 from areal_cppo.report.html import write_report
 from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.timeline import overlap_share, union
@@ -15,7 +16,8 @@ from areal_cppo.report.trace import COMPUTING, WEIGHTS, read_trace
 
 
 def finish_run(path: str | Path) -> Path:
-    """Write `timeline.json`, `summary.json` and `report.html`; returns the last.
+    """Write `timeline.json`, `summary.json`, a model card into each checkpoint, and
+    `report.html`; returns the last.
 
     Works on what there is: a run that was killed has fewer steps and a shorter line.
     """
@@ -25,6 +27,7 @@ def finish_run(path: str | Path) -> Path:
         folder.write(folder.timeline, timeline)
     run = load_run(folder.path)
     folder.write(folder.summary, summarize(run))
+    write_cards(run, keep_edited=True)
     return write_report(folder.path)
 
 

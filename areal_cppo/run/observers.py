@@ -74,6 +74,9 @@ class Task(Protocol):
 
     def train_dataset(self): ...
 
+    def valid_dataset(self):
+        """Problems to validate on while it trains; `None`: there are none."""
+
     def evaluate(self, checkpoint: Path) -> dict[str, Any] | None:
         """Held-out accuracy of a checkpoint, or `None` where the task has none."""
 
@@ -99,7 +102,7 @@ class HeldOutEvaluation:
         self.say("evaluation", step=step, accuracy=result["accuracy"], n=result["n"])
 
     def checkpoint(self, step: int) -> Path:
-        folder = self.folder.checkpoints / f"step-{step:05d}"
+        folder = self.folder.checkpoint(step)
         return folder if folder.is_dir() else self.trainer.save_checkpoint(folder)
 
     def step_done(self, step: int, stats: dict[str, float]) -> None:

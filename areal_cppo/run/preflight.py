@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import AutoTokenizer
 
 from areal_cppo.config import SDPA, TASK_NAMES, TORCH_FLASH
 from areal_cppo.config.budget import checkpoint_bytes
@@ -47,6 +48,7 @@ def check_settings(config: CPPOConfig) -> dict[str, Any]:
     check_versions()
     model_config = check_model_config(config.actor)
     check_resources(config, model_config)
+    check_tokenizer(config, model_config)
     return model_config
 
 
@@ -75,6 +77,26 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
         tree_training=actor.enable_tree_training,
     )
     return model_config
+
+
+def check_tokenizer(config: CPPOConfig, model_config: dict[str, Any]) -> None:
+    """There is a tokenizer, and the model has all of its tokens."""
+    path = config.tokenizer_path
+    try:
+        size = len(AutoTokenizer.from_pretrained(path))
+    except Exception as error:  # what transformers raises depends on what is missing
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            f"tokenizer_path: expected a folder, or a name on the hub, with a "
+            f"tokenizer, found {path!r}: {lines[0]}; set it to ${{actor.path}}"
+        ) from error
+    text = model_config.get("text_config", model_config)
+    known = text.get("vocab_size", model_config.get("vocab_size"))
+    if known is not None and size > known:
+        raise UserError(
+            f"tokenizer_path: expected at most the {known} tokens of actor.path, found "
+            f"{size}, another model's; set it to ${{actor.path}}"
+        )
 
 
 def check_weights(actor: CPPOActorConfig) -> None:

@@ -53,6 +53,8 @@ class MetricsRecorder:
         Where the line goes as well, without AReaL's statistics, and each warning.
     watch
         Looks at each line; what it sees becomes the line's `warnings`.
+    ends
+        Whether the run ends with a step; then the watch says what a short run shows.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class MetricsRecorder:
         folder: RunFolder,
         say: Callable[..., None],
         watch: RunWatch | None = None,
+        ends: Callable[[int], bool] = lambda step: False,
     ):
         self.folder = folder
         self.say = say
-        self.watch = watch or RunWatch()
+        self.watch, self.ends = watch or RunWatch(), ends
         self.start = time.time()
         self.steps = 0
         self._last = self.start
@@ -125,9 +128,10 @@ class MetricsRecorder:
                 record[metric.name] = value
         record |= self._since_the_start(record)
         tokens = stats["cppo/response_tokens"]
-        record["tokens_per_second"] = tokens / (now - self._last)
+        training = now - self._last - record.get("validation_seconds", 0.0)
+        record["tokens_per_second"] = tokens / training
         self._last = now
-        warnings = self.watch.look(record)
+        warnings = self.watch.look(record, last=self.ends(step))
         if warnings:
             record["warnings"] = warnings
         self.folder.append(self.folder.metrics, record | {"stats": stats})

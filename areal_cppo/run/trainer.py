@@ -28,6 +28,7 @@ from areal_cppo.rollout.controller import CPPORolloutEngine
 from areal_cppo.rollout.ledger import GIVEN_UP, PromptLedger, PromptLoader
 from areal_cppo.run.observers import Observer
 from areal_cppo.run.recorder import throughput
+from areal_cppo.run.validation import Validation
 from areal_cppo.step.actor import CPPOActor
 
 
@@ -65,6 +66,7 @@ class CPPOTrainer(PPOTrainer):
         self.observers: list[Observer] = []
         self._step_began = time.monotonic()
         self._end_now = end_now
+        self.validation: Validation | None = None
         if config.stats_logger.wandb.mode == "offline":
             # AReaL logs in whatever the mode; wandb then asks for no key.
             os.environ["WANDB_MODE"] = "offline"
@@ -151,6 +153,16 @@ class CPPOTrainer(PPOTrainer):
         return super().train(*args, **kwargs)
 
     @override
+    def _evaluate(
+        self, eval_workflow, eval_workflow_kwargs, epoch, epoch_step, global_step
+    ):
+        """Our own validation, while the weights of the step are on the servers."""
+        began = time.monotonic()
+        if self.validation is not None:
+            self.validation.run(global_step + 1)
+        self._step_began += time.monotonic() - began
+
+    @override
     def _export_and_commit_stats(self, epoch, epoch_step, global_step):
         logger = self.stats_logger
         commit = logger.commit
@@ -161,6 +173,9 @@ class CPPOTrainer(PPOTrainer):
             now = time.monotonic()
             data.update(throughput(data, now - self._step_began))
             self._step_began = now
+            if self.validation is not None:
+                data.update(self.validation.stats)
+                self.validation.stats = {}
             committed.update(data)
             commit(epoch, step, global_step, data)
 

@@ -35,6 +35,7 @@ from areal_cppo.step.pack import Packer
 from areal_cppo.step.rank_state import load_rank, save_rank
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.rows import RowStyle
+from areal_cppo.step.samples import SampleKeeper
 from areal_cppo.step.update import optimizer_step, response_logprobs
 
 
@@ -56,6 +57,7 @@ class CPPOActor(FSDPPPOActor):
         # A text model, which goes AReaL's own way, has no passes of ours.
         self._model: Model | None = None
         self._meter = Meter()
+        self._samples: SampleKeeper | None = None
 
     @override
     def initialize(self, *args, **kwargs):
@@ -103,11 +105,13 @@ class CPPOActor(FSDPPPOActor):
     @override
     def ppo_update(self, data: list[dict[str, Any]]) -> None:
         """AReaL's update of one batch of trajectories, with its statistics recorded."""
-        config = self.config
-        record_batch(
-            data, self.get_version(), config.correct_reward, config.max_new_tokens
-        )
+        config, version, samples = self.config, self.get_version(), self._samples
+        record_batch(data, version, config.correct_reward, config.max_new_tokens)
+        if samples is not None:
+            data = samples.choose(data, version, self._layout)
         super().ppo_update(data)
+        if samples is not None:
+            samples.write(version)
         if config.uses_views:
             self._meter.flush(self._ranks, cpl=config.uses_cpl)
 
@@ -136,6 +140,12 @@ class CPPOActor(FSDPPPOActor):
             return response_logprobs(self._parts(), input_)
         padded, meta = concat_batch(input_)
         return split_batch(response_logprobs(self._parts(), padded), meta)
+
+    def keep_samples(self, folder: str, every: int, responses: int) -> None:
+        """Write some responses of every so many steps into a folder, to be read."""
+        rank, ranks = self.data_parallel_rank, self.data_parallel_world_size
+        if self.is_data_parallel_head():  # the others of its group have the same
+            self._samples = SampleKeeper(folder, every, responses, rank, ranks)
 
     def save_training_state(self, folder: str) -> None:
         """Write all that is needed to go on; all ranks together."""
@@ -178,10 +188,17 @@ class CPPOActor(FSDPPPOActor):
     def _ranks(self) -> Ranks:
         return Ranks(self.dp_group, self.device)
 
+    @property
+    def _layout(self) -> PatchLayout | None:
+        """Of images; None: the model takes none."""
+        if self._model is None:
+            return None
+        return PatchLayout.from_image_processor(self.processor.image_processor)
+
     def _parts(self) -> Parts:
         """Read anew each time: some settings may be changed between steps."""
         config, ranks = self.config, self._ranks
-        layout = PatchLayout.from_image_processor(self.processor.image_processor)
+        layout = self._layout
         style = RowStyle.of(config, self.model_config, layout, self.device)
         pack = Packer(config.mb_spec, style, config.speed.share_prompts, ranks)
         version = self.get_version()

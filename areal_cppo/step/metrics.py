@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +50,38 @@ METRICS = (
         "Mean length of a response; a steep rise or fall often comes before a collapse "
         "of the reward.",
         key="cppo/response_length",
+    ),
+    Metric(
+        "cut_off_responses",
+        "Cut-off responses",
+        "share",
+        "Share of the step's responses that are as long as actor.max_new_tokens "
+        "allows: hardly one of them comes to its answer.",
+        key="cppo/cut_off",
+    ),
+    Metric(
+        "equal_reward_groups",
+        "Groups without a signal",
+        "share",
+        "Share of the step's groups whose responses all have the same reward: compared "
+        "with each other they teach nothing.",
+        key="cppo/equal_rewards",
+    ),
+    Metric(
+        "equal_reward_groups_zero",
+        "Groups without a reward",
+        "share",
+        "Share of the step's groups whose responses all have the reward 0: too hard, "
+        "or judged by what they can't meet.",
+        key="cppo/equal_rewards_zero",
+    ),
+    Metric(
+        "equal_reward_groups_correct",
+        "Groups that are all correct",
+        "share",
+        "Share of the step's groups whose responses are all correct, with the same "
+        "reward: too easy by now.",
+        key="cppo/equal_rewards_correct",
     ),
     Metric(
         "interrupted_responses",
@@ -105,13 +136,14 @@ def record_batch(
     correct_reward: float,
     longest: int,
 ) -> None:
-    """Record staleness, accuracy and lengths, under `cppo/`.
+    """Record staleness, accuracy, rewards within groups and lengths, under `cppo/`.
 
     Parameters
     ----------
     trajectories
-        After `compute_advantages`: `loss_mask` is shifted by one, `versions` isn't, and
-        the padding of `versions` is 0, so it is read under the mask only.
+        An item per group, after `compute_advantages`: `loss_mask` is shifted by one,
+        `versions` isn't, and the padding of `versions` is 0, so it is read under the
+        mask only.
     version
         Current policy version.
     correct_reward
@@ -146,9 +178,25 @@ def record_batch(
                 reward=rewards.float(),
                 correct=(rewards > correct_reward).float(),
                 response_length=lengths.float(),
+                cut_off=(lengths >= longest).float(),
                 denominator="responses",
                 reduce_type=ReduceType.AVG,
             )
+            _record_group(rewards, correct_reward)
+
+
+def _record_group(rewards: Tensor, correct_reward: float) -> None:
+    """Whether its responses differ in reward; one alone is no group. `[B]`, `B` > 0."""
+    first = rewards[:1]
+    equal = (rewards == first).all(0, keepdim=True)
+    stats_tracker.denominator(groups=torch.full_like(equal, len(rewards) > 1))
+    stats_tracker.stat(
+        equal_rewards=equal.float(),
+        equal_rewards_zero=(equal & (first == 0)).float(),
+        equal_rewards_correct=(equal & (first > correct_reward)).float(),
+        denominator="groups",
+        reduce_type=ReduceType.AVG,
+    )
 
 
 def _several_versions(staleness: Tensor, response: Tensor) -> Tensor:
@@ -223,61 +271,3 @@ def _quantile(counts: Tensor, q: float) -> float:
     """The middle of the bin of [0, 1] in which the share `q` is reached."""
     reached = counts.cumsum(0) >= q * counts.sum()
     return (int(reached.int().argmax()) + 0.5) / len(counts)
-
-
-class TokenRecord:
-    """Records values at tokens of a micro-batch, by metric, within an update.
-
-    Parameters
-    ----------
-    tokens
-        Bool `[T]`, gives the shape; may be empty.
-
-    Attributes
-    ----------
-    everywhere : Tensor
-        Bool `[T + 1]`: the tokens, and one that is false. The tracker refuses an empty
-        mask, and a rank's micro-batch may hold no response.
-    """
-
-    def __init__(self, tokens: Tensor):
-        self.everywhere = and_none(tokens)
-
-    def at(self, index: Tensor, values: Tensor) -> Tensor:
-        """Values put at their positions: fp32 `[T + 1]`, 0 elsewhere."""
-        row = torch.zeros_like(self.everywhere, dtype=torch.float32)
-        row[index] = values.detach().float()
-        return row
-
-    def mask(self, index: Tensor, values: Tensor | None = None) -> Tensor:
-        """Bool `[T + 1]`: true at these positions, or where their values are."""
-        if values is None:
-            values = torch.ones_like(index)
-        return self.at(index, values).bool()
-
-
-def and_none(mask: Tensor) -> Tensor:
-    """A mask with one more entry, false."""
-    return torch.nn.functional.pad(mask, (0, 1))
-
-
-def record_counts(masks: Mapping[Metric | str, Tensor]) -> None:
-    """Record how many are true, of all ranks; by its key what is no metric."""
-    stats_tracker.denominator(**{_key(name): mask for name, mask in masks.items()})
-
-
-def record_means(
-    over: Metric | str,
-    values: Mapping[Metric | str, Tensor],
-    reduce: ReduceType = ReduceType.AVG,
-) -> None:
-    """Record means over what a count has marked; absent where it has marked nothing."""
-    stats_tracker.stat(
-        **{_key(name): value for name, value in values.items()},
-        denominator=_key(over),
-        reduce_type=reduce,
-    )
-
-
-def _key(name: Metric | str) -> str:
-    return name if isinstance(name, str) else name.local

@@ -23,6 +23,7 @@ from areal_cppo.step.batch import Batch, needed_tokens
 from areal_cppo.step.gate import Gated
 from areal_cppo.step.objectives.base import Objective, Parts, start_objective
 from areal_cppo.step.pack import MicroBatch
+from areal_cppo.step.samples import keep_tokens, keep_views
 
 # AReaL's: given log-probs and entropies `[T]` and the packed dictionary.
 PolicyLoss = Callable[..., Tensor]
@@ -47,6 +48,7 @@ def optimizer_step(
     # Gate: which responses the objective compares with views of their images. Views.
     objective = start_objective(parts, padded)
     gated = Gated.nothing(padded) if objective is None else objective.gated
+    keep_views(padded, gated, parts.layout)
 
     # Packing: responses by prompt, those with views first; as many on every rank.
     micro_batches = _pack(parts, padded, gated, shifted=True)
@@ -122,6 +124,7 @@ def _compare(
         partial(objective.compare, micro_batch, tokens, views),
         response_logits=parts.config.speed.response_logits,
     )
+    keep_tokens(micro_batch, tokens.gate, objective.shown(compared))
     logprobs = micro_batch.spread(statistics.logprobs)
     return statistics, objective.loss(tokens, compared, logprobs)
 

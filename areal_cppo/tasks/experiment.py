@@ -13,9 +13,11 @@ from areal_cppo.config import SOURCES, TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.errors import UserError
+from areal_cppo.rewards.own import check_function
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.problems import (
+    TOLD,
     DrawnProblem,
     ReadingDataset,
     ReadingTask,
@@ -30,9 +32,17 @@ class ReadingExperiment:
     """What the controller asks of a task (`areal_cppo.run.observers.Task`)."""
 
     def __init__(self, config: CPPOConfig, task: ReadingTask):
+        unknown = set(config.reward.sees) - set(TOLD)
+        if unknown:
+            raise UserError(
+                f"reward.sees: expected some of {', '.join(TOLD)}, found "
+                f"{', '.join(sorted(unknown))}; a synthetic task has no other columns"
+            )
         self.config = config
         self.task = task
-        self.workflow_kwargs = workflow_kwargs(config, REWARD_FN)
+        self.workflow_kwargs = workflow_kwargs(
+            config, config.reward.function or REWARD_FN
+        )
 
     def train_dataset(self) -> ReadingDataset:
         """As many problems as the run can use: none is seen twice."""
@@ -42,6 +52,9 @@ class ReadingExperiment:
         size = (steps + in_flight) * config.train_dataset.batch_size
         processor = AutoProcessor.from_pretrained(config.tokenizer_path)
         return ReadingDataset(self.task, processor, size, config.seed, "train")
+
+    def valid_dataset(self) -> None:
+        """None: its held-out problems are measured without servers (`evaluate`)."""
 
     def heldout(self, count: int) -> list[DrawnProblem]:
         shift = self.config.heldout.shift
@@ -81,8 +94,11 @@ def load_task(
     Raises
     ------
     UserError
-        `train_dataset.path` and `data.source` name different things.
+        `train_dataset.path` and `data.source` name different things, or the reward
+        function can't be called.
     """
+    if config.reward.function:
+        check_function(config.reward.function, config.reward.sees)
     path, source = config.train_dataset.path, config.data.source
     if path == source and path in TASK_NAMES:
         return ReadingExperiment(config, reading_task(path))

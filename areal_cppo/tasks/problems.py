@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 SPLITS = ("train", "held_out", "warm_up")  # streams that share no problem
+TOLD = ("answer", "question", "query_id", "names", "values")  # to a reward, if asked
 LARGEST = 9  # of the values; the smallest is 1
 
 Draw = Callable[[Values, random.Random, Style], Image.Image]
@@ -145,8 +146,8 @@ class ReadingDataset:
     They are drawn when asked for (about 0.6 ms each).
 
     An item is a dict: `images` (list of one PIL picture), `messages` (the prompt's
-    text, with one image placeholder that the processor will expand), `answer` (the
-    sum), `query_id`, and `names` and `values` (lists of three).
+    text, with one image placeholder that the processor will expand), and of `TOLD`
+    `question`, `answer` (the sum), `query_id`, `names` and `values` (lists of three).
 
     Parameters
     ----------
@@ -207,6 +208,7 @@ class ReadingDataset:
         return {
             "images": [problem.image],
             "messages": self.prompt,
+            "question": QUESTION,
             "answer": problem.answer,
             "query_id": f"{self.split}-{self.seed}-{index}",
             "names": list(problem.names),

@@ -24,7 +24,7 @@ from areal_cppo.bench.results import arms_table, describe_arms, describe_ratios
 from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
-from areal_cppo.config.blocks import SpeedConfig
+from areal_cppo.config.operation import SpeedConfig
 
 LETTERS = ["a", "a*", "b", "c", "d", "e"]
 CONTRACT = (

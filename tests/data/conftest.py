@@ -28,7 +28,9 @@ def own_caches(tmp_path, monkeypatch):
 def load(processor):
     """`ProblemDataset` with the usual settings; other ones by name."""
 
-    def load(path, split="train", seed=1, shuffle=False, processor=processor, **data):
+    def load(
+        path, split="train", seed=1, shuffle=False, processor=processor, sees=(), **data
+    ):
         notes: list[str] = []
         dataset = ProblemDataset(
             processor,
@@ -37,6 +39,7 @@ def load(processor):
             split=split,
             seed=seed,
             shuffle=shuffle,
+            sees=sees,
             note=notes.append,
         )
         dataset.notes = notes

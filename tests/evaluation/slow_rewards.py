@@ -1,4 +1,4 @@
-"""Reward functions that don't do what they should; not a test itself."""
+"""Reward functions of other kinds, some of which fail; not a test itself."""
 
 import time
 
@@ -11,3 +11,15 @@ def hangs(answer, **kwargs) -> float:
 
 def raises(answer, **kwargs) -> float:
     raise ValueError("of the response nothing may be told")
+
+
+def number(completions, answer, unit, **kwargs) -> float:
+    return 0.6 if completions == f"{answer} {unit}" else 0.0
+
+
+def parts(completions, **kwargs) -> dict[str, float]:
+    return {"length": len(completions)}
+
+
+def graded(**kwargs) -> dict[str, float]:
+    return {"answer": 0.5, "format": 0.0}

@@ -19,6 +19,7 @@ from PIL import Image
 
 from areal_cppo.cli.common import config_file
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.evaluation.summary import GREEDY
 from areal_cppo.tasks.problems import TRIANGLES
 from areal_cppo.tasks.responses import EOS
 from areal_cppo.tasks.tokenizer import PROMPT_IDS
@@ -206,6 +207,32 @@ def start(server: FakeServer, out, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+def test_a_reward_function_of_ones_own(evaluate, known, tmp_path):
+    """What it says is kept, and with another one the evaluation is another."""
+    file = tmp_path / "own.py"
+    code = "def worth(completions, answer, values, **_):\n    return %s\n"
+    file.write_text(
+        code % "{'right': f'{{{answer}}}' in completions, 'n': len(values)}"
+    )
+    own = (f"reward.function='{file}:worth'", "reward.sees=[answer, values]")
+    own += ("reward.weights={right: 2}",)
+
+    def answer(payload):
+        index, answer, _ = known(payload)
+        return right(answer + index % 2)
+
+    with FakeServer(answer) as server:
+        result, folder = evaluate(server, *own, k=0, limit=4)
+        file.write_text(code % "1")
+        with pytest.raises(UserError, match="reward_file '"):
+            evaluate(server, *own[:2], k=0, limit=4)
+    greedy = result["greedy"]
+    assert (greedy["accuracy"], greedy["reward"], greedy["format"]) == (0.5, 1.0, None)
+    assert greedy["parts"] == {"right": 0.5, "n": 3.0}
+    assert folder.records[0, GREEDY]["reward"] == 2.0
+    assert "reward: for the true answer 2 (right 1, n 3), for" in evaluate.last.notes[0]
+
+
 def test_ctrl_c_keeps_what_was_measured(known, tmp_path):
     out = tmp_path / "an evaluation"
 

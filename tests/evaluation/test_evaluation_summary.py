@@ -87,6 +87,18 @@ def test_numbers_by_hand():
     assert sampled["accuracy"] == 0.25
     assert sampled["n"] == 2 and sampled["responses"] == 3
     assert sampled["format"] == pytest.approx(2 / 3)
+    assert greedy["reward"] is None and greedy["parts"] == {}  # of older records
+
+
+def test_rewards_and_parts_of_a_function_of_ones_own():
+    known = {"format": None, "reward": 1.0, "parts": {"style": 1.0}}
+    records = [record(0, GREEDY, **known)]
+    records += [record(1, GREEDY, **known | {"reward": 0.5, "parts": {"b": 0.25}})]
+    greedy = summarize(records)["greedy"]
+    assert (greedy["format"], greedy["reward"]) == (None, 0.75)
+    assert greedy["parts"] == {"b": 0.25, "style": 1.0}
+    (line,) = describe(summarize(records), 0, 1.0)
+    assert line.endswith("; cut off 0.0 %, 10 tokens, reward 0.75, b 0.25, style 1")
 
 
 def test_refused_responses_are_counted_and_left_out():

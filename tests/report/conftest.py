@@ -138,6 +138,51 @@ class RunFolder:
         write_samples(self.folder, views)
         return self
 
+    def step_samples(
+        self, *steps: int, tokens: bool = True, columns: dict | None = None, **changes
+    ) -> "RunFolder":
+        """A gated response, another of two pictures' problem, and a refused one."""
+        (self.folder / "samples").mkdir(exist_ok=True)
+        columns = columns or {
+            "text": ["7", "+", "8"],
+            "gain": [None, 0.1, 0.8],
+            "selected": [None, False, True],
+            "anchor_entropy": [None, 0.2, 0.1],
+            "negative_entropy": [None, 0.3, 0.9],
+            "negative_divergence": [None, 0.0, 1.5],
+        }
+        for step in steps:
+            stem = f"step-{step:05d}"
+            picture = Image.new("RGB", (84, 84), (236, step % 256, 228))
+            picture.save(self.folder / "samples" / f"{stem}-0.webp", lossless=True)
+            common = {
+                "query_id": "problem-0",
+                "question": "<image> What is it?",
+                "answer": "15",
+                "response": "plain <b>text</b>",
+                "response_tokens": 3,
+                "images": 1,
+                "parts": {"answer": 1.0, "format": 1.0},
+                "pictures": {"anchor": f"{stem}-0.webp"},
+                **changes,
+            }
+            trained = common | {
+                "reward": 1.0,
+                "advantage": 0.5,
+                "versions": [[3, 2], [4, 1]],
+                "staleness": 1,
+                "tokens": {},
+            }
+            views = dict.fromkeys(("anchor", "positive", "negative"), f"{stem}-0.webp")
+            gated = trained | {"tokens": columns, "pictures": views}
+            others = [trained | {"images": 2}, trained | {"pictures": {}, "images": 0}]
+            refused = [common | {"reason": "vision_token", "parts": {}}]
+            whole = {"step": step, "responses": others, "refused": refused}
+            if tokens:
+                whole["responses"] = [gated, *others]
+            self.json(f"samples/{stem}.json", whole)
+        return self
+
     def sample(self, number: int, policy: str, **changes) -> SampleView:
         picture = Image.new("RGB", (84, 84), (236, 234, 228))
         draw = ImageDraw.Draw(picture)
@@ -186,6 +231,7 @@ class RunFolder:
         marks = sorted({0, steps // 3, 2 * steps // 3, steps})
         self.metrics(steps, cpl=objective != "grpo").evaluations(marks)
         self.timeline(steps).summary(steps, objective).samples()
+        self.step_samples(1, steps)
         return self.config()
 
 

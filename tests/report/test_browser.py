@@ -1,4 +1,4 @@
-"""The pages in a real browser: run report, inspection, contact sheet.
+"""The pages in a real browser: report, comparison, inspection, contact sheet.
 
 Covers scripts, requests, keyboard, pointer and touch, themes, widths, print, and axe's
 accessibility rules. Not covered: whether it looks good. Screenshots are left in the
@@ -20,13 +20,15 @@ from PIL import Image
 from areal_cppo.core import CPLConfig
 from areal_cppo.inspection.page import Inspection, inspection_html, sheet_html
 from areal_cppo.inspection.sheet import Draw, Sheet, Strip
+from areal_cppo.report.compare import write_comparison
 from areal_cppo.report.html import write_report
 from areal_cppo.report.samples import TokenView
 from tests.report import chromium
+from tests.report.conftest import RunFolder
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("report", "inspection", "views")
+PAGES = ("report", "inspection", "views", "compare")
 PHONE, DESKTOP = 360, 1280
 WORDS = ("<think>", "\n", " The", " side", " is", " 7", ",", " not", " 9", ".")
 
@@ -48,6 +50,8 @@ def pages(tmp_path_factory, full_folder) -> dict[str, Path]:
     files["report"] = full_folder.folder / "report.html"
     files["inspection"].write_text(inspection_page(full_folder), encoding="utf-8")
     files["views"].write_text(views_page(), encoding="utf-8")
+    other = RunFolder(folder / "a run of a long name, begun again").full(steps=4)
+    write_comparison([full_folder.folder, other.folder], files["compare"])
     return files
 
 
@@ -245,6 +249,24 @@ def test_responses_of_the_report_have_readouts_of_their_own(browser, pages):
         assert numbers(seen.page, 1) == before
         # A response without the newer numbers has no empty rows for them.
         assert "anchor_entropy" in before and "anchor_probability" not in before
+
+
+def test_a_step_is_unfolded_by_keyboard_and_its_tokens_reached(browser, pages):
+    with chromium.visit(browser, pages["report"]) as seen:
+        page = seen.page
+        steps = page.locator("details.step")
+        opened = "all => all.map(step => step.open)"
+        assert steps.evaluate_all(opened) == [False, True]
+        steps.first.locator("summary").first.focus()
+        page.keyboard.press("Enter")
+        assert steps.evaluate_all(opened) == [True, False]  # one at a time
+        page.keyboard.press("Tab")  # its one stop: the token of highest gain
+        shown = "[...document.activeElement.closest('.response')"
+        shown += ".querySelectorAll('[data-slot]')].map(s => s.textContent)"
+        assert "perception token" in page.evaluate(shown)
+        page.keyboard.press("Home")
+        name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        assert name == "7, not gated"
 
 
 def test_without_scripts_the_table_remains(browser, pages):

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from areal_cppo.report.headline import facts
 from areal_cppo.report.html import report_html, write_report
 from areal_cppo.report.runs import load_run
 from areal_cppo.report.sample_html import token_text
@@ -87,7 +88,7 @@ def test_full_run(full_folder, full_page):
     assert "Warnings during the run" not in seen.text
     assert "Not described here" not in seen.text
     assert "reads a digit off the image" in seen.text
-    assert len(seen.all("img")) == len(everything) + 4 * 3
+    assert len(seen.all("img")) == len(everything) + 4 * 3 + 2 * 5
     assert [attrs.get("lang") for attrs in seen.all("html")] == ["en"]
 
 
@@ -145,7 +146,24 @@ def test_warnings_are_shown_with_their_steps(run_folder):
         Step 2: a second one
         Step 4: <b>a third</b>""".split()
     assert box[: len(lines)] == lines
-    assert text.index("Warnings during") < text.index("Course of the run")
+    assert text.index("Warnings during") < text.index("Held-out accuracy")
+
+
+@pytest.mark.parametrize(
+    ("refused", "number", "words"),
+    [
+        ({"vision_token": 0}, "0", "every response was fit to train on"),
+        ({"a": 25, "b": 7}, "32", "25.0 % of these and those trained on: a 25, b 7"),
+        ({"a": 32, "group_dropped": 2}, "32", "trained on: a 32; 2 groups dropped"),
+        ({"a": 0, "group_dropped": 1}, "0", "1 group dropped"),
+        ({"a": "some"}, "0", "every response was fit to train on"),
+    ],
+)
+def test_refused_responses_as_a_share(run_folder, refused, number, words):
+    run_folder.lines("metrics.jsonl", [{"step": 1, "samples": 96, "refused": refused}])
+    run = load_run(run_folder.folder)
+    (fact,) = (fact for fact in facts(run) if fact.label == "Refused responses")
+    assert fact.value == number and fact.words.endswith(words)
 
 
 def test_warnings_of_another_shape_break_nothing(run_folder):

@@ -37,6 +37,7 @@ def metrics(step: int) -> dict:
         "cpl_selected_per_response": 9.64,
         "staleness_mean": 0.98,
         "staleness_max": 2,
+        "refused": {"vision_token": 3, "reward_error": 4, "group_dropped": 1},
         "tokens_per_second": 641.3,
     }
 
@@ -52,12 +53,12 @@ def plain(total: int | None, steps: int) -> list[str]:
 def test_plain_lines():
     assert plain(60, 2) == [
         "cppo: 60 training steps",
-        " step  reward  accuracy  held-out     CPL  selected  staleness  tokens/s"
-        "      time",
-        " 1/60   0.612     0.572         -   0.693       9.6     0.98/2       641"
-        "      0:07",
-        " 2/60   0.612     0.572         -   0.693       9.6     0.98/2       641"
-        "      0:14",
+        " step  reward  accuracy  held-out     CPL  selected  staleness  refused"
+        "  tokens/s      time",
+        " 1/60   0.612     0.572         -   0.693       9.6     0.98/2        7"
+        "       641      0:07",
+        " 2/60   0.612     0.572         -   0.693       9.6     0.98/2        7"
+        "       641      0:14",
     ]
 
 
@@ -122,7 +123,7 @@ def test_which_display(monkeypatch, stream, settings, expected):
     assert is_plain(stream) is expected
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 90, 100, 120])
 def test_table_fits_the_terminal(width):
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None)

@@ -10,7 +10,7 @@ from areal.api import WeightUpdateMeta
 from areal.engine.sglang_remote import SGLangBackend
 from areal.utils.network import find_free_ports
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.servers.client import ServerClient
 from areal_cppo.rollout.servers.lifecycle import OwnedServer
 from areal_cppo.rollout.servers.weights import Weights

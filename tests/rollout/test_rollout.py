@@ -17,8 +17,8 @@ from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
 from areal.utils import stats_tracker
 from transformers import AutoProcessor
 
-from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.config.engines import CPPORolloutConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.controller import CPPORolloutController, CPPORolloutEngine
 from areal_cppo.rollout.engine import CPPOInfEngine
 from areal_cppo.rollout.refusals import VisionTokenSampled

@@ -20,7 +20,7 @@ from areal.engine.sglang_remote import SGLangBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.servers import generation
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.generation import Generator, RequestFailed

@@ -22,12 +22,12 @@ from areal.api import ModelRequest, WeightUpdateMeta
 from areal.api.cli_args import GenerationHyperparameters, SGLangConfig
 from transformers import AutoConfig
 
-from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.config.engines import (
     CPU_SETTINGS,
     CPPORolloutConfig,
     GenerationServerConfig,
 )
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.controller import CPPORolloutEngine
 from areal_cppo.rollout.servers.client import authorization
 from areal_cppo.rollout.servers.weights import Weights

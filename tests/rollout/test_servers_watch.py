@@ -18,9 +18,9 @@ from areal.infra.scheduler.exceptions import EngineCallError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.config.blocks import ServersConfig
 from areal_cppo.config.engines import CPPORolloutConfig
 from areal_cppo.config.experiment import load_config
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.errors import RunError
 from areal_cppo.rollout import controller as module
 from areal_cppo.rollout.controller import CPPORolloutController

@@ -210,6 +210,18 @@ def test_a_warning_reaches_file_listeners_and_log(recorder, monkeypatch):
     assert logged == [f"step 1: {line}"]
 
 
+def test_a_short_run_that_learnt_nothing_says_so_at_its_end(recorder):
+    recorder.ends = lambda step: step == 2
+    nothing = {"cppo/reward": 0.0, "ppo_actor/update/grad_norm": 0.0}
+    for step in (1, 2):
+        recorder.step_done(step, stats(**nothing))
+    first, second = lines(recorder)
+    assert "warnings" not in first
+    assert any("0 for all 8 responses" in line for line in second["warnings"])
+    notes = [event["text"] for event in recorder.heard if event["kind"] == "note"]
+    assert [f"warning at step 2: {line}" for line in second["warnings"]] == notes
+
+
 def test_a_line_holds_the_vocabulary_and_nothing_else(recorder):
     """Every name is explained, and everything that is explained is recorded."""
     everything = {key: 1.0 for key in RECORDED.values()}

@@ -1,9 +1,12 @@
-"""Throughput of a step, and what a batch tells of interruptions and lengths."""
+"""Throughput of a step, and what a batch tells of interruptions, lengths, rewards."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from areal.utils import stats_tracker
+from hypothesis import given
+from hypothesis import strategies as st
 
 from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS
 from areal_cppo.run.recorder import throughput
@@ -55,3 +58,40 @@ def test_interrupted_responses_and_lengths_by_hand():
         if stats[f"cppo/response_lengths/{k:02d}"]
     }
     assert filled == {1: 1, 2: 1, 3: 1}  # of 2, 3 and 4 tokens
+
+
+@given(
+    groups=st.lists(
+        st.lists(st.sampled_from([0.0, 0.1, 0.9, 1.0]), min_size=1, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_groups_without_a_signal(groups):
+    """Groups of any size, their responses of 1, 2, ... tokens; text has no more keys.
+
+    Over ranks: step/test_actor_distributed.py.
+    """
+    batch = [
+        {
+            "loss_mask": torch.ones(len(group), 4).tril(),
+            "versions": torch.zeros(len(group), 4, dtype=torch.int32),
+            "rewards": torch.tensor(group),
+        }
+        for group in groups
+    ]
+    stats_tracker.export_all()
+    record_batch(batch, version=0, correct_reward=0.5, longest=3)
+    stats = stats_tracker.export_all()
+    alike = [group for group in groups if len(set(group)) == 1 < len(group)]
+    of = sum(len(group) > 1 for group in groups)
+    counts = {
+        "equal_rewards": len(alike),
+        "equal_rewards_zero": sum(group[0] == 0 for group in alike),
+        "equal_rewards_correct": sum(group[0] > 0.5 for group in alike),
+    }
+    for name, count in counts.items():
+        found = stats.get(f"cppo/{name}")  # absent where there is no group
+        assert found == (pytest.approx(count / of) if of else None)
+    long = sum(max(0, len(group) - 2) for group in groups)
+    assert stats["cppo/cut_off"] == pytest.approx(long / sum(map(len, groups)))

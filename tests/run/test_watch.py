@@ -12,13 +12,9 @@ from random import Random
 
 import pytest
 
-from areal_cppo.run.health import (
-    DIVERGENCE_FLOOR,
-    FEWEST_IMAGES,
-    LASTING,
-    WINDOW,
-    RunWatch,
-)
+from areal_cppo.run.health import RunWatch
+from areal_cppo.run.health_cpl import DIVERGENCE_FLOOR, FEWEST_IMAGES
+from areal_cppo.run.health_history import LASTING, WINDOW
 
 LENGTH = 35  # tokens of a response
 Course = Callable[[int], float]

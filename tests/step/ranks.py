@@ -21,6 +21,7 @@ from areal.api.cli_args import MicroBatchSpec  # noqa: E402
 
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig  # noqa: E402
 from areal_cppo.step.gate import Gated  # noqa: E402
+from areal_cppo.step.metrics import record_batch  # noqa: E402
 from tests.step.harness import (  # noqa: E402
     actor_config,
     grouped_batch,
@@ -32,6 +33,8 @@ from tests.step.harness import (  # noqa: E402
     update_gradient,
 )
 
+SIGNALS = [f"cppo/equal_rewards{kind}" for kind in ("", "_zero", "_correct")]
+SIGNALS += ["cppo/cut_off"]
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 SPLIT = MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60)
 
@@ -216,6 +219,22 @@ def run(actor, case: Case, rank: int, world: int):
     return gradient, {key: stats[key] for key in wanted & stats.keys()}
 
 
+# By group: without a signal (correct, 0, between, correct), with one, and of one alone.
+GROUPS = ([0.9] * 2, [0.0] * 3, [0.1] * 2, [1.0] * 4, [0.0, 1.0], [0.0])
+
+
+def signals(actor, rank: int, world: int) -> dict[str, float]:
+    """What is recorded of groups that lie on the ranks in turn; on some none may."""
+    for i, rewards in enumerate(GROUPS):
+        if i % world == rank:
+            items = [trajectory(j, 3, reward) for j, reward in enumerate(rewards)]
+            keys = ("rewards", "versions", "loss_mask")
+            group = {key: torch.cat([item[key] for item in items]) for key in keys}
+            record_batch([group], version=0, correct_reward=0.5, longest=3)
+    stats = actor.export_stats()
+    return {key: value for key, value in stats.items() if key in SIGNALS}
+
+
 def main(model: str, out: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     actor = make_actor(actor_config(Path(model), world))
@@ -224,7 +243,7 @@ def main(model: str, out: str) -> None:
         for name, parameter in actor.model.named_parameters()
     }
     results = {name: run(actor, case, rank, world) for name, case in CASES.items()}
-    results["weights"] = whole
+    results |= {"weights": whole, "signals": signals(actor, rank, world)}
     if rank == 0:
         torch.save(results, out)
 

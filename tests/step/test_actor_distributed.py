@@ -59,6 +59,14 @@ def test_whole_weights_are_gathered_from_uneven_shards(results, world):
 
 
 @pytest.mark.parametrize("world", [1, *WORLDS])
+def test_groups_without_a_signal_are_those_of_all_ranks(results, world):
+    """Of five groups; the sixth is a response alone. All are cut off."""
+    expected = [4 / 5, 1 / 5, 2 / 5, 1.0]
+    expected = dict(zip(ranks.SIGNALS, expected, strict=True))
+    assert results(world)["signals"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("world", [1, *WORLDS])
 def test_not_a_number_on_one_rank_leaves_the_policy_update_alone(results, world):
     """The views of one rank poison CPL; all ranks leave it out, and none waits."""
     policy, _ = results(1)["policy loss alone"]

@@ -18,8 +18,8 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 from areal.utils.data import concat_padded_tensors
 
-from areal_cppo.config.blocks import SpeedConfig
 from areal_cppo.config.engines import CPPOActorConfig
+from areal_cppo.config.operation import SpeedConfig
 from areal_cppo.core import StalenessConfig, ViewsConfig
 from tests.step import harness, naive
 

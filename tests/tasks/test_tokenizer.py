@@ -12,7 +12,7 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLProcessor
 
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.pixels import image_grid, patch_pixels, stack_images
-from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
+from areal_cppo.tasks.problems import TOLD, TRIANGLES, ReadingDataset
 from areal_cppo.tasks.responses import reference_response
 from areal_cppo.tasks.tokenizer import PROMPT_IDS, build_tokenizer, decode, encode
 
@@ -79,7 +79,7 @@ def test_processor_is_the_stock_one_with_our_settings(processor):
 
 def test_item_is_what_the_vision_workflow_reads(dataset):
     item = dataset[2]
-    assert set(item) == {"images", "messages", "answer", "query_id", "names", "values"}
+    assert set(item) == {"images", "messages", *TOLD}
     assert item["messages"] == "<|vision_start|><|image_pad|><|vision_end|>P?"
     assert item["answer"] == sum(item["values"])
     assert isinstance(item["images"][0], Image.Image)

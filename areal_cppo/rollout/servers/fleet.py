@@ -16,7 +16,7 @@ from typing import Any
 
 from areal.utils import logging
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.errors import RunError
 from areal_cppo.rollout.servers.state import LOST, UP
 

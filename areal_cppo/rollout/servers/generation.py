@@ -28,7 +28,7 @@ from areal.api import ModelRequest, ModelResponse
 from areal.api.io_struct import HttpGenerationResult, HttpRequest
 from areal.utils import logging
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.servers.client import authorization, nonsense
 from areal_cppo.rollout.servers.fleet import Fleet
 from areal_cppo.rollout.servers.state import UP

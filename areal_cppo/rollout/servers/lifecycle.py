@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from areal.api.io_struct import HttpRequest
 from areal.utils import logging
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.servers.client import ServerClient, ServerError
 from areal_cppo.rollout.servers.process import Launch, LiveServer
 from areal_cppo.rollout.servers.state import DOWN, LOST, UP, ServerState

@@ -21,7 +21,7 @@ from areal.api.io_struct import HttpRequest
 from areal.infra.utils.launcher import TRITON_CACHE_PATH
 from areal.utils import logging
 
-from areal_cppo.config.blocks import ServersConfig
+from areal_cppo.config.operation import ServersConfig
 from areal_cppo.rollout.servers.client import (
     HEALTH,
     HEARTBEAT,

@@ -222,6 +222,11 @@ class Objective(ABC):
         """
         return ()
 
+    def shown(self, compared: Any) -> dict[str, Tensor]:
+        """What a sample tells of the gated tokens, `[G]` each, of what `compare`
+        returned; by names of `report.samples.TokenView`."""
+        return {}
+
     def loss(
         self, tokens: GatedTokens, compared: Any, logprobs: Tensor
     ) -> Tensor | None:

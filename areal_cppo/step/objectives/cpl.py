@@ -25,10 +25,15 @@ from areal_cppo.core import (
     view_divergences,
 )
 from areal_cppo.core.head import Projection
-from areal_cppo.step.metrics import TokenRecord, and_none, record_counts, record_means
 from areal_cppo.step.objectives.base import GatedTokens, Objective, Parts, at_gate
 from areal_cppo.step.objectives.cpl_metrics import METRICS, MetricOf
 from areal_cppo.step.pack import MicroBatch
+from areal_cppo.step.token_metrics import (
+    TokenRecord,
+    and_none,
+    record_counts,
+    record_means,
+)
 
 __all__ = ["METRICS", "OBJECTIVE", "CPLObjective"]
 
@@ -105,6 +110,16 @@ class CPLObjective(Objective):
             self.config.grad,
         )
         return Compared(selected, *divergences)
+
+    def shown(self, compared: Compared) -> dict[str, Tensor]:
+        scores, gain, chosen = compared.selected
+        return {
+            "gain": gain,
+            "selected": chosen,
+            "anchor_entropy": scores.anchor_entropy,
+            "negative_entropy": scores.negative_entropy,
+            "negative_divergence": scores.divergence,
+        }
 
     def loss(
         self, tokens: GatedTokens, compared: Compared, logprobs: Tensor

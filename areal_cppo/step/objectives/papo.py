@@ -20,7 +20,6 @@ from areal_cppo.core import (
 from areal_cppo.core.divergence import cut_off
 from areal_cppo.metrics import UPDATE, Metric, by_name, share
 from areal_cppo.step.gate import gate_metrics, gate_tokens
-from areal_cppo.step.metrics import TokenRecord, and_none, record_counts, record_means
 from areal_cppo.step.objectives.base import (
     GatedTokens,
     Objective,
@@ -28,6 +27,12 @@ from areal_cppo.step.objectives.base import (
     at_gate,
 )
 from areal_cppo.step.pack import MicroBatch
+from areal_cppo.step.token_metrics import (
+    TokenRecord,
+    and_none,
+    record_counts,
+    record_means,
+)
 
 METRICS = (
     Metric(

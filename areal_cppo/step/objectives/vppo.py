@@ -25,9 +25,14 @@ from areal_cppo.core.divergence import cut_off
 from areal_cppo.core.head import Projection
 from areal_cppo.metrics import UPDATE, Metric, by_name, share
 from areal_cppo.step.gate import gate_metrics
-from areal_cppo.step.metrics import TokenRecord, and_none, record_counts, record_means
 from areal_cppo.step.objectives.base import GatedTokens, Objective, Parts
 from areal_cppo.step.pack import MicroBatch
+from areal_cppo.step.token_metrics import (
+    TokenRecord,
+    and_none,
+    record_counts,
+    record_means,
+)
 
 METRICS = (
     Metric(
