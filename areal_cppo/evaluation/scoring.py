@@ -9,6 +9,7 @@ without a part `answer` a response is correct that is worth more than
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from areal_cppo.rollout.refusals import Refused
 from areal_cppo.tasks.responses import REWARD_FN, boxed_answer
 
 MAX_PROCESSES = 8
+_CALLED_WITH = ("prompt", "completions", "prompt_ids", "completion_ids")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Scorer:
         )
 
     def __enter__(self) -> Scorer:
+        # One process is ready before there are answers: until an answer is judged, it
+        # would be lost with whatever ends the evaluation. A function that isn't there
+        # is told of by the first of them.
+        with contextlib.suppress(RewardError, RewardTimeout):
+            self._pool.check([*_CALLED_WITH, *self._sees])
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -80,11 +87,9 @@ class Scorer:
         Refused
             `reward_timeout` or `reward_error`, as in training.
         """
+        called_with = prompt, response, prompt_ids, response_ids
         call = self._pool.submit(
-            prompt=prompt,
-            completions=response,
-            prompt_ids=prompt_ids,
-            completion_ids=response_ids,
+            **dict(zip(_CALLED_WITH, called_with, strict=True)),
             **{name: problem[name] for name in self._sees},
         )
         try:

@@ -158,6 +158,7 @@ CONTRACTS = {
         """,
     "areal.utils.stats_logger:StatsLogger": """
         commit(self, epoch, step, global_step, data)
+        self._last_commit_step
         """,
     "areal.workflow.vision_rlvr:VisionRLVRWorkflow": """
         _collect_samples(self, engine, req, prompt_str, task_data)
