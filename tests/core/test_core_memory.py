@@ -77,6 +77,7 @@ PROGRAM = textwrap.dedent(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # minutes of one core
 def test_peak_memory_at_full_scale():
     available = psutil.virtual_memory().available
     if available < NEEDED:

@@ -251,16 +251,30 @@ def test_wrong(truth, answer):
     assert not is_correct(answer, truth)
 
 
+CHOICES = "Which are right? A. 5 cm B. 6 cm C. 7 cm"
+
+
+@pytest.mark.parametrize(
+    "question", [CHOICES, "(A) 5 (B) 6 (C) 7", "A：五 B：六 C：七"]
+)
+def test_letters_are_a_set_only_where_the_question_offers_choices(question):
+    assert is_correct("C, A", "A, C", question=question)
+    assert is_correct("CA", "A, C", question=question)
+    assert not is_correct("C, A, B", "A, C", question=question)
+    for other in (None, "Rank the runners.", "In triangle ABC, A is right."):
+        assert not is_correct("C, A", "A, C", question=other)
+        assert is_correct("AC", "A, C", question=other)
+
+
 def test_the_tables_are_long_enough():
     assert len(cases(RIGHT)) >= 60 and len(cases(WRONG)) >= 60
 
 
-@pytest.mark.slow  # some seconds each, and a limit in seconds: not beside others
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_answers_are_wrong_and_done_with_in_time(answer):
     start = time.monotonic()
     assert not is_correct(answer, "5")
-    assert time.monotonic() - start < 9  # the time limit is 10 s
+    assert time.monotonic() - start < 2  # a few milliseconds on an idle core
 
 
 @pytest.mark.parametrize("text", ["9^{9^{9^9}}", "x" * 100_000, "9!!!"])
