@@ -52,6 +52,7 @@ class ProblemTask:
             )
         self.config = config
         self.note = note
+        self._valid: ProblemDataset | None = None  # read once
         self.workflow_kwargs = workflow_kwargs(
             config, config.reward.function or REWARD_FN
         )
@@ -96,7 +97,9 @@ class ProblemTask:
         """The problems to measure on; `None` where the configuration names none."""
         if self.config.valid_dataset is None:
             return None
-        return self._dataset("valid_dataset", VALIDATION_SEED)
+        if self._valid is None:
+            self._valid = self._dataset("valid_dataset", VALIDATION_SEED)
+        return self._valid
 
     def evaluate(self, checkpoint: Path) -> None:
         """Nothing: see `areal-cppo eval`."""

@@ -75,6 +75,7 @@ def summarize(run: RunContents) -> dict[str, Any]:
         "accuracy_before": first.get("accuracy") if first.get("step") == 0 else None,
         "accuracy_after": last.get("accuracy") if last.get("step") else None,
         "accuracy_n": last.get("n"),
+        "best": _best(run),
         "overlap_share": overlap,
         "max_staleness": max(stale, default=None),
         "mean_staleness": (
@@ -84,6 +85,14 @@ def summarize(run: RunContents) -> dict[str, Any]:
         ),
         "refused": run.last("refused") or {},
     }
+
+
+def _best(run: RunContents) -> dict[str, Any] | None:
+    """The best validation whose checkpoint is kept; the earliest of equals."""
+    kept = [line for line in run.evaluations if line.get("checkpoint")]
+    best = max(kept, key=lambda line: (line["accuracy"], -line["step"]), default={})
+    names = "step", "accuracy", "n", "checkpoint"
+    return {name: best[name] for name in names} if best else None
 
 
 def _without(intervals, holes) -> list[tuple[float, float]]:

@@ -28,8 +28,11 @@ _INITIAL_STD = 0.04  # the usual .02 makes so narrow a model slow to start
 TinyModel = Qwen2_5_VLForConditionalGeneration
 
 
-def tiny_config() -> Qwen2_5_VLConfig:
-    """The configuration; its token ids are those of `tokenizer.build_tokenizer`."""
+def tiny_config(
+    ids: dict[str, int] = IDS, max_length: int = MODEL_MAX_LENGTH
+) -> Qwen2_5_VLConfig:
+    """The configuration for a vocabulary, that of `tokenizer.build_tokenizer` if not
+    said; it has the control tokens of `responses`."""
     vision = dict(
         depth=_VISION_DEPTH,
         hidden_size=96,
@@ -45,13 +48,13 @@ def tiny_config() -> Qwen2_5_VLConfig:
         initializer_range=_INITIAL_STD,
     )
     text = dict(
-        vocab_size=len(IDS),
+        vocab_size=len(ids),
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=MODEL_MAX_LENGTH,
+        max_position_embeddings=max_length,
         rms_norm_eps=1e-6,
         rope_parameters={
             "rope_type": "default",
@@ -61,26 +64,26 @@ def tiny_config() -> Qwen2_5_VLConfig:
         initializer_range=_INITIAL_STD,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=IDS[responses.EOS],
-        pad_token_id=IDS[responses.PAD],
+        eos_token_id=ids[responses.EOS],
+        pad_token_id=ids[responses.PAD],
     )
     return Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=IDS[responses.IMAGE],
-        video_token_id=IDS[responses.VIDEO],
-        vision_start_token_id=IDS[responses.VISION_START],
-        vision_end_token_id=IDS[responses.VISION_END],
+        image_token_id=ids[responses.IMAGE],
+        video_token_id=ids[responses.VIDEO],
+        vision_start_token_id=ids[responses.VISION_START],
+        vision_end_token_id=ids[responses.VISION_END],
         tie_word_embeddings=False,
     )
 
 
-def build_model(seed: int) -> TinyModel:
+def build_model(seed: int, config: Qwen2_5_VLConfig | None = None) -> TinyModel:
     """A model with random weights from `seed`, float32, on the CPU.
 
     The global random state of torch is left as it was.
     """
-    config = tiny_config()
+    config = config or tiny_config()
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

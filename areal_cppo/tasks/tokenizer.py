@@ -67,6 +67,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             for token in responses.CONTROL_TOKENS
         ]
     )
+    return wrap(core, MODEL_MAX_LENGTH, CHAT_TEMPLATE)
+
+
+def wrap(core: Tokenizer, max_length: int, template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers takes it, with the special tokens of `responses`."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=responses.PAD,
@@ -77,16 +82,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             "image_token": responses.IMAGE,
             "video_token": responses.VIDEO,
         },
-        model_max_length=MODEL_MAX_LENGTH,
+        model_max_length=max_length,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """The stock processor, with the tasks' normalisation and tokenizer.
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Qwen2_5_VLProcessor:
+    """The stock processor, with the tasks' normalisation and a tokenizer, theirs if
+    none is given.
 
     The mean is that of the light background: around the usual .5 the vision tower does
     not learn. Needs torchvision, for the stock video processor, which is never used
@@ -107,11 +115,12 @@ def build_processor() -> Qwen2_5_VLProcessor:
             "longest_edge": (4 * PATCH * MERGE) ** 2,
         },
     )
+    tokenizer = tokenizer or build_tokenizer()
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**settings),
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**settings),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=tokenizer.chat_template,
     )
 
 

@@ -82,12 +82,25 @@ def test_summary_and_report(folder):
         "accuracy_before": 0.25,
         "accuracy_after": 0.5,
         "accuracy_n": 4,
+        "best": None,
         # Both busy 1-3 and 4-4.5 of 5 seconds.
         "overlap_share": pytest.approx(0.5),
         "max_staleness": 1,
         "mean_staleness": 0.25,
         "refused": {"vision_token": 2},
     }
+
+
+def test_the_best_validation_is_named(folder):
+    """Of equals the earliest; a validation without a checkpoint is none."""
+    lines = [
+        {"step": 0, "accuracy": 0.9, "n": 4},
+        {"step": 1, "accuracy": 0.5, "n": 4, "checkpoint": "checkpoints/step-00001"},
+        {"step": 2, "accuracy": 0.5, "n": 4, "checkpoint": "checkpoints/step-00002"},
+    ]
+    write(folder.evaluations, *lines)
+    finish_run(folder.path)
+    assert json.loads(folder.summary.read_text())["best"] == lines[1]
 
 
 def test_an_untraced_run_has_no_timeline(tmp_path):

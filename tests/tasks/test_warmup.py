@@ -11,17 +11,19 @@ from areal_cppo.tasks import warmup
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import make_uninformative
 from areal_cppo.tasks.problems import TRIANGLES
+from areal_cppo.tasks.reading_lesson import ReadingLesson
 
 N_STEPS = 12
+LESSON = ReadingLesson(TRIANGLES)
 
 
 @pytest.fixture(scope="module")
 def short_runs():
-    return [warmup.warm_up(TRIANGLES, 0, max_steps=N_STEPS) for _ in range(2)]
+    return [warmup.warm_up(LESSON, 0, max_steps=N_STEPS) for _ in range(2)]
 
 
 def test_loss_falls(short_runs):
-    _, first = warmup.warm_up(TRIANGLES, 0, max_steps=1)
+    _, first = warmup.warm_up(LESSON, 0, max_steps=1)
     _, history = short_runs[0]
     assert first[0].loss > 3.3  # about log(29) nats: nothing is known yet
     assert history[-1].loss < 0.95 * first[0].loss  # the mean over all steps
@@ -47,7 +49,7 @@ def test_settings_of_torch_are_left_as_they_were(short_runs):
 
 def test_saved_folder_loads_to_the_same_model(short_runs, tmp_path):
     model, _ = short_runs[0]
-    warmup.save_checkpoint(model, tmp_path)
+    warmup.save_checkpoint(model, LESSON, tmp_path)
     loaded, tokenizer = load_model(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     pairs = zip(model.parameters(), loaded.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -56,7 +58,7 @@ def test_saved_folder_loads_to_the_same_model(short_runs, tmp_path):
 
 def test_a_missed_target_is_said_and_nothing_written(tmp_path, capsys):
     with pytest.raises(RuntimeError, match="after 1 steps"):
-        warmup.make_model(TRIANGLES, tmp_path / "model", seed=0, max_steps=1)
+        warmup.make_model(LESSON, tmp_path / "model", seed=0, max_steps=1)
     assert "held-out accuracy 0.0" in capsys.readouterr().out
     assert not (tmp_path / "model").exists()
 
