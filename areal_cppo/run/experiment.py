@@ -206,7 +206,7 @@ class Experiment:
             folder,
             self.say,
             RunWatch(config.actor.cpl.top_fraction, config.actor.cpl.tau),
-            lambda step: step == last or self.stop.asked,
+            lambda step: step == last,  # one that is stopped goes on, as if it were not
         )
         keeper = Keeper(trainer, config.recover, folder, self.stop, last, folder.event)
         if found:
