@@ -284,7 +284,9 @@ class SamplesConfig:
     """`samples`: responses that are kept to be read, with their pictures."""
 
     every: int = setting(
-        1, Number(low=0, integer=True), "steps between those with samples; 0: none"
+        1,
+        Number(low=0, integer=True),
+        "steps between those with samples, beside the last; 0: none",
     )
     responses: int = setting(
         4, COUNT, "responses of such a step that are kept, beside refused ones"
@@ -295,3 +297,8 @@ class SamplesConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "samples.")
+
+
+def has_samples(step: int, every: int, last: int) -> bool:
+    """Whether a step, from 1, is one of those: the first is, and the run's last."""
+    return bool(every) and ((step - 1) % every == 0 or step == last)

@@ -231,8 +231,10 @@ def checkpoint_bytes(config: CPPOConfig, parameters: int) -> int:
     saved = 1  # the last
     if config.saver.freq_epochs:
         saved += config.total_train_epochs // config.saver.freq_epochs
-    each = 0 if config.actor.use_lora else _BF16  # saved in the dtype computed in
-    total = saved * each * parameters
+    validation = config.validation
+    saved += bool(config.valid_dataset and validation.every and validation.keep_best)
+    each = 0 if config.actor.use_lora else BYTES[config.actor.dtype]
+    total = saved * each * parameters  # in the dtype computed in
     if config.recover.on:
         stored = BYTES[config.actor.optimizer_dtype]
         size = parameters * stored * (1 if config.actor.use_lora else 3)

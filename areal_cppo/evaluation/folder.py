@@ -15,6 +15,7 @@ from typing import Any
 
 from areal_cppo.errors import UserError
 from areal_cppo.folder import RunFolder
+from areal_cppo.report.settings import flatten
 
 Key = tuple[int, str | int]  # index, and `greedy` or the number of the sample
 _SHOWN = 3  # differences named
@@ -76,7 +77,7 @@ class EvaluationFolder:
         self.records: dict[Key, dict[str, Any]] = self._read()
 
     def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        old, new = _flat(before), _flat(now)
+        old, new = flatten(before), flatten(now)
         other = [
             f"{key} {old.get(key)!r} there, {new.get(key)!r} here"
             for key in sorted(old.keys() | new.keys())
@@ -112,13 +113,3 @@ class EvaluationFolder:
     def conclude(self, result: dict[str, Any]) -> None:
         """Write `evaluation.json`."""
         self._files.write(self.evaluation, result)
-
-
-def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dict with dotted names."""
-    if not isinstance(settings, dict):
-        return {prefix: settings}
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return flat

@@ -19,6 +19,7 @@ from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
 from areal_cppo.inspection.run_samples import write_heldout_samples
+from areal_cppo.report.settings import flatten
 from areal_cppo.rollout.first_look import try_reward
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
 from areal_cppo.run.health import RunWatch
@@ -187,8 +188,8 @@ class Experiment:
         _withhold(plain)
         file = self.folder.config
         if file.is_file():
-            old = _flat(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-            new = _flat(plain)
+            old = flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+            new = flatten(plain)
             changed = [key for key in new if old.get(key) != new[key]]
             if changed:
                 shown = ", ".join(
@@ -212,7 +213,7 @@ class Experiment:
         if found:
             keeper.go_on(*found)
         trainer.observers += [recorder, NonFiniteGuard(config.watchdog.nonfinite_steps)]
-        trainer.observers += [SampleObserver(trainer, config.samples, folder)]
+        trainer.observers += [SampleObserver(trainer, config.samples, folder, last)]
         if config.heldout.size:
             trainer.observers += [heldout]
         trainer.observers += [keeper]
@@ -287,14 +288,3 @@ def _withhold(settings: Any) -> None:
             settings[key] = WITHHELD
         for item in value if isinstance(value, list) else [value]:
             _withhold(item)
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -19,7 +19,7 @@ import wandb
 from areal.utils import logging
 from PIL import Image
 
-from areal_cppo.config.blocks import SamplesConfig
+from areal_cppo.config.blocks import SamplesConfig, has_samples
 from areal_cppo.folder import RunFolder, replace_file
 from areal_cppo.inspection.picture_input import side_by_side
 from areal_cppo.inspection.tokens import token_texts
@@ -44,21 +44,28 @@ class SampleObserver:
         The block `samples`.
     folder
         Of the run.
+    last
+        The run's last step.
     """
 
-    def __init__(self, trainer, config: SamplesConfig, folder: RunFolder):
+    def __init__(self, trainer, config: SamplesConfig, folder: RunFolder, last: int):
         self.trainer, self.config, self.folder = trainer, config, folder
+        self.last = last
         if config.every:
             folder.pending.mkdir(parents=True, exist_ok=True)
             trainer.actor._custom_function_call(
-                "keep_samples", str(folder.pending), config.every, config.responses
+                "keep_samples",
+                str(folder.pending),
+                config.every,
+                last,
+                config.responses,
             )
         if wandb.run is not None and wandb.run.offline:
             # Else pictures would wait in the home of whoever runs this.
             os.environ.setdefault("WANDB_DATA_DIR", wandb.run.settings.sync_dir)
 
     def step_done(self, step: int, stats: dict[str, float]) -> None:
-        if not self.config.every or (step - 1) % self.config.every:
+        if not has_samples(step, self.config.every, self.last):
             return
         try:
             gathered = self._gather(step)
@@ -86,6 +93,8 @@ class SampleObserver:
         gathered = {n: self._write(n, records) for n, records in found.items()}
         for file in files:
             file.unlink()
+        if step == self.last and not any(self.folder.pending.iterdir()):
+            self.folder.pending.rmdir()
         return gathered
 
     def _write(self, step: int, records: Record) -> Record:

@@ -141,11 +141,11 @@ class CPPOActor(FSDPPPOActor):
         padded, meta = concat_batch(input_)
         return split_batch(response_logprobs(self._parts(), padded), meta)
 
-    def keep_samples(self, folder: str, every: int, responses: int) -> None:
-        """Write some responses of every so many steps into a folder, to be read."""
+    def keep_samples(self, folder: str, every: int, last: int, responses: int) -> None:
+        """Write some responses into a folder, to be read (`has_samples`: when)."""
         rank, ranks = self.data_parallel_rank, self.data_parallel_world_size
         if self.is_data_parallel_head():  # the others of its group have the same
-            self._samples = SampleKeeper(folder, every, responses, rank, ranks)
+            self._samples = SampleKeeper(folder, every, last, responses, rank, ranks)
 
     def save_training_state(self, folder: str) -> None:
         """Write all that is needed to go on; all ranks together."""

@@ -22,7 +22,7 @@ from areal.utils import logging
 from torch import Tensor
 from torch.nn import functional
 
-from areal_cppo.config.blocks import SAMPLE, SAMPLE_PICTURES, SAMPLE_SIDE
+from areal_cppo.config.blocks import SAMPLE, SAMPLE_PICTURES, SAMPLE_SIDE, has_samples
 from areal_cppo.core import PatchLayout, denormalize, unpatchify
 from areal_cppo.step.batch import IMAGES, images_of
 from areal_cppo.step.gate import Gated
@@ -68,16 +68,19 @@ class SampleKeeper:
     ----------
     folder
         Where they wait to be gathered; it exists.
-    every
-        Steps between those with samples; the first is one.
+    every, last
+        Which steps have some (`has_samples`).
     responses
         Of such a step, of all ranks.
     rank, ranks
         This one's number, and how many there are.
     """
 
-    def __init__(self, folder: str, every: int, responses: int, rank: int, ranks: int):
-        self.folder, self.every, self.rank = Path(folder), every, rank
+    def __init__(
+        self, folder: str, every: int, last: int, responses: int, rank: int, ranks: int
+    ):
+        self.folder, self.rank = Path(folder), rank
+        self.every, self.last = every, last
         self.share = responses // ranks + (rank < responses % ranks)
         self.samples: list[Sample] = []
 
@@ -90,7 +93,7 @@ class SampleKeeper:
         reward taken. `data` is a batch after `compute_advantages`, an item a group.
         """
         data, self.samples = [dict(item) for item in data], []
-        if version % self.every or not self.share:
+        if not (self.share and has_samples(version + 1, self.every, self.last)):
             return data
         groups = list(range(len(data)))
         random.Random(f"{version}/{self.rank}").shuffle(groups)

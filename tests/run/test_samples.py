@@ -27,6 +27,9 @@ def tokenizer():
     return load_hf_tokenizer(str(TRIANGLES.checkpoint))
 
 
+LAST = 100
+
+
 class Trainer:
     """Whose ranks and workers write what a test says."""
 
@@ -46,7 +49,7 @@ def make(tmp_path, tokenizer):
     def start(every=1, megabytes=64.0, **trainer) -> SampleObserver:
         folder = RunFolder(tmp_path).create()
         config = SamplesConfig(every=every, megabytes=megabytes)
-        return SampleObserver(Trainer(tokenizer, **trainer), config, folder)
+        return SampleObserver(Trainer(tokenizer, **trainer), config, folder, LAST)
 
     return start
 
@@ -104,7 +107,7 @@ def read(folder: RunFolder, step: int) -> dict:
 def test_the_parts_of_a_step_become_one_file(make, tokenizer):
     observer = make(every=2)
     folder = str(observer.folder.pending)
-    assert observer.trainer.told == [("keep_samples", folder, 2, 4)]
+    assert observer.trainer.told == [("keep_samples", folder, 2, LAST, 4)]
     pend(observer, 3, 0, response(0), response(0, tokens=False))
     pend(observer, 3, 1, response(1, question="How long?"))
     pend(observer, None, 0, refused("bad"))
@@ -123,6 +126,14 @@ def test_the_parts_of_a_step_become_one_file(make, tokenizer):
     seen = read_step_samples(observer.folder.samples / "step-00003.json")
     assert (len(seen.responses), len(seen.refused)) == (3, 1)
     assert seen.responses[0].anchor.size == (84, 84)
+
+
+def test_the_last_step_has_samples_and_leaves_nothing_pending(make):
+    observer = make(every=3)
+    pend(observer, LAST, 0, response(0))
+    observer.step_done(LAST, {})
+    assert len(read(observer.folder, LAST)["responses"]) == 1
+    assert not observer.folder.pending.exists()
 
 
 def test_between_two_steps_with_samples_nothing_is_done(make):

@@ -269,7 +269,7 @@ def test_text_models_train_with_grpo(tmp_path, config_class):
             scores = torch.log_softmax(model(item["input_ids"]).logits[0, :-1], -1)
         expected = scores.gather(1, item["input_ids"][0, 1:, None])[:, 0]
         torch.testing.assert_close(logprobs[0, :-1], expected, rtol=0, atol=1e-5)
-    actor.keep_samples(str(tmp_path), 1, 2)  # of text, too
+    actor.keep_samples(str(tmp_path), 1, 1, 2)  # of text, too
     harness.update_gradient(actor, harness.prepared(actor, batch))
     (file,) = tmp_path.glob("step-00001-0.pt")
     records = torch.load(file, weights_only=True)["responses"]

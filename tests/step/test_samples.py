@@ -17,6 +17,7 @@ from areal_cppo.step.samples import SampleKeeper, small_pictures
 from tests.step import harness
 
 ALL = 99
+LAST = 100
 
 
 def kept(folder) -> list[dict]:
@@ -32,7 +33,7 @@ def keep(actor, tmp_path):
     """Train on a batch and return what was kept of it."""
 
     def run(batch, responses=ALL, every=1):
-        actor.keep_samples(str(tmp_path), every, responses)
+        actor.keep_samples(str(tmp_path), every, LAST, responses)
         harness.update_gradient(actor, harness.prepared(actor, batch))
         return kept(tmp_path)
 
@@ -150,7 +151,7 @@ def test_the_update_is_the_same_with_samples_and_without(actor, keep, tmp_path):
     batch = harness.prepared(actor, harness.grouped_batch())
     without, _ = harness.update_gradient(actor, batch)
     keep(harness.grouped_batch())
-    actor.keep_samples(str(tmp_path), 1, ALL)
+    actor.keep_samples(str(tmp_path), 1, LAST, ALL)
     with_samples, _ = harness.update_gradient(actor, batch)
     assert torch.equal(with_samples, without)
     assert not any(SAMPLE in item["multi_modal_input"][0] for item in batch)
@@ -158,7 +159,7 @@ def test_the_update_is_the_same_with_samples_and_without(actor, keep, tmp_path):
 
 def test_a_full_disk_does_not_end_a_run(actor, keep, tmp_path):
     keep(harness.uneven_batch()[:1])
-    actor.keep_samples(str(tmp_path / "gone"), 1, ALL)
+    actor.keep_samples(str(tmp_path / "gone"), 1, LAST, ALL)
     harness.update_gradient(actor, harness.prepared(actor, harness.uneven_batch()))
 
 
@@ -176,13 +177,14 @@ def group(rewards) -> dict:
     ranks=st.integers(1, 4),
     version=st.integers(0, 9),
     every=st.integers(1, 3),
+    last=st.integers(1, 10),
 )
-def test_choice(tmp_path_factory, sizes, responses, ranks, version, every):
+def test_choice(tmp_path_factory, sizes, responses, ranks, version, every, last):
     """As many as are asked for, of all ranks together; none twice; pairs first."""
     folder = tmp_path_factory.getbasetemp()
     marked = 0
     for rank in range(ranks):
-        keeper = SampleKeeper(str(folder), every, responses, rank, ranks)
+        keeper = SampleKeeper(str(folder), every, last, responses, rank, ranks)
         data = [group([0.1 * k for k in range(size)]) for size in sizes]
         batch = keeper.choose(data, version, harness.LAYOUT)
         found = [
@@ -194,9 +196,8 @@ def test_choice(tmp_path_factory, sizes, responses, ranks, version, every):
             for item in batch
         ]
         assert sum(map(len, found)) == len(keeper.samples)
-        assert len(keeper.samples) == (
-            0 if version % every else min(keeper.share, sum(sizes))
-        )
+        due = version % every == 0 or version + 1 == last
+        assert len(keeper.samples) == (min(keeper.share, sum(sizes)) if due else 0)
         for rows, size in zip(found, sizes):
             if len(rows) > 1:
                 assert {0, size - 1} <= set(rows)
