@@ -33,6 +33,9 @@ from typing import Any
 
 # The instant in AReaL's trace that says which unix time the trace's clock shows.
 CLOCK = "clock"
+# Events of a run as a whole: it begins, or goes on; it ended as it should; it failed.
+FAILED = "run_failed"
+LIFE = ("run_started", "run_finished", FAILED)
 _STEP = re.compile(r"step-(\d+)")
 
 

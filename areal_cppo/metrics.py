@@ -22,6 +22,7 @@ from areal_cppo.config.objectives import OBJECTIVES
 
 UPDATE = "ppo_actor/update/"  # AReaL's scope of what is recorded within an update
 PARTS = "reward_parts/"  # what a reward is made of; the workflow records it
+_OUR_PARTS = {"reward/answer", "reward/format", "reward/judges_differ"}
 
 # Those of the objectives come behind.
 _MODULES = (
@@ -29,6 +30,15 @@ _MODULES = (
     "areal_cppo.run.validation",
     "areal_cppo.step.metrics",
 )
+
+
+def own_parts(names: Iterable[str]) -> list[str]:
+    """The parts of a reward of a user's own among the metrics of a run.
+
+    Of our own reward none: `reward` and `accuracy` say what there is to say.
+    """
+    parts = {name for name in names if name.startswith("reward/")}
+    return [] if parts <= _OUR_PARTS else sorted(parts)
 
 
 @dataclass(frozen=True)

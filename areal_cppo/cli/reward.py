@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.keys import check_early, compose, refused
-from areal_cppo.errors import RunError, UserError
+from areal_cppo.errors import UserError
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.explain import explain
 from areal_cppo.rewards.format import format_fault, without_end
@@ -67,7 +67,13 @@ def judge(args: argparse.Namespace) -> int:
         try:
             reward = pool.submit(**given, **told).result()
         except (RewardError, RewardTimeout) as error:
-            raise RunError(f"in training, it would be refused: {error}") from None
+            found = str(error)
+            if isinstance(error, RewardError) and error.text:
+                found += f": {error.text}"
+            raise UserError(
+                f"reward.function: expected a number or parts by name, found {found}; "
+                f"in training the response would be refused: correct {function}"
+            ) from None
     lines = [f"function: {function}"]
     if not (settings.function or synthetic):
         lines = list(_reasons(args, response, reward))
@@ -113,7 +119,7 @@ def _told(args: argparse.Namespace, sees: list[str]) -> dict[str, Any]:
         if not equals or name not in sees:
             raise UserError(
                 f"--sees: expected NAME=VALUE of reward.sees ({', '.join(sees)}), "
-                f"found {pair}; correct it"
+                f"found {pair}; drop it, or add it to reward.sees"
             )
         try:
             known[name] = json.loads(text)

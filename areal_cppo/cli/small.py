@@ -8,6 +8,7 @@ from typing import Any
 from areal_cppo.cli.common import prepare
 from areal_cppo.config import TASK_NAMES
 
+_MINUTES = "one to three"
 TEXT = "text"  # no task to train on: what a model for other data starts from
 
 
@@ -48,6 +49,8 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _tiny_model(args: argparse.Namespace) -> int:
     prepare()
+    from transformers.utils.logging import disable_progress_bar
+
     from areal_cppo.tasks import text_lesson
     from areal_cppo.tasks.problems import reading_task
     from areal_cppo.tasks.reading_lesson import ReadingLesson
@@ -57,5 +60,8 @@ def _tiny_model(args: argparse.Namespace) -> int:
         lesson, target = text_lesson.TextLesson(), text_lesson.TARGET_ACCURACY
     else:
         lesson, target = ReadingLesson(reading_task(args.task)), TARGET_ACCURACY
+    print(f"teaching a tiny model: {_MINUTES} minutes on an idle core", flush=True)
+    disable_progress_bar()
     make_model(lesson, args.out, args.seed, target)
+    print(f"wrote {args.out}")
     return 0

@@ -12,7 +12,9 @@ from typing import Any
 
 from areal_cppo.config.keys import check_early
 from areal_cppo.doctor.packages import check_versions
+from areal_cppo.folder import FAILED, RunFolder
 from areal_cppo.report.live import live_display
+from areal_cppo.run.stop import STOPPED
 from areal_cppo.run.supervisor import RunEnd, supervise
 
 
@@ -76,7 +78,8 @@ def run_with_display(
             elif kind == "step":
                 live.step(event["record"])
             elif kind == "evaluation":
-                live.evaluation(event["step"], event["accuracy"], event["n"])
+                told = {key: event[key] for key in ("step", "accuracy", "n", "of")}
+                live.evaluation(**told)
 
         outcome = supervise(config, [*flags, *overrides], log, show)
     return _conclude(outcome, log)
@@ -93,6 +96,10 @@ def _conclude(outcome: RunEnd, log: Path) -> int:
         from areal_cppo.run.finish import finish_run
 
         try:
+            if outcome.status not in (0, STOPPED):
+                RunFolder(folder).event(
+                    FAILED, reason=outcome.error, status=outcome.status
+                )
             shutil.copyfile(log, folder / "logs" / log.name)
             print(f"report: {finish_run(folder)}")
         except OSError as error:

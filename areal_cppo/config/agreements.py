@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import UserError
 
@@ -38,6 +39,25 @@ def disagreements(config: CPPOConfig) -> Iterator[str]:
     yield from _rollout(config)
     yield from _placement(config)
     yield from _seeds(config)
+    yield from _heldout(config)
+
+
+def _heldout(config: CPPOConfig) -> Iterator[str]:
+    """Held-out problems are drawn, which only a synthetic task can do."""
+    source = config.data.source
+    if source in TASK_NAMES:
+        return
+    if config.heldout.size:
+        yield (
+            f"heldout.size: expected 0 with data.source={source}, found "
+            f"{config.heldout.size}; set it to 0: valid_dataset is what a run is "
+            "measured on"
+        )
+    if config.heldout.shift != "none":
+        yield (
+            f"heldout.shift: expected none with data.source={source}, found "
+            f"{config.heldout.shift}; only synthetic tasks have shifts"
+        )
 
 
 def _distribution(config: CPPOConfig) -> Iterator[str]:

@@ -61,7 +61,9 @@ def check_early(
     settings = OmegaConf.to_container(composed, resolve=False)
     unknown = first_unknown(settings, config_classes())
     if unknown is not None:
-        raise UserError(f"{path.name}: {unknown}")
+        key = unknown.partition(":")[0]
+        given = any(o.lstrip("+~").partition("=")[0] == key for o in overrides)
+        raise UserError(unknown if given else f"{path.name}: {unknown}")
     real = _text_of(composed, "data.source") in set(SOURCES) - set(TASK_NAMES)
     for block in paths:
         where = _text_of(composed, f"{block}.path")
@@ -81,10 +83,18 @@ def check_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"config: expected a YAML file, found none at {path}; "
-            "configs/ holds ready ones"
+            f"config: expected a YAML file, found none at {path}; {_near(path)}"
         )
     return path
+
+
+def _near(path: Path) -> str:
+    """What may have been meant by a file that isn't there."""
+    there = [file.name for file in path.parent.glob("*.yaml")]
+    near = get_close_matches(path.name, there, n=1)
+    if near:
+        return f"did you mean {path.with_name(near[0])}?"
+    return "configs/ of the repository holds ready ones"
 
 
 @contextmanager
@@ -265,7 +275,7 @@ def is_hub_name(path: str) -> bool:
 def no_data(block: str, path: str) -> UserError:
     """That the data of a block is nowhere."""
     return UserError(
-        f"{block}.path: expected a folder, parquet or JSON lines files, or the "
+        f"{block}.path: expected a folder, parquet, JSON lines or CSV files, or the "
         f"name of a dataset on the hub (owner/name), found nothing at {path}; "
         "correct it"
     )

@@ -120,9 +120,12 @@ class ProblemDataset:
             )
         if not usable:
             why = _described(self.bad, self.counts) or "no row at all"
+            mend = "look at the first reasons named"
+            if self.counts.get("unknown_text") == self.n_rows:
+                mend = "choose a model that reads such text (docs/own_run.md makes one)"
             raise UserError(
                 f"{key}: expected usable rows, found none of {self.n_rows:,} in "
-                f"{path}: {why}; look at the first reasons named"
+                f"{path}: {why}; {mend}"
             )
 
     def _summary(self, path, split, setting, text_only: list[int]) -> str:

@@ -22,8 +22,8 @@ import transformers
 
 from areal_cppo.data.cache import cache_folder, file_state
 from areal_cppo.data.images import image_sources
-from areal_cppo.data.json_rows import loads
 from areal_cppo.data.sources import Rows
+from areal_cppo.data.text_rows import loads
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _files_of(
             break
     if not found:
         raise UserError(
-            f"{setting}.path: expected parquet or JSON lines files, found none in "
+            f"{setting}.path: expected parquet, JSON lines or CSV files, found none in "
             f"{folder}; name another folder or the files"
         )
     splits = {file: _splits_named(file) for file in found}

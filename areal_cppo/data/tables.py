@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
-from areal_cppo.data import json_rows
+from areal_cppo.data import text_rows
 from areal_cppo.data.cache import file_state, made_once
-from areal_cppo.data.json_rows import BadJson, loads, read_rows, write_rows
+from areal_cppo.data.text_rows import BadRows, loads, read_rows, write_rows
 from areal_cppo.errors import UserError
 
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+# By their ending: parquet, or else rows of values as they are written.
+FORMATS = {".parquet": "parquet", ".jsonl": "rows", ".json": "rows", ".csv": "rows"}
 Table = tuple[datasets.Dataset, Sequence[Path]]  # with what it was read from
 Tables = dict[str, Table]  # by split
 
@@ -113,7 +114,7 @@ def no_split(name: str, known: Iterable[str], where: str, setting: str) -> UserE
 
 
 def read_files(files: Sequence[Path], name: str, setting: str) -> Table:
-    """The rows of parquet files, or of JSON ones, as the split `name`.
+    """The rows of parquet files, or of JSON and CSV ones, as the split `name`.
 
     Raises
     ------
@@ -124,16 +125,16 @@ def read_files(files: Sequence[Path], name: str, setting: str) -> Table:
     named = ", ".join(map(str, files[:3]))
     if len(formats) != 1 or None in formats:
         raise UserError(
-            f"{setting}.path: expected files of one kind, parquet (.parquet) or JSON "
-            f"lines (.jsonl, .json), found {named}; name files of one kind"
+            f"{setting}.path: expected either parquet files (.parquet) or JSON lines "
+            f"and CSV (.jsonl, .json, .csv), found {named}; convert or leave out others"
         )
     try:
-        if formats == {"json"}:
-            table = _json_table(files)
+        if formats == {"rows"}:
+            table = _rows_table(files)
         else:
             table = _parquet_table(files, name, setting)
-    except (DatasetsError, BadJson, ValueError, OSError) as error:
-        why = str(error) if isinstance(error, BadJson) else _one_line(error)
+    except (DatasetsError, BadRows, ValueError, OSError) as error:
+        why = str(error) if isinstance(error, BadRows) else _one_line(error)
         raise UserError(
             f"{setting}.path: expected tables that `datasets` can read as split "
             f"{name!r}, found {named} ({why}); mend or leave out the file"
@@ -145,9 +146,9 @@ def read_files(files: Sequence[Path], name: str, setting: str) -> Table:
     return table, files
 
 
-def _json_table(files: Sequence[Path]) -> datasets.Dataset:
+def _rows_table(files: Sequence[Path]) -> datasets.Dataset:
     state = "\n".join(f"{file.resolve()} {file_state(file)}" for file in files)
-    own_code = Path(json_rows.__file__).read_text()
+    own_code = Path(text_rows.__file__).read_text()
     folder = made_once("json", state + own_code, lambda to: write_rows(files, to))
     return read_rows(folder)
 

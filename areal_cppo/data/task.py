@@ -39,17 +39,6 @@ class ProblemTask:
         config: CPPOConfig,
         note: Note = logging.getLogger("ProblemTask").info,
     ):
-        if config.heldout.size:
-            raise UserError(
-                f"heldout.size: expected 0 with data.source={config.data.source}, "
-                f"found {config.heldout.size}; set it to 0 and run `areal-cppo eval` "
-                "on the checkpoints"
-            )
-        if config.heldout.shift != "none":
-            raise UserError(
-                f"heldout.shift: expected none with data.source={config.data.source}, "
-                f"found {config.heldout.shift}; only synthetic tasks have shifts"
-            )
         self.config = config
         self.note = note
         self._valid: ProblemDataset | None = None  # read once

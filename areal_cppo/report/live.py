@@ -24,10 +24,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from areal_cppo.metrics import own_parts
 from areal_cppo.report.confidence import wilson_interval
 
 RECENT_STEPS = 8
 HEADER_EVERY = 20  # lines of plain output
+EVALUATED = "evaluated"  # the latest accuracy on problems not trained on
 REFRESHES_PER_SECOND = 2  # the elapsed time moves; the controller stays idle
 
 
@@ -56,6 +58,12 @@ def _staleness(metrics: Mapping[str, Any]) -> str:
     return f"{mean:.2f}" if largest is None else f"{mean:.2f}/{largest:.0f}"
 
 
+_EVALUATIONS = {
+    "heldout": ("held-out", "images"),
+    "validation": ("validation", "problems"),
+}
+
+
 def _refused(metrics: Mapping[str, Any]) -> str:
     """Responses that were, since the start."""
     found = metrics.get("refused")
@@ -67,7 +75,7 @@ def _refused(metrics: Mapping[str, Any]) -> str:
 COLUMNS = (
     Column("reward", 6, _decimal("reward", 3)),
     Column("accuracy", 8, _decimal("accuracy", 3)),
-    Column("held-out", 8, _decimal("heldout_accuracy", 3)),
+    Column("held-out", 8, _decimal(EVALUATED, 3)),
     Column("CPL", 6, _decimal("cpl_loss", 3)),
     Column("selected", 8, _decimal("cpl_selected_per_response", 1), 80),
     Column("staleness", 9, _staleness),
@@ -75,6 +83,13 @@ COLUMNS = (
     Column("tokens/s", 8, _decimal("tokens_per_second", 0), 100),
     Column("time", 8, lambda metrics: clock(metrics.get("seconds"))),
 )
+
+
+def columns(metrics: Mapping[str, Any]) -> tuple[Column, ...]:
+    """Those of a run, by one of its steps: each part of a reward of its own has one."""
+    titles = {key: key.removeprefix("reward/") for key in own_parts(metrics)}
+    own = [Column(t, max(6, len(t)), _decimal(k, 3), 110) for k, t in titles.items()]
+    return COLUMNS[0], *own, *COLUMNS[1:]
 
 
 class Display(Protocol):
@@ -86,8 +101,8 @@ class Display(Protocol):
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show a finished training step."""
 
-    def evaluation(self, step: int, accuracy: float, n: int) -> None:
-        """Show a held-out evaluation."""
+    def evaluation(self, step: int, accuracy: float, n: int, of: str) -> None:
+        """Show an evaluation of `heldout` or `validation` problems."""
 
 
 @contextmanager
@@ -130,12 +145,13 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def evaluation_line(step: int, accuracy: float, n: int) -> str:
-    """A held-out evaluation in words, with its 95 % interval."""
+def evaluation_line(step: int, accuracy: float, n: int, of: str = "heldout") -> str:
+    """An evaluation in words, with its 95 % interval."""
     low, high = wilson_interval(round(accuracy * n), n)
     when = "before training" if step == 0 else f"after step {step}"
+    name, what = _EVALUATIONS[of]
     return (
-        f"held-out accuracy {when}: {100 * accuracy:.1f} % of {n} images "
+        f"{name} accuracy {when}: {100 * accuracy:.1f} % of {n} {what} "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
     )
 
@@ -151,6 +167,7 @@ class PlainLines:
     def __init__(self, total_steps: int | None, objective: str, stream: TextIO):
         self._total = total_steps
         self._stream = stream
+        self._evaluated: dict[str, float] = {}
         self._lines = 0
         self._step_width = 6 if total_steps is None else 2 * len(str(total_steps)) + 1
         self._step_width = max(4, self._step_width)
@@ -161,19 +178,24 @@ class PlainLines:
         """Print a line of its own."""
         self._write(printable(text))
 
-    def evaluation(self, step: int, accuracy: float, n: int) -> None:
-        """Print a held-out evaluation."""
-        self._write(evaluation_line(step, accuracy, n))
+    def evaluation(
+        self, step: int, accuracy: float, n: int, of: str = "heldout"
+    ) -> None:
+        """Print an evaluation."""
+        self._evaluated = {EVALUATED: accuracy}
+        self._write(evaluation_line(step, accuracy, n, of))
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Print a step's line, under the column titles every 20 lines."""
+        metrics = {**metrics, **self._evaluated}
+        shown = columns(metrics)
         if self._lines % HEADER_EVERY == 0:
-            titles = (f"{column.title:>{column.width}}" for column in COLUMNS)
+            titles = (f"{column.title:>{column.width}}" for column in shown)
             self._write("  ".join([f"{'step':>{self._step_width}}", *titles]))
         self._lines += 1
         of = "" if self._total is None else f"/{self._total}"
         step = f"{metrics['step']}{of}"
-        cells = (f"{column.value(metrics):>{column.width}}" for column in COLUMNS)
+        cells = (f"{column.value(metrics):>{column.width}}" for column in shown)
         self._write("  ".join([f"{step:>{self._step_width}}", *cells]))
 
     def _write(self, line: str) -> None:
@@ -192,6 +214,7 @@ class LiveTable:
         self._console = console
         self._recent: tuple[Mapping[str, Any], ...] = ()
         self._first: Mapping[str, Any] | None = None
+        self._evaluated: dict[str, float] = {}
         self._began = monotonic()
         self.refresh: Callable[[], None] = lambda: None
 
@@ -199,14 +222,18 @@ class LiveTable:
         """Print a line above the display."""
         self._console.print(Text(printable(text)), soft_wrap=True)
 
-    def evaluation(self, step: int, accuracy: float, n: int) -> None:
-        """Print a held-out evaluation above the display."""
-        self.note(evaluation_line(step, accuracy, n))
+    def evaluation(
+        self, step: int, accuracy: float, n: int, of: str = "heldout"
+    ) -> None:
+        """Print an evaluation above the display."""
+        self._evaluated = {EVALUATED: accuracy}
+        self.note(evaluation_line(step, accuracy, n, of))
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Add a step."""
         self._first = self._first or metrics
-        self._recent = (*self._recent, dict(metrics))[-RECENT_STEPS:]
+        newest = {**metrics, **self._evaluated}
+        self._recent = (*self._recent, newest)[-RECENT_STEPS:]
         self.refresh()
 
     def remaining(self) -> float | None:
@@ -251,16 +278,17 @@ class LiveTable:
         return line
 
     def _table(self, recent: tuple[Mapping[str, Any], ...]) -> RenderableType:
-        columns = [c for c in COLUMNS if self._console.width >= c.min_terminal]
+        all_columns = columns(recent[-1])
+        shown = [c for c in all_columns if self._console.width >= c.min_terminal]
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("step", justify="right", no_wrap=True)
-        for column in columns:
+        for column in shown:
             table.add_column(
                 column.title, justify="right", no_wrap=True, min_width=column.width
             )
         for metrics in recent:
             newest = metrics is recent[-1]
-            cells = [column.value(metrics) for column in columns]
+            cells = [column.value(metrics) for column in shown]
             table.add_row(
                 str(metrics["step"]), *cells, style="bold" if newest else None
             )

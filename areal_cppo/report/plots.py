@@ -21,6 +21,7 @@ from areal_cppo.report.timeline_plots import WIDE, timeline_plot, timeline_zoom_
 from areal_cppo.report.trace import PHASES
 
 FEWEST_SLOTS = 12  # room on the axis, so that two bars are not two walls
+PARTS = (fs.ORANGE, fs.PURPLE, fs.SKY)  # of a reward of one's own, the first three
 MOST_BARS = 120  # more steps than this are averaged in blocks
 
 
@@ -48,16 +49,20 @@ def learning_plot(run: RunContents) -> Plot | None:
     accuracy = Curve("training accuracy", fs.BLUE, *run.series("accuracy"))
     points = heldout_points(run)
     heldout = Curve(
-        "held-out accuracy",
+        f"{run.problems.lower()} accuracy",
         fs.VERMILLION,
         [point.step for point in points],
         [point.accuracy for point in points],
     )
-    curves = [curve for curve in (reward, accuracy, heldout) if curve]
+    parts = [
+        Curve(name.removeprefix("reward/"), color, *run.series(name))
+        for name, color in zip(run.own_parts, PARTS)
+    ]
+    curves = [curve for curve in (reward, accuracy, *parts, heldout) if curve]
     if not curves:
         return None
     figure, (ax,) = fs.panels(1, fs.HALF)
-    for curve in filter(None, (reward, accuracy)):
+    for curve in filter(None, (reward, accuracy, *parts)):
         curve.draw(ax)
     if points:
         style = {"color": heldout.color, "label": heldout.label, "fmt": "D"}
@@ -67,8 +72,8 @@ def learning_plot(run: RunContents) -> Plot | None:
     fs.step_axis(ax)
     ax.set_ylabel("reward; share correct")
     fs.legend_above(ax)
-    greedy = " Held-out accuracy is of greedy ones, with 95 % Wilson intervals."
-    greedy = greedy if points else " Held-out accuracy was not measured."
+    greedy = f" {run.problems} accuracy is of greedy ones, with 95 % Wilson intervals."
+    greedy = greedy if points else f" {run.problems} accuracy was not measured."
     return Plot(
         "learning",
         "Reward and accuracy",

@@ -1,7 +1,7 @@
 """Read a run's folder, however much of it there is yet."""
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from PIL import UnidentifiedImageError
 
+from areal_cppo.folder import FAILED, LIFE, read_lines
+from areal_cppo.metrics import own_parts
 from areal_cppo.report.samples import SampleView, read_samples
 from areal_cppo.report.timeline import Timeline
 
@@ -64,6 +66,25 @@ class RunContents:
         """The run's seed, if known."""
         seed = self.summary.get("seed")
         return self.config.get("seed") if seed is None else seed
+
+    @property
+    def problems(self) -> str:
+        """Of what its accuracies are that were not trained on, in a word."""
+        validated = any(each.get("of") == "validation" for each in self.evaluations)
+        return "Validation" if validated else "Held-out"
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run's last life failed, if it did and is no longer at it."""
+        events = read_lines(self.folder / "events.jsonl")
+        last = deque((e for e in events if e.get("event") in LIFE), maxlen=1)
+        failed = last and last[0]["event"] == FAILED
+        return str(last[0].get("reason")) if failed else None
+
+    @property
+    def own_parts(self) -> list[str]:
+        """The parts of a reward of one's own, as they are called in the metrics."""
+        return own_parts({key for record in self.metrics for key in record})
 
     @property
     def warnings(self) -> list[tuple[int, str]]:
@@ -126,7 +147,7 @@ def load_run(folder: Path | str) -> RunContents:
     if not metrics:
         notes.append("No training step is recorded yet: metrics.jsonl has no step.")
     if not evaluations:
-        notes.append("No held-out evaluation is recorded: evaluations.jsonl has none.")
+        notes.append("No accuracy on other problems: evaluations.jsonl has none.")
     summary = _json_file(folder / "summary.json", dict, notes)
     timeline = _timeline(_json_file(folder / "timeline.json", dict, notes), notes)
     config_text, config = _config(folder / "config.yaml", notes)

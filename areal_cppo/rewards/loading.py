@@ -61,7 +61,7 @@ def misfit(function: Callable[..., Any], names: Iterable[str]) -> str | None:
     except TypeError as error:
         missing = "missing" in str(error)
         mend = "name it in reward.sees" if missing else "add **_ to its parameters"
-        return f"called with {', '.join(names)}: {error}; {mend}"
+        return f"{error}; {mend} (it is called with {', '.join(names)})"
     except ValueError:  # it has no signature, as some that are written in C
         pass
     return None

@@ -50,8 +50,8 @@ class Reward:
         missing = sorted(weights.keys() - parts.keys())
         if missing:
             raise ValueError(
-                f"no part {', '.join(missing)}, which has a weight; the parts are "
-                f"{', '.join(sorted(parts)) or 'none'}"
+                f"no part {', '.join(missing)}, which has a weight (reward.weights), "
+                f"among {', '.join(sorted(parts)) or 'none'}"
             )
         if not weights:
             named = ", ".join(sorted(parts)) or "none"

@@ -34,7 +34,14 @@ class RewardTimeout(Exception):
 
 
 class RewardError(Exception):
-    """The reward function raised, or its process died; says how, not on what."""
+    """The reward function raised, or its process died; says how, not on what.
+
+    `text` is the error's own, which may quote the response: not for a log.
+    """
+
+    def __init__(self, how: str, text: str = ""):
+        super().__init__(how)
+        self.text = text
 
 
 class RewardPool:
@@ -104,7 +111,7 @@ class RewardPool:
             raise
         self._idle.put(worker)
         if "error" in reply:
-            raise RewardError(reply["error"])
+            raise RewardError(reply["error"], reply.get("text", ""))
         return reply
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 On its standard input it gets a JSON object a line: the `arguments` of a call, and the
 `weights` of what it returns (`parts.py`); for each it answers with a line, `{"value":
-0.9, "parts": {"answer": 1.0}}` or `{"error": "ZeroDivisionError in f, line 3"}`.
+0.9, "parts": {"answer": 1.0}}` or `{"error": "ZeroDivisionError in f, line 3"}`,
+with the error's `text`.
 Without `weights` it only looks whether the function takes such arguments: `{}`. Before
 the first it says that it is ready, `{}`, or why it isn't. It ends with its input.
 """
@@ -27,7 +28,8 @@ def call(
     arguments: dict[str, Any],
     weights: dict[str, float] | None,
 ) -> dict[str, Any]:
-    """The answer to one call. Of an error: its type and place, none of the payload."""
+    """The answer to one call. Of an error: its type and place, none of the payload;
+    its text apart, for who calls with a payload of his own (`areal-cppo reward`)."""
     wrong = misfit(function, arguments)
     if wrong or weights is None:
         return {"error": wrong} if wrong else {}
@@ -41,7 +43,8 @@ def call(
             f" in {f.name}, line {f.lineno} of {os.path.basename(f.filename)}"
             for f in last
         ]
-        return {"error": type(error).__name__ + "".join(places)}
+        text = " ".join(str(error).split())
+        return {"error": type(error).__name__ + "".join(places), "text": text}
     try:
         return asdict(Reward.of(result, weights))
     except ValueError as error:

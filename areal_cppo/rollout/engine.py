@@ -99,9 +99,10 @@ class CPPOInfEngine(RemoteInfEngine):
             self.server.start()
         except ServerError as error:
             raise RunError(
-                f"expected a generation server at {address} within "
-                f"{self.config.setup_timeout:.0f} s, found that it did not start: "
-                f"{error}; see the log of the rollout workers"
+                f"expected a generation server at {address}, found that it did not "
+                f"start: {error}; see rollout.log below areal/logs of the run's "
+                "folder; where it only takes longer raise rollout.setup_timeout "
+                f"({self.config.setup_timeout:.0f} s)"
             ) from None
         return LocalInfServerInfo(host=args["host"], port=args["port"], process=None)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from areal_cppo.serving.processes import RUN_ID_VARIABLE, end_run
 Say = Callable[..., None]
 
 BEAT_SECONDS = 5.0
+_WRAPPERS = re.compile(r"^.*?Engine method '\w+' failed: (?=expected )", re.DOTALL)
 
 
 def run(
@@ -97,8 +99,12 @@ def describe(error: BaseException) -> tuple[int, str]:
             f"the worker {error.worker_id} died (exit status {error.exit_code}); its "
             "last words are in logs/ of the run's folder"
         )
-    text = " ".join(redact(f"{type(error).__name__}: {error}").split())
-    return 1, text[:400]
+    text = str(error)
+    if type(error).__name__ == "EngineCallError":  # a worker's error, in two wrappers
+        text = _WRAPPERS.sub("", text)
+    if text == str(error):
+        text = f"{type(error).__name__}: {text}"
+    return 1, " ".join(redact(text).split())[:400]
 
 
 def worth_another_try(error: BaseException) -> bool:

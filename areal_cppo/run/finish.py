@@ -84,6 +84,7 @@ def summarize(run: RunContents) -> dict[str, Any]:
             else None
         ),
         "refused": run.last("refused") or {},
+        "failure": run.failure,
     }
 
 

@@ -99,7 +99,8 @@ class HeldOutEvaluation:
         if result is None:
             return
         self.folder.append(self.folder.evaluations, {"step": step, **result})
-        self.say("evaluation", step=step, accuracy=result["accuracy"], n=result["n"])
+        told = {name: result[name] for name in ("accuracy", "n")}
+        self.say("evaluation", step=step, of="heldout", **told)
 
     def checkpoint(self, step: int) -> Path:
         folder = self.folder.checkpoint(step)

@@ -167,7 +167,8 @@ class Validation:
         names = ("accuracy", "average_at_k", "reward", "seconds")
         self.stats = {SCOPE + n: line[n] for n in names if line[n] is not None}
         if line["n"]:
-            self.say("evaluation", step=step, accuracy=line["accuracy"], n=line["n"])
+            told = {name: line[name] for name in ("step", "accuracy", "n", "of")}
+            self.say("evaluation", **told)
 
     async def _ask(self, folder: EvaluationFolder, step: int) -> bool:
         """Ask what was not asked yet; False: interrupted."""

@@ -22,11 +22,12 @@ otherwise, and their warm-ups differ.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,7 @@ READING_WEIGHT = 3.0
 _UNINFORMATIVE_SHARE = 0.15
 _BANNED_MARGIN = 16.0  # nats below all tokens together: a chance of 1e-7
 _BANNED_WEIGHT = 0.1
+_TELL_EVERY = 30  # steps, while its accuracy is not measured yet
 _CHECK_EVERY = 10  # steps; accuracy rises by up to .01 in one
 _QUICK_CHECK, _FULL_CHECK = 200, 500  # held-out problems
 CHECK_SEED = 1  # of the held-out stream; 0 is left for evaluations
@@ -60,7 +62,8 @@ CHECK_SEED = 1  # of the held-out stream; 0 is left for evaluations
 @dataclass(frozen=True)
 class Progress:
     """Where a warm-up stands: mean imitation loss since the last check, in nats a
-    token (weighted), and greedy accuracy on `accuracy_n` held-out problems."""
+    token (weighted), and greedy accuracy on `accuracy_n` held-out problems; NaN and 0
+    where it was not measured."""
 
     step: int
     loss: float
@@ -185,7 +188,7 @@ def warm_up(
     max_steps
         At which to stop in any case.
     progress
-        Called at each check of the accuracy.
+        Called at each check of the accuracy, and now and then before the first.
 
     Returns
     -------
@@ -209,9 +212,12 @@ def warm_up(
             optimizer.zero_grad()
             recent.append(imitation)
             due = step >= lesson.first_check and step % _CHECK_EVERY == 0
-            if not (due or step == max_steps):
+            measured = due or step == max_steps
+            if not measured and step % _TELL_EVERY:
                 continue
-            accuracy, n = _check(model, lesson, target_accuracy)
+            accuracy, n = math.nan, 0
+            if measured:
+                accuracy, n = _check(model, lesson, target_accuracy)
             mean_loss = sum(recent) / len(recent)
             seconds = time.perf_counter() - start
             history.append(Progress(step, mean_loss, accuracy, n, seconds))
@@ -231,10 +237,11 @@ def save_checkpoint(model: TinyModel, lesson: Lesson, folder: str | Path) -> Non
 
 def print_progress(progress: Progress) -> None:
     """Print one line: step, loss, held-out accuracy, seconds."""
-    values = asdict(progress)
+    n = progress.accuracy_n
+    accuracy = f"held-out accuracy {progress.accuracy:.3f} (n={n})  " if n else ""
     print(
-        "step {step:4d}  loss {loss:.3f}  held-out accuracy {accuracy:.3f} "
-        "(n={accuracy_n})  {seconds:.0f} s".format(**values),
+        f"step {progress.step:4d}  loss {progress.loss:.3f}  {accuracy}"
+        f"{progress.seconds:.0f} s",
         flush=True,
     )
 

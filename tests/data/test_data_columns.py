@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from areal_cppo.data.columns import OwnColumns
-from areal_cppo.data.json_rows import read_rows, write_rows
+from areal_cppo.data.text_rows import read_rows, write_rows
 from areal_cppo.errors import UserError
 from tests.data.problem_files import encoded, jsonl, picture
 

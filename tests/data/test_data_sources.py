@@ -198,18 +198,31 @@ def test_files_that_cannot_be_read(tmp_path, load):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     jsonl(tmp_path / "b.jsonl", [row(0, images=[])])
     (tmp_path / "c.jsonl").write_text('{"problem": "cut\n')
-    (tmp_path / "d.csv").write_text("problem,answer\n")
+    (tmp_path / "d.xlsx").write_text("problem,answer\n")
+    (tmp_path / "e.csv").write_text("problem,answer\nHow many?,1,2\n")
     for name, words in (
         ("a.parquet", "that `datasets` can read"),
         ("c.jsonl", "that `datasets` can read"),
-        ("d.csv", "files of one kind"),
-        ("[ab].*", "files of one kind"),
+        ("d.xlsx", "either parquet files .* or JSON lines and CSV"),
+        ("e.csv", "line 2 of .*: 2 columns, 3 values"),
+        ("[ab].*", "either parquet files"),
     ):
         with pytest.raises(UserError, match=words) as refused:
             load(tmp_path / name, source="custom")
         assert len(str(refused.value).splitlines()) == 1
     with pytest.raises(UserError, match="can read as split 'train.5:7.x'"):
         load(tmp_path / "b.jsonl", "train[5:7]x", source="custom")
+
+
+def test_csv_values_are_text_as_written(tmp_path, load):
+    (tmp_path / "a.png").write_bytes(encoded(picture(60, 60, seed=0)))
+    (tmp_path / "d.csv").write_text(
+        'query,gold,picture\n"How long, <image>?",7.50,a.png\nNo picture,007,\n'
+    )
+    columns = ColumnsConfig("query", "gold", "picture")
+    data = load(tmp_path / "d.csv", source="custom", columns=columns)
+    assert answers(data) == ["7.50", "007"]
+    assert [len(item["images"]) for item in data] == [1, 0]
 
 
 def test_other_columns_are_named(tmp_path, load):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from areal_cppo.config.blocks import ColumnsConfig
-from areal_cppo.data import json_rows
+from areal_cppo.data import text_rows
 from areal_cppo.errors import UserError
 from tests.data.problem_files import encoded, jsonl, picture
 
@@ -160,17 +160,17 @@ json_values = st.recursive(
 def test_what_is_written_is_read(tmp_path_factory, monkeypatch, rows, part, array):
     """Values of any kind, whatever the file's form and the size of the parts."""
     folder = tmp_path_factory.mktemp("rows")
-    monkeypatch.setattr(json_rows, "_PART_BYTES", part)
+    monkeypatch.setattr(text_rows, "_PART_BYTES", part)
     file = folder / "a.json"
     text = "\n".join(map(json.dumps, rows))
     file.write_text(json.dumps(rows, indent=1) if array else text)
-    json_rows.write_rows([file], folder / "made")
-    table = json_rows.read_rows(folder / "made").with_format("arrow")
+    text_rows.write_rows([file], folder / "made")
+    table = text_rows.read_rows(folder / "made").with_format("arrow")
     assert len(table) == len(rows)
     for number, row in enumerate(rows):
         for name in table.column_names:
             (text,) = table[number][name].to_pylist()
-            assert (None if text is None else json_rows.loads(text)) == row.get(name)
+            assert (None if text is None else text_rows.loads(text)) == row.get(name)
 
 
 @pytest.mark.parametrize(

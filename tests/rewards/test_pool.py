@@ -107,7 +107,7 @@ def test_an_error_is_named_without_its_payload(make_pool, children):
         ("nan", "the reward is nan"),
         ("none", "the reward is of type NoneType"),
         ("words", "part b is of type str"),
-        ("parts", "no part c, which has a weight; the parts are a, b"),
+        ("parts", "no part c, which has a weight .reward.weights., among a, b"),
     ],
 )
 def test_a_reward_that_is_no_number_is_an_error(make_pool, how, message):

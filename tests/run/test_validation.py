@@ -105,7 +105,9 @@ def test_what_is_said_of_it(validation, policy):
     assert (line["format"], line["cut_off"], line["refused"]) == (1, 0, {})
     assert made.stats["validation/accuracy"] == 0.5
     assert made.stats["validation/seconds"] > 0
-    assert made.said == [{"kind": "evaluation", "step": 2, "accuracy": 0.5, "n": N}]
+    assert made.said == [
+        {"kind": "evaluation", "step": 2, "accuracy": 0.5, "n": N, "of": "validation"}
+    ]
     records = list(read_lines(made.folder.validation(2) / "responses.jsonl"))
     assert len(records) == N * 3
     made.run(2)  # not twice

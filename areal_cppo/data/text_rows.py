@@ -1,13 +1,15 @@
-"""Rows of JSON files, each value as it was written.
+"""Rows of JSON and CSV files, each value as it was written.
 
 `datasets` gives a column one type: 7 among texts becomes another text, 7.50 becomes
 7.5, a date becomes a time stamp, and what fits no type is written as JSON once more,
 quotes and all. Here each value is kept as JSON (`datasets`' feature `Json`), in Arrow
-files in the cache that are made once for each state of the files.
+files in the cache that are made once for each state of the files. Of CSV all values are
+text, but for empty ones, which are null.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -22,23 +24,24 @@ import pyarrow as pa
 _PART_BYTES = 2**26  # of JSON in one Arrow file, which is built in memory
 
 
-class BadJson(Exception):
+class BadRows(Exception):
     """A file holds something else than JSON objects; the message says where."""
 
 
 def write_rows(files: Iterable[Path], folder: Path) -> None:
-    """Write the objects of JSON files as Arrow files of one folder.
+    """Write the objects of JSON and the rows of CSV files as Arrow files of a folder.
 
     Parameters
     ----------
     files
-        UTF-8: an object a line, objects one after the other, or a list of them.
+        UTF-8: an object a line, objects one after the other, or a list of them; those
+        that end in `.csv` have their columns' names in the first line.
     folder
         Which is made.
 
     Raises
     ------
-    BadJson
+    BadRows
         A file holds something else.
     """
     folder.mkdir(parents=True)
@@ -77,7 +80,7 @@ def _written(value: Any) -> str | None:
     try:
         return None if value is None else _dumps(value)
     except RecursionError:
-        raise BadJson("lists or objects in each other, hundreds deep") from None
+        raise BadRows("lists or objects in each other, hundreds deep") from None
 
 
 def _dumps(value: Any) -> str:
@@ -108,12 +111,31 @@ def _write(part: list[dict[str, str | None]], folder: Path) -> None:
 
 
 def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    if file.suffix.lower() == ".csv":
+        yield from _csv_rows(file)
+        return
     for line, value in _values(file):
         for item in value if isinstance(value, list) else [value]:
             if not isinstance(item, dict) or not item:
                 found = f"expected an object with keys, found {json.dumps(item)[:40]}"
-                raise BadJson(f"line {line} of {file}: {found}")
+                raise BadRows(f"line {line} of {file}: {found}")
             yield item
+
+
+def _csv_rows(file: Path) -> Iterator[dict[str, str | None]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        try:
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise ValueError(f"two columns of one name: {names}")
+            for values in reader:
+                if values and len(values) != len(names):
+                    raise ValueError(f"{len(names)} columns, {len(values)} values")
+                if values:
+                    yield dict(zip(names, (value or None for value in values)))
+        except (ValueError, csv.Error) as error:
+            raise BadRows(f"line {reader.line_num} of {file}: {error}") from error
 
 
 def _values(file: Path) -> Iterator[tuple[int, Any]]:
@@ -142,9 +164,9 @@ def _values(file: Path) -> Iterator[tuple[int, Any]]:
             at = _SPACE.match(text, end).end()
     except JSONDecodeError as error:
         line += error.lineno - 1
-        raise BadJson(f"line {line} of {file}: {error.msg}") from error
+        raise BadRows(f"line {line} of {file}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise BadJson(f"line {line} of {file}: {error}") from error
+        raise BadRows(f"line {line} of {file}: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
