@@ -87,6 +87,4 @@ def _deal(sizes: list[int], count: int) -> list[list[int]]:
     """AReaL's way with responses: the largest first, each to one that has fewest and,
     among those, the least."""
     spec = MicroBatchSpec(n_mbs=count, max_tokens_per_mb=DEFAULT_MAX_TOKENS_PER_MB)
-    return [
-        [int(i) for i in members] for members in allocate_balanced_mbs(spec, sizes)
-    ]
+    return [[int(i) for i in members] for members in allocate_balanced_mbs(spec, sizes)]
