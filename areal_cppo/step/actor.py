@@ -117,14 +117,16 @@ class CPPOActor(FSDPPPOActor):
         divided = minibatches(data, wanted, self._ranks, share_prompts=shared)
         config.ppo_n_minibatches = 1
         try:
-            for groups in divided:
-                super().ppo_update(groups)
+            with self._meter.time("inside"):
+                for groups in divided:
+                    super().ppo_update(groups)
         finally:
             config.ppo_n_minibatches = wanted
         if samples is not None:
             samples.write(version)
-        if config.uses_views:
-            self._meter.flush(self._ranks, cpl=config.uses_cpl)
+        if self._model is not None:
+            views, cpl = config.uses_views, config.uses_cpl
+            self._meter.flush(self._ranks, views=views, cpl=cpl)
 
     @override
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:

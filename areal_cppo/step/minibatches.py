@@ -1,8 +1,8 @@
-"""From the groups of an update to its mini-batches: which take an optimiser step together.
+"""From an update's groups to mini-batches: which take an optimiser step together.
 
 AReaL deals out responses by their lengths, so that those of a group end up in several
-mini-batches, each of which computes their prompt and encodes its images again. Here whole
-groups are dealt out; a group is cut only where there are fewer of them than mini-batches.
+mini-batches, each of which computes their prompt and encodes its images again. Here
+whole groups are dealt out; one is cut only where there are fewer than mini-batches.
 """
 
 from __future__ import annotations

@@ -40,11 +40,7 @@ def of(load, name: str, *overrides: str) -> tuple[dict[str, int], dict[str, int]
 @pytest.mark.parametrize(
     ("name", "card", "words"),
     [
-        (
-            FULL,
-            79.2,
-            f"GPUs of this machine: 79.2 GiB each; a trainer fits; {MOST}=32768",
-        ),
+        (FULL, 79.2, f"this machine: 79.2 GiB each; a trainer fits; {MOST}=32768"),
         (FULL, 60.5, "a trainer fits"),
         (FULL, 44.0, f"a trainer may need 9.6 GiB more: set {MOST}=8192, which leaves"),
         (FULL, 24.0, f"a trainer may need 29.6 GiB more: lower {MOST}, data.max"),
@@ -64,28 +60,16 @@ def test_whether_it_fits_the_gpus(load, monkeypatch, name, card, words):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_proposed_is_the_most_that_leaves_a_tenth(load, name):
-    config, model = (
-        load(name),
-        (published_config(size_of(name)), PARAMETERS[size_of(name)]),
-    )
+    """What the recipe itself has fits the GPU that it is for."""
+    config, size = load(name), size_of(name)
+    model = published_config(size), PARAMETERS[size]
+    assert gpu_need(config, *model) < (24e9 if "24gb" in name else 79 * GIB)
     least = config.longest_prompt + config.gconfig.max_new_tokens
+    needs = {t: gpu_need(config, *model, t) for t in range(1024, 33_792, 1024)}
+    assert list(needs.values()) == sorted(needs.values())
     for card in (24 * GIB, 40 * GIB, 79 * GIB, 140 * GIB):
-        tokens = most_tokens(config, *model, card)
-        needs = {t: gpu_need(config, *model, t) for t in range(1024, 33_792, 1024)}
         fitting = [t for t, need in needs.items() if t >= least and need <= 0.9 * card]
-        assert tokens == max(fitting, default=None)
-        assert list(needs.values()) == sorted(needs.values())
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipes_tokens_leave_some_room(load, name):
-    """On the GPU that it is for, by the sum for the worst case."""
-    config, model = (
-        load(name),
-        (published_config(size_of(name)), PARAMETERS[size_of(name)]),
-    )
-    card = 24e9 if "24gb" in name else 79 * GIB
-    assert gpu_need(config, *model) < card
+        assert most_tokens(config, *model, card) == max(fitting, default=None)
 
 
 def test_what_torch_sees(monkeypatch):

@@ -1,4 +1,8 @@
-"""Mini-batches of whole groups: how they are dealt out, and that each is AReaL's step."""
+"""Mini-batches of whole groups: how they are dealt out; each is a step of AReaL's.
+
+`python -m tests.step.test_minibatches` prints what they save, as docs/performance.md
+has it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
-from areal.utils.data import concat_padded_tensors
+from areal.utils.data import (
+    DEFAULT_MAX_TOKENS_PER_MB,
+    allocate_balanced_mbs,
+    concat_padded_tensors,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
+from areal_cppo.report.table import table
+from areal_cppo.step.batch import PromptGroup
 from areal_cppo.step.minibatches import minibatches
 from tests.step import harness
 
@@ -136,3 +146,66 @@ def test_statistics_are_those_of_the_whole_update(actor, items):
     same += ("update/n_valid_tokens", "update/new_logp/avg", "update/entropy/avg")
     for key in (f"ppo_actor/{name}" for name in same):
         assert stats[key] == pytest.approx(expected[key], rel=1e-5), key
+
+
+# Of a rank: problems, responses of each, tokens of a response at most, mini-batches,
+# tokens of a micro-batch at most.
+RANKS = {
+    "ViRL39K, 3B": (32, 8, 2048, 2, 16_384),
+    "ViRL39K, 7B, 8 nodes": (8, 8, 2048, 2, 24_576),
+    "published": (128, 5, 4096, 8, 8_192),
+}
+
+
+def counted(divided: list[list[tuple[int, list[int]]]], capacity: int) -> list[int]:
+    """Tokens of a forward pass over mini-batches of (prompt, its responses' lengths),
+    and images encoded."""
+    parts = []
+    for minibatch in divided:
+        for prompt, own in minibatch:
+            lengths = [prompt + length for length in own]
+            group = PromptGroup(tuple(range(len(own))), prompt * (len(own) > 1))
+            parts += [part.tokens(lengths) for part in group.cut(lengths, capacity)]
+    return [sum(parts), len(parts)]
+
+
+def counts(name: str) -> dict[str, list[int]]:
+    """By AReaL's division, in whole groups, and if every prompt were computed once."""
+    problems, responses, longest, count, capacity = RANKS[name]
+    draw = torch.Generator().manual_seed(1)
+    prompts = torch.randint(256, 1281, (problems,), generator=draw) + 150
+    normal = torch.randn(problems, responses, generator=draw)
+    lengths = (700 * (0.6 * normal).exp()).clamp(max=longest).long()
+    of = list(zip(prompts.tolist(), lengths.tolist(), strict=True))
+    flat = [(prompt, n) for prompt, own in of for n in own]
+    spec = MicroBatchSpec(n_mbs=count, max_tokens_per_mb=DEFAULT_MAX_TOKENS_PER_MB)
+    torn = []
+    for members in allocate_balanced_mbs(spec, [prompt + n for prompt, n in flat]):
+        by_problem: dict[int, list[int]] = {}
+        for i in members:
+            by_problem.setdefault(i // responses, []).append(flat[i][1])
+        torn.append([(prompts[p].item(), own) for p, own in by_problem.items()])
+    groups = [made(prompt, own, responses * i) for i, (prompt, own) in enumerate(of)]
+    dealt = minibatches(groups, count, FewestElsewhere(10**9), share_prompts=True)
+    whole = [[of[int(part["rewards"][0]) // responses] for part in m] for m in dealt]
+    return {
+        "AReaL's": counted(torn, capacity),
+        "whole groups": counted(whole, capacity),
+        "each prompt once": counted([of], 10**9),
+    }
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_a_recipes_prompts_are_computed_once(name):
+    tokens, images = zip(*counts(name).values(), strict=True)
+    assert tokens[1] <= 1.01 * tokens[2]
+    assert tokens[0] > 1.05 * tokens[2] and images[0] > 1.5 * images[2]
+
+
+if __name__ == "__main__":
+    rows = [
+        (name, kind, f"{tokens:,}", images)
+        for name in RANKS
+        for kind, (tokens, images) in counts(name).items()
+    ]
+    print(table(("recipe", "mini-batches", "tokens", "images"), rows, words=2))
