@@ -54,6 +54,7 @@ from areal_cppo.bench.async_run import (
     sequence_tokens,
     window,
 )
+from areal_cppo.bench.step_parts import step_parts
 from areal_cppo.report.timeline import Interval, busy_seconds, intersect, union
 from areal_cppo.report.trace import ACCEPTED, COMPUTING, WAIT, WEIGHTS
 
@@ -109,6 +110,7 @@ def figures(
             "training": recorded.training.units,
         },
         "stages": _stages(recorded, inside, tokens),
+        "parts": step_parts(inside),
         "trainer": _trainer(inside),
         "generation": _generation(recorded, inside.span),
         "weight_update_seconds": _spread(inside.times(WEIGHTS)),

@@ -33,7 +33,7 @@ Rows = Iterator[tuple[str, str]]
 
 def run_table(figures: dict[str, Any]) -> str:
     """Aligned lines of names and values; what the run does not say is left out."""
-    parts = (_overall, _stage_rows, _shares, _counts, _costs)
+    parts = (_overall, _parts, _stage_rows, _shares, _counts, _costs)
     return table(None, [row for part in parts for row in part(figures)], words=2)
 
 
@@ -46,6 +46,12 @@ def _overall(figures: dict[str, Any]) -> Rows:
     yield "step, seconds", _spread(times)
     yield "effective samples/s", f"{figures['samples_per_second']:.2f}"
     yield "effective tokens/s", f"{figures['tokens_per_second']:.0f}"
+
+
+def _parts(figures: dict[str, Any]) -> Rows:
+    mean = figures["step_seconds"]["mean"]
+    for name, seconds in figures["parts"].items():
+        yield f"  {name}", f"{seconds:.2f} s, {seconds / mean:.1%}"
 
 
 def _spread(seconds: dict[str, float]) -> str:

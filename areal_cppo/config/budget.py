@@ -27,8 +27,11 @@ from areal_cppo.config.models import (
     ModelShape,
     cache_bytes_per_token,
 )
+from areal_cppo.config.resources import shares_one_gpu
 
 _BF16 = BYTES["bfloat16"]
+_MOST_TOKENS = 32_768  # more hides no more of what goes between nodes: docs/recipes.md
+_TOKENS = 1024  # proposals are multiples of it
 
 
 def graph_passes(actor: CPPOActorConfig) -> int:
@@ -48,7 +51,10 @@ def view_kinds(actor: CPPOActorConfig) -> int:
 
 
 def trainer_memory(
-    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
+    config: CPPOConfig,
+    model_config: Mapping[str, Any],
+    parameters: int,
+    tokens: int | None = None,
 ) -> dict[str, int]:
     """What each of the trainer's GPUs holds at worst, by part; their sum is the need.
 
@@ -60,10 +66,12 @@ def trainer_memory(
         What the model's config.json says.
     parameters
         Of the model.
+    tokens
+        Of a micro-batch at most; None: as the configuration says.
     """
     actor, shape = config.actor, ModelShape.from_config(model_config)
     each, checkpointing = BYTES[actor.dtype], actor.gradient_checkpointing
-    load = _load(config, shape)
+    load = _load(config, shape, tokens)
     image = shape.image_bytes(load.image_tokens)
     patches = load.together * load.image_tokens * shape.merge**2
     passes = graph_passes(actor)
@@ -90,6 +98,35 @@ def trainer_memory(
         "CUDA and gaps": memory.CUDA,
     }
     return {name: size for name, size in parts.items() if size}
+
+
+def gpu_need(
+    config: CPPOConfig,
+    model_config: Mapping[str, Any],
+    parameters: int,
+    tokens: int | None = None,
+) -> int:
+    """What such a GPU has to have: also for a server, where the two share it."""
+    need = sum(trainer_memory(config, model_config, parameters, tokens).values())
+    if shares_one_gpu(config):
+        server = server_memory(config, model_config, parameters)
+        need += sum(server.values()) + memory.CUDA
+    return need
+
+
+def most_tokens(
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int, card: int
+) -> int | None:
+    """The most tokens a micro-batch that leave a tenth of a GPU of `card` bytes free.
+
+    In thousands (of 1,024), up to 32; None: the longest prompt and response alone leave
+    less.
+    """
+    least = config.longest_prompt + config.gconfig.max_new_tokens
+    for tokens in range(_MOST_TOKENS, least - 1, -_TOKENS):
+        if gpu_need(config, model_config, parameters, tokens) <= 0.9 * card:
+            return tokens
+    return None
 
 
 def worst_case(config: CPPOConfig, model_config: Mapping[str, Any]) -> str:
@@ -127,12 +164,13 @@ class _Load:
     together: int
 
 
-def _load(config: CPPOConfig, shape: ModelShape) -> _Load:
+def _load(config: CPPOConfig, shape: ModelShape, tokens: int | None = None) -> _Load:
     actor = config.actor
     problems = config.train_dataset.batch_size // actor.parallel.data_parallel_size
     responses = problems * config.gconfig.n_samples
-    images = min(problems, responses // actor.ppo_n_minibatches)
-    tokens = actor.mb_spec.max_tokens_per_mb or DEFAULT_MAX_TOKENS_PER_MB
+    images = -(-problems // actor.ppo_n_minibatches)  # of whole groups
+    if tokens is None:
+        tokens = actor.mb_spec.max_tokens_per_mb or DEFAULT_MAX_TOKENS_PER_MB
     room = min(tokens, config.data.max_prompt_tokens) - memory.MARKS
     image = max(1, min(shape.image_tokens(config.data.max_pixels), room))
     together = min(images, memory.images_at_once(shape, tokens, image))

@@ -22,6 +22,11 @@ by hand. JSON, version 1; fields marked `=` may be left out and then have that v
       gpus                       GPUs of one data-parallel rank (tensor, pipeline and
                                  context parallel ones together), >= 1
       step_seconds, token_seconds, sync_seconds
+      micro_batch_seconds = 0      a micro-batch takes at least that where there are
+                                   several ranks, for it gathers all weights and reduces
+                                   all gradients: a token then takes no less than
+                                   micro_batch_seconds / micro_batch_tokens
+      micro_batch_tokens = 16384   of a micro-batch
     weights
       update_seconds             servers are stopped and load the new weights
       resume_seconds = 0         from then until interrupted requests are back
@@ -134,13 +139,16 @@ class TrainerRates(Strict):
     step_seconds: NotNegative
     token_seconds: NotNegative
     sync_seconds: NotNegative = 0.0
+    micro_batch_seconds: NotNegative = 0.0
+    micro_batch_tokens: Count = 16_384
 
     def seconds(self, tokens: float, ranks: int) -> float:
         """Of a step that trains `tokens` tokens, spread evenly over `ranks` ranks."""
+        token = self.token_seconds
+        if ranks > 1:
+            token = max(token, self.micro_batch_seconds / self.micro_batch_tokens)
         return (
-            self.step_seconds
-            + self.token_seconds * tokens / ranks
-            + self.sync_seconds * log2(ranks)
+            self.step_seconds + token * tokens / ranks + self.sync_seconds * log2(ranks)
         )
 
 

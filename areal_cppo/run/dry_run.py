@@ -15,17 +15,21 @@ from typing import Any
 from areal_cppo.cluster.worker import own_worker
 from areal_cppo.config.budget import (
     checkpoint_bytes,
+    gpu_need,
+    most_tokens,
     server_memory,
     trainer_memory,
     worst_case,
 )
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.config.memory import CUDA, GIB, gpu_bytes
+from areal_cppo.config.memory import GIB, gpu_bytes
 from areal_cppo.config.resources import gpus, shares_one_gpu
 from areal_cppo.serving.launch import guarded
 
 _MIB = 2**20
+_CARD = 79 * GIB  # what torch sees of 80 GB
+_NO_CARD = "GPUs of 80 GB, since none is seen here: "
 
 
 def server_command(config: CPPOConfig) -> list[str]:
@@ -118,26 +122,34 @@ def _describe_memory(
         f"{config.sglang.mem_fraction_static} of what is free when it starts for both "
         "(sglang.mem_fraction_static)",
     ]
-    card = gpu_bytes()
-    if card is not None:
-        lines.append(_describe_fit(config, card, trainer, server))
+    lines.append(_describe_fit(config, model_config, parameters))
     return lines
 
 
 def _describe_fit(
-    config: CPPOConfig, card: int, trainer: Mapping[str, int], server: Mapping[str, int]
+    config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
 ) -> str:
-    """Whether that fits the GPUs of this machine, the smallest of which has `card`."""
-    who, needed = "a trainer", sum(trainer.values())
-    if shares_one_gpu(config):
-        who, needed = "trainer and server", needed + sum(server.values()) + CUDA
-    found = f"GPUs of this machine: {_size(card)} each; {who} "
-    if needed <= card:
-        return f"{found}fit" if who != "a trainer" else f"{found}fits"
+    """Whether that fits the smallest GPU of this machine (of none: one of 80 GB), and
+    how large micro-batches may be."""
+    card = gpu_bytes()
+    found = f"GPUs of this machine: {_size(card)} each; " if card else _NO_CARD
+    card = card or _CARD
+    found += "trainer and server " if shares_one_gpu(config) else "a trainer "
+    need = gpu_need(config, model_config, parameters)
+    most = most_tokens(config, model_config, parameters, card)
+    now = config.actor.mb_spec.max_tokens_per_mb
+    proposal = f"actor.mb_spec.max_tokens_per_mb={most}"
+    if need <= card:
+        fits = "fit" if shares_one_gpu(config) else "fits"
+        if most is None or most == now:
+            return found + fits
+        return f"{found}{fits}; {proposal} would leave a tenth of it free"
+    found += f"may need {_size(need - card)} more: "
+    if most is not None and (now is None or most < now):
+        return f"{found}set {proposal}, which leaves a tenth free"
     return (
-        f"{found}may need {_size(needed - card)} more: lower "
-        "actor.mb_spec.max_tokens_per_mb, data.max_pixels or train_dataset.batch_size, "
-        "or give the trainer more ranks"
+        f"{found}lower actor.mb_spec.max_tokens_per_mb, data.max_pixels or "
+        "train_dataset.batch_size, or give the trainer more ranks"
     )
 
 

@@ -29,6 +29,7 @@ from areal_cppo.step.attention import (
 )
 from areal_cppo.step.batch import IMAGES
 from areal_cppo.step.metrics import Meter, record_batch
+from areal_cppo.step.minibatches import minibatches
 from areal_cppo.step.model import Model
 from areal_cppo.step.objectives.base import Parts
 from areal_cppo.step.pack import Packer
@@ -104,16 +105,28 @@ class CPPOActor(FSDPPPOActor):
 
     @override
     def ppo_update(self, data: list[dict[str, Any]]) -> None:
-        """AReaL's update of one batch of trajectories, with its statistics recorded."""
+        """AReaL's update of one batch of trajectories, with its statistics recorded.
+
+        Once for each mini-batch of whole groups: AReaL's own would cut them up.
+        """
         config, version, samples = self.config, self.get_version(), self._samples
         record_batch(data, version, config.correct_reward, config.max_new_tokens)
         if samples is not None:
             data = samples.choose(data, version, self._layout)
-        super().ppo_update(data)
+        wanted, shared = config.ppo_n_minibatches, self._shares_prompts
+        divided = minibatches(data, wanted, self._ranks, share_prompts=shared)
+        config.ppo_n_minibatches = 1
+        try:
+            with self._meter.time("inside"):
+                for groups in divided:
+                    super().ppo_update(groups)
+        finally:
+            config.ppo_n_minibatches = wanted
         if samples is not None:
             samples.write(version)
-        if config.uses_views:
-            self._meter.flush(self._ranks, cpl=config.uses_cpl)
+        if self._model is not None:
+            views, cpl = config.uses_views, config.uses_cpl
+            self._meter.flush(self._ranks, views=views, cpl=cpl)
 
     @override
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:
@@ -185,6 +198,11 @@ class CPPOActor(FSDPPPOActor):
         return inputs, ctx
 
     @property
+    def _shares_prompts(self) -> bool:
+        """AReaL's passes of a text model share nothing."""
+        return self._model is not None and self.config.speed.share_prompts
+
+    @property
     def _ranks(self) -> Ranks:
         return Ranks(self.dp_group, self.device)
 
@@ -200,7 +218,7 @@ class CPPOActor(FSDPPPOActor):
         config, ranks = self.config, self._ranks
         layout = self._layout
         style = RowStyle.of(config, self.model_config, layout, self.device)
-        pack = Packer(config.mb_spec, style, config.speed.share_prompts, ranks)
+        pack = Packer(config.mb_spec, style, self._shares_prompts, ranks)
         version = self.get_version()
         return Parts(config, self._model, layout, pack, self._meter, ranks, version)
 

@@ -25,7 +25,8 @@ STALENESS_BINS = 16  # the last one holds everything at or beyond it
 LENGTH_BINS = 16  # of equal width, up to the limit of new tokens; likewise
 _GAIN_BINS = 1000  # of the gain, which is in [0, 1]: quantiles are right to 0.001
 QUANTILES = (0.1, 0.5, 0.9)
-TIMED = ("perturb", "negative_view", "positive_view")
+TIMED = ("inside", "anchor", "backward", "optimizer")
+TIMED_VIEWS = ("perturb", "negative_view", "positive_view")
 
 METRICS = (
     Metric(
@@ -116,8 +117,7 @@ METRICS = (
         "seconds_negative_view",
         "Negative view",
         "s",
-        "Part of the update: the negative view's forward passes, mean of the ranks. On "
-        "a GPU the time to hand them over, not to compute them.",
+        "Part of the update: the negative view's forward passes, mean of the ranks.",
         key="cppo/seconds_negative_view",
     ),
     Metric(
@@ -126,6 +126,36 @@ METRICS = (
         "s",
         "The same of the positive view.",
         key="cppo/seconds_positive_view",
+    ),
+    Metric(
+        "seconds_anchor",
+        "Anchor",
+        "s",
+        "Part of the update: the anchor's forward passes, comparison with the views "
+        "included, mean of the ranks.",
+        key="cppo/seconds_anchor",
+    ),
+    Metric(
+        "seconds_backward",
+        "Backward",
+        "s",
+        "Part of the update: the backward passes, mean of the ranks.",
+        key="cppo/seconds_backward",
+    ),
+    Metric(
+        "seconds_optimizer",
+        "Optimiser",
+        "s",
+        "Part of the update: the optimiser's steps, mean of the ranks.",
+        key="cppo/seconds_optimizer",
+    ),
+    Metric(
+        "seconds_inside",
+        "Update, in the trainers",
+        "s",
+        "Part of the update: from the batch's arrival in the trainers to the end, mean "
+        "of the ranks; the rest is the hand-over.",
+        key="cppo/seconds_inside",
     ),
 )
 
@@ -221,21 +251,21 @@ class Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
         self._gains = torch.zeros(_GAIN_BINS, dtype=torch.long)
         self._skipped = 0
 
     @contextmanager
     def time(self, name: str):
-        """Add the time of a block; `name` is one of `TIMED`.
+        """Add the time of a block; `name` is one of `TIMED` or `TIMED_VIEWS`.
 
-        Host time: on a GPU, work that is still queued counts where it is waited for.
+        On a GPU by its own clock, without waiting for it.
         """
-        start = time.perf_counter()
+        start = _now()
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - start
+            self._spans[name].append((start, _now()))
 
     def gains(self, gain: Tensor) -> None:
         """Count entropy gains, `[G]` in [0, 1]; those that are not finite are not."""
@@ -247,17 +277,20 @@ class Meter:
         """A micro-batch was left out of CPL, on all ranks alike."""
         self._skipped += 1
 
-    def flush(self, ranks: Ranks, *, cpl: bool = True) -> None:
+    def flush(self, ranks: Ranks, *, views: bool = True, cpl: bool = True) -> None:
         """Record the step with AReaL's stats tracker and start anew; all ranks call it.
 
-        Under `cppo/`: `seconds_*` (mean over ranks) and, with `cpl`, `gain_p*` (over
-        all ranks; absent without gated tokens) and `skipped_micro_batches`.
+        Under `cppo/`: `seconds_*` (mean over ranks; those of views with `views`) and,
+        with `cpl`, `gain_p*` (over all ranks; absent without gated tokens) and
+        `skipped_micro_batches`.
         """
         gains = ranks.sum(self._gains)
+        seconds = {
+            f"seconds_{name}": sum(_between(*span) for span in self._spans[name])
+            for name in (*TIMED, *(TIMED_VIEWS if views else ()))
+        }
         with stats_tracker.scope("cppo"):
-            stats_tracker.scalar(
-                **{f"seconds_{name}": self._seconds[name] for name in TIMED}
-            )
+            stats_tracker.scalar(**seconds)
             if cpl:
                 stats_tracker.scalar(skipped_micro_batches=self._skipped)
             if gains.sum() > 0:
@@ -265,6 +298,22 @@ class Meter:
                     **{f"gain_p{q * 100:.0f}": _quantile(gains, q) for q in QUANTILES}
                 )
         self._clear()
+
+
+def _now() -> float | torch.cuda.Event:
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: Any, end: Any) -> float:
+    """Seconds between two of `_now`."""
+    if isinstance(end, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def _quantile(counts: Tensor, q: float) -> float:

@@ -62,7 +62,8 @@ def optimizer_step(
         added = None
         with trace_scope("fsdp_engine.forward"):
             if micro_batch.view is None:
-                statistics = _anchor(parts, micro_batch)
+                with parts.meter.time("anchor"):
+                    statistics = _anchor(parts, micro_batch)
             else:
                 # The views' passes, then the anchor's, in which they are compared.
                 statistics, added = _compare(parts, objective, micro_batch)
@@ -75,9 +76,11 @@ def optimizer_step(
                 loss = policy * (weight / total_weight * ranks.count)
         if added is not None:
             loss = loss + ranks.count * added
-        with trace_scope("fsdp_engine.backward"):
+        with trace_scope("fsdp_engine.backward"), parts.meter.time("backward"):
             loss.backward()
-    return engine.optimizer_step() | {"num_micro_batches": len(micro_batches)}
+    with parts.meter.time("optimizer"):
+        done = engine.optimizer_step()
+    return done | {"num_micro_batches": len(micro_batches)}
 
 
 @torch.no_grad()
@@ -119,11 +122,12 @@ def _compare(
     """Statistics `[W]` of the anchor, and what the objective adds to the loss."""
     tokens = objective.tokens(micro_batch)
     views = objective.look(micro_batch, tokens)
-    statistics, compared = parts.model.anchor(
-        micro_batch,
-        partial(objective.compare, micro_batch, tokens, views),
-        response_logits=parts.config.speed.response_logits,
-    )
+    with parts.meter.time("anchor"):
+        statistics, compared = parts.model.anchor(
+            micro_batch,
+            partial(objective.compare, micro_batch, tokens, views),
+            response_logits=parts.config.speed.response_logits,
+        )
     keep_tokens(micro_batch, tokens.gate, objective.shown(compared))
     logprobs = micro_batch.spread(statistics.logprobs)
     return statistics, objective.loss(tokens, compared, logprobs)

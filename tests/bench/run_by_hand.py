@@ -73,6 +73,10 @@ def record(number: int) -> dict[str, Any]:
         "seconds_perturb": 0.1,
         "seconds_negative_view": 0.2,
         "seconds_positive_view": 0.2,
+        "seconds_anchor": 1.2,
+        "seconds_backward": 1.6,
+        "seconds_optimizer": 0.5,
+        "seconds_inside": 4.0,
         "cpl_view_tokens": 70.0,
         "stats": stats,
     }

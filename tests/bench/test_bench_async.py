@@ -53,6 +53,31 @@ def test_the_trainers_time_adds_up(found):
     assert found["weight_update_seconds"]["mean"] == 1
 
 
+def test_the_parts_of_a_step(found):
+    """Means of steps 2 and 3; what the trainers do is 8 of an update's 9 s in both."""
+    parts = found["parts"]
+    assert sum(parts.values()) == pytest.approx(10)
+    assert list(parts.values()) == pytest.approx(
+        [1.5, 1, 0.5, 0.5, 0.1, 0.2, 0.2, 1.2, 1.6, 0.5, 0.2, 1, 1.5]
+    )
+    assert list(parts)[:4] == [
+        "rollout wait",
+        "log-probs",
+        "advantages",
+        "update: hand-over",
+    ]
+    shown = run_table(found)
+    assert "update: backward" in shown and "1.60 s, 16.0%" in shown
+
+
+def test_an_update_that_says_no_more_is_one_part(tmp_path):
+    run = read_run(hand.write_run(tmp_path / "run"))
+    for record in run.metrics:
+        del record["seconds_inside"]
+    parts = figures(run, 1)["parts"]
+    assert parts["update"] == 4.5 and sum(parts.values()) == pytest.approx(10)
+
+
 def test_generations_time(found):
     """Server 0 is busy 11-19 and 21-29, server 1 12-19, 20-22 and 25-26: in the update
     of 19-20 neither."""

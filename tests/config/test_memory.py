@@ -16,8 +16,8 @@ from areal_cppo.config.models import ModelShape
 from tests.config.shipped import FULL, LORA, PARAMETERS, published_config, size_of
 
 SHAPE = ModelShape.from_config(published_config("3B"))
-T, D, INNER, V = 8192, 2048, 11008, 151936
-PATCHES = 6 * 5120  # of 1,003,520 pixels, in 6 x (1,280 + 2) tokens of 8,192
+T, D, INNER, V = 16384, 2048, 11008, 151936
+PATCHES = 12 * 5120  # of 1,003,520 pixels, in 12 x (1,280 + 2) tokens of 16,384
 IMAGE = 5120 * 1176 * 4
 
 
@@ -51,9 +51,9 @@ def test_the_3b():
 def test_each_term_of_the_3b():
     """In bf16, three passes with a graph, four ranks that reduce in fp32."""
     text = memory.text_activations(SHAPE, T, 3, 2)
-    assert text == 3 * 42 * T * D * 2 == 4_227_858_432
+    assert text == 3 * 42 * T * D * 2 == 8_455_716_864
     vision = memory.vision_activations(SHAPE, PATCHES, 3, 2)
-    assert vision == 3 * PATCHES * (39 * 1280 + 1176) * 2 == 9_418_014_720
+    assert vision == 3 * PATCHES * (39 * 1280 + 1176) * 2 == 18_836_029_440
     assert memory.text_layer(SHAPE, T, 2) == T * (6 * INNER + 13 * D) * 2
     assert memory.vision_layer(SHAPE, PATCHES, 2) == PATCHES * (6 * 3420 + 21760) * 2
     assert memory.chunked_logits(SHAPE, T, 2) == 1024 * V * 16
@@ -66,10 +66,10 @@ def test_each_term_of_the_3b():
     # As computed, fp32 input of the reduce-scatter, a quarter of that for its output.
     assert memory.reduced_gradients(SHAPE, 4, 2, 4) == 7 * 311_164_928
     assert memory.reduced_gradients(SHAPE, 1, 2, 4) == 10 * 311_164_928
-    # 128 responses of a rank, 16 problems with two views each, six images in a pass.
-    assert memory.step_pixels(IMAGE, 128, 16, 2, 6) == IMAGE * (128 + 2 * 16 + 6)
-    assert memory.step_pixels(IMAGE, 128, 16, 0, 6) == IMAGE * (128 + 6)
-    assert memory.images_at_once(SHAPE, T, 1280) == 6
+    # 128 responses of a rank, 16 problems with two views each, twelve images in a pass.
+    assert memory.step_pixels(IMAGE, 128, 16, 2, 12) == IMAGE * (128 + 2 * 16 + 12)
+    assert memory.step_pixels(IMAGE, 128, 16, 0, 12) == IMAGE * (128 + 12)
+    assert memory.images_at_once(SHAPE, T, 1280) == 12
 
 
 def test_without_checkpointing_every_layer_keeps_what_it_has():
@@ -84,9 +84,9 @@ def test_the_recipe_for_the_3b(load):
     layer = PATCHES * (6 * 3420 + 21760) * 2  # a vision block is more than the logits
     assert parts == {
         "weights, gradients, Adam": 16 * PARAMETERS["3B"] // 4,
-        "pixels": IMAGE * (128 + 2 * 16 + 6),
-        "text activations": 4_227_858_432,
-        "vision activations": 9_418_014_720,
+        "pixels": IMAGE * (128 + 2 * 16 + 12),
+        "text activations": 8_455_716_864,
+        "vision activations": 18_836_029_440,
         "gathered weights": 1_552_941_056,
         "gradients on their way": 2_178_154_496,
         "logits or a layer": layer,
@@ -110,16 +110,16 @@ def test_the_recipe_for_the_3b(load):
 def test_passes_and_views(load, overrides, passes, kinds):
     parts = of(load, FULL, *overrides)
     assert parts["text activations"] == passes * 42 * T * D * 2
-    assert parts["pixels"] == IMAGE * (128 + 16 * kinds + 6)
+    assert parts["pixels"] == IMAGE * (128 + 16 * kinds + 12)
 
 
 def test_mini_batches_and_images(load):
-    """Of eight mini-batches of 16 responses each, at most 16 different images; none is
-    larger than the longest prompt."""
-    parts = of(load, FULL, "actor.ppo_n_minibatches=16", "data.max_pixels=99999999")
+    """Of eight mini-batches of whole groups, two problems each, at most two different
+    images; none is larger than the longest prompt."""
+    parts = of(load, FULL, "actor.ppo_n_minibatches=8", "data.max_pixels=99999999")
     image = 2046 * 4 * 1176 * 4
-    assert parts["pixels"] == image * (128 + 8 * 2 + 4)
-    patches = T // 2048 * 2046 * 4
+    assert parts["pixels"] == image * (128 + 2 * 2 + 2)
+    patches = 2 * 2046 * 4
     assert parts["vision activations"] == 3 * patches * (39 * 1280 + 1176) * 2
 
 

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from areal_cppo.config import memory
-from areal_cppo.config.budget import server_memory, trainer_memory
+from areal_cppo.config.budget import (
+    gpu_need,
+    most_tokens,
+    server_memory,
+    trainer_memory,
+)
 from areal_cppo.config.memory import GIB
 from areal_cppo.run import dry_run
 from tests.config.shipped import (
@@ -21,6 +26,7 @@ from tests.config.shipped import (
     size_of,
 )
 
+MOST = "actor.mb_spec.max_tokens_per_mb"
 DOC = CONFIGS.parent / "docs" / "recipes.md"
 
 
@@ -34,22 +40,36 @@ def of(load, name: str, *overrides: str) -> tuple[dict[str, int], dict[str, int]
 @pytest.mark.parametrize(
     ("name", "card", "words"),
     [
-        (FULL, 79.2, "GPUs of this machine: 79.2 GiB each; a trainer fits"),
-        (FULL, 24.0, "a trainer may need 14.3 GiB more: lower actor.mb_spec."),
-        (LORA, 23.6, "trainer and server fit"),
+        (FULL, 79.2, f"this machine: 79.2 GiB each; a trainer fits; {MOST}=32768"),
+        (FULL, 60.5, "a trainer fits"),
+        (FULL, 44.0, f"a trainer may need 9.6 GiB more: set {MOST}=8192, which leaves"),
+        (FULL, 24.0, f"a trainer may need 29.6 GiB more: lower {MOST}, data.max"),
+        (FULL, None, f"GPUs of 80 GB, since none is seen here: a trainer fits; {MOST}"),
+        (LORA, 24.0, "trainer and server fit"),
         (LORA, 15.0, "trainer and server may"),
-        (FULL, None, None),
     ],
 )
-def test_whether_it_fits_the_gpus_here(load, monkeypatch, name, card, words):
+def test_whether_it_fits_the_gpus(load, monkeypatch, name, card, words):
     found = None if card is None else int(card * GIB)
     monkeypatch.setattr(dry_run, "gpu_bytes", lambda: found)
     size = size_of(name)
     said = dry_run.describe(load(name), published_config(size), PARAMETERS[size])
-    lines = [line for line in said if "GPUs of this machine" in line]
-    assert (words is None) == (lines == [])
-    if words:
-        assert words in lines[0]
+    (line,) = [line for line in said if line.startswith("GPUs of ")]
+    assert words in line
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_proposed_is_the_most_that_leaves_a_tenth(load, name):
+    """What the recipe itself has fits the GPU that it is for."""
+    config, size = load(name), size_of(name)
+    model = published_config(size), PARAMETERS[size]
+    assert gpu_need(config, *model) < (24e9 if "24gb" in name else 79 * GIB)
+    least = config.longest_prompt + config.gconfig.max_new_tokens
+    needs = {t: gpu_need(config, *model, t) for t in range(1024, 33_792, 1024)}
+    assert list(needs.values()) == sorted(needs.values())
+    for card in (24 * GIB, 40 * GIB, 79 * GIB, 140 * GIB):
+        fitting = [t for t, need in needs.items() if t >= least and need <= 0.9 * card]
+        assert most_tokens(config, *model, card) == max(fitting, default=None)
 
 
 def test_what_torch_sees(monkeypatch):
@@ -112,7 +132,7 @@ def test_the_documents_other_sums(load):
         return sum(of(load, name, override)[0].values())
 
     text = " ".join(DOC.read_text().split())
-    half = "actor.mb_spec.max_tokens_per_mb=4096"
+    half = f"{MOST}=4096"
     small, seven = (trainer(n, half) for n in (FULL, FULL.replace("3b", "7b", 1)))
     assert f"({small / GIB:.0f} GiB a trainer)" in text and small < 39 * GIB
     assert f"the 7B ({seven / GIB:.0f} GiB) does not" in text and seven > 40 * GIB

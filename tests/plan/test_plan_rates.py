@@ -109,6 +109,19 @@ def test_a_train_step_takes_time(document):
         parse_rates(document(("trainer", nothing)))
 
 
+def test_a_micro_batch_takes_at_least_what_it_gathers(document):
+    """5 s for 1,000 tokens, where computing takes 1 s; a rank alone gathers nothing."""
+    trainer = {"gpus": 1, "step_seconds": 2, "token_seconds": 0.001}
+    small = trainer | {"micro_batch_seconds": 5, "micro_batch_tokens": 1000}
+    large = trainer | {"micro_batch_seconds": 5, "micro_batch_tokens": 10_000}
+    found = {}
+    for name, fields in {"small": small, "large": large, "none": trainer}.items():
+        rates = parse_rates(document(("trainer", fields))).trainer
+        found[name] = [rates.seconds(8000, ranks) for ranks in (1, 4)]
+    assert found["small"] == pytest.approx([2 + 8, 2 + 10])
+    assert found["large"] == found["none"] == pytest.approx([2 + 8, 2 + 2])
+
+
 def test_a_file_that_is_none(tmp_path):
     for text, line in ((None, "No such file"), ("{", "not JSON"), ("[]", "an object")):
         path = tmp_path / "rates.json"

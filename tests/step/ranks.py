@@ -18,10 +18,12 @@ enable_in_this_process()
 
 import torch  # noqa: E402
 from areal.api.cli_args import MicroBatchSpec  # noqa: E402
+from areal.utils.data import concat_padded_tensors  # noqa: E402
 
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig  # noqa: E402
 from areal_cppo.step.gate import Gated  # noqa: E402
 from areal_cppo.step.metrics import record_batch  # noqa: E402
+from areal_cppo.step.minibatches import minibatches  # noqa: E402
 from tests.step.harness import (  # noqa: E402
     actor_config,
     grouped_batch,
@@ -235,6 +237,29 @@ def signals(actor, rank: int, world: int) -> dict[str, float]:
     return {key: value for key, value in stats.items() if key in SIGNALS}
 
 
+# Which rank the groups of `grouped_batch` go to: 4, 3, 2, 1 and 2 responses.
+GROUP_OWNERS = {1: (0,) * 5, 2: (0, 1, 1, 1, 1), 4: (0, 1, 2, 3, 3)}
+
+
+def divided(actor, wanted: int, rank: int, world: int):
+    """Gradients of an update's mini-batches, a row each, and their tokens."""
+    Case(objective="grpo").configure(actor.config)
+    actor.config.mb_spec = SPLIT
+    responses = iter(prepared(actor, grouped_batch()))
+    groups = [
+        concat_padded_tensors([next(responses) for _ in range(n)])
+        for n in (4, 3, 2, 1, 2)
+    ]
+    owned = zip(groups, GROUP_OWNERS[world], strict=True)
+    mine = [group for group, owner in owned if owner == rank]
+    dealt = minibatches(mine, wanted, actor._ranks, share_prompts=True)
+    tokens = [sum(int(group["loss_mask"].sum()) for group in some) for some in dealt]
+    actor.config.ppo_n_minibatches = wanted
+    gradient, _ = update_gradient(actor, mine)
+    actor.config.ppo_n_minibatches = 1
+    return gradient.view(len(dealt), -1), actor._ranks.sum(torch.tensor(tokens))
+
+
 def main(model: str, out: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     actor = make_actor(actor_config(Path(model), world))
@@ -244,6 +269,7 @@ def main(model: str, out: str) -> None:
     }
     results = {name: run(actor, case, rank, world) for name, case in CASES.items()}
     results |= {"weights": whole, "signals": signals(actor, rank, world)}
+    results["divided"] = [divided(actor, wanted, rank, world) for wanted in (1, 3)]
     if rank == 0:
         torch.save(results, out)
 

@@ -59,6 +59,17 @@ def test_whole_weights_are_gathered_from_uneven_shards(results, world):
 
 
 @pytest.mark.parametrize("world", [1, *WORLDS])
+def test_mini_batches_are_those_of_all_ranks(results, world):
+    """Three wanted: a rank of one group cuts it; where one has two responses there are
+    two. Weighted by their tokens they add up to the whole update's gradient."""
+    (whole,), _ = results(1)["divided"][0]
+    gradients, tokens = results(world)["divided"][1]
+    assert len(gradients) == (2 if world == 4 else 3)
+    together = (gradients * (tokens / tokens.sum())[:, None]).sum(0)
+    assert harness.relative_difference(together, whole) < 1e-5
+
+
+@pytest.mark.parametrize("world", [1, *WORLDS])
 def test_groups_without_a_signal_are_those_of_all_ranks(results, world):
     """Of five groups; the sixth is a response alone. All are cut off."""
     expected = [4 / 5, 1 / 5, 2 / 5, 1.0]

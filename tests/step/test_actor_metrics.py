@@ -16,7 +16,7 @@ from areal_cppo.core import StalenessConfig
 from areal_cppo.folder import RunFolder
 from areal_cppo.metrics import declared
 from areal_cppo.run.recorder import MetricsRecorder
-from areal_cppo.step.metrics import Meter
+from areal_cppo.step.metrics import TIMED, TIMED_VIEWS, Meter
 from tests.step import harness, naive
 
 CPL = "ppo_actor/update/cpl"
@@ -155,8 +155,10 @@ def test_all_that_the_actor_records_of_cpl_is_in_the_line(actor, tmp_path):
     record = line(tmp_path, stats)
     of_cpl = {name for name in METRICS if name.startswith("cpl_")}
     assert of_cpl <= set(record) <= set(METRICS)
-    timed = {"seconds_perturb", "seconds_negative_view", "seconds_positive_view"}
+    timed = {f"seconds_{name}" for name in (*TIMED, *TIMED_VIEWS)}
     assert timed <= set(record)
+    inside = record["seconds_inside"]
+    assert 0 < sum(record[name] for name in timed) - inside < inside
     assert record["cpl_selected_per_response"] > 0
     assert record["cpl_gain_p10"] <= record["cpl_gain_p50"] <= record["cpl_gain_p90"]
 

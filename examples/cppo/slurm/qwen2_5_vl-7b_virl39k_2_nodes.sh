@@ -1,6 +1,6 @@
 #!/bin/bash
 # CPPO on 2 nodes, 8 GPUs each. Written by:
-#   areal-cppo slurm --config configs/qwen2_5_vl-7b_virl39k.yaml --nodes 2 actor.backend=fsdp:d8 rollout.backend=sglang:d8
+#   areal-cppo slurm --config configs/qwen2_5_vl-7b_virl39k.yaml --nodes 2 actor.backend=fsdp:d8 rollout.backend=sglang:d8 actor.mb_spec.max_tokens_per_mb=16384
 #
 # trainer: node 1, 8 process(es), 8 GPU(s)
 # generation: node 2, 8 server(s), 8 GPU(s)
@@ -27,6 +27,7 @@ settings=(
     recover.mode=on
     actor.backend=fsdp:d8
     rollout.backend=sglang:d8
+    actor.mb_spec.max_tokens_per_mb=16384
 )
 max_restarts=10
 export AREAL_CPPO_GENERATION_NODES=1

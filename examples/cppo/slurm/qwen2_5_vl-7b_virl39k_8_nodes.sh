@@ -1,6 +1,6 @@
 #!/bin/bash
 # CPPO on 8 nodes, 8 GPUs each. Written by:
-#   areal-cppo slurm --config configs/qwen2_5_vl-7b_virl39k.yaml --nodes 8 actor.backend=fsdp:d32 rollout.backend=sglang:d32 train_dataset.batch_size=256 rollout.max_concurrent_rollouts=256
+#   areal-cppo slurm --config configs/qwen2_5_vl-7b_virl39k.yaml --nodes 8 actor.backend=fsdp:d32 rollout.backend=sglang:d32 train_dataset.batch_size=256 rollout.max_concurrent_rollouts=256 actor.mb_spec.max_tokens_per_mb=24576
 #
 # trainer: node 1-4, 32 process(es), 32 GPU(s)
 # generation: node 5-8, 32 server(s), 32 GPU(s)
@@ -29,6 +29,7 @@ settings=(
     rollout.backend=sglang:d32
     train_dataset.batch_size=256
     rollout.max_concurrent_rollouts=256
+    actor.mb_spec.max_tokens_per_mb=24576
 )
 max_restarts=10
 export AREAL_CPPO_GENERATION_NODES=4
