@@ -114,6 +114,12 @@ class CPPOActorConfig(PPOActorConfig):
         block = OBJECTIVES[self.objective].settings
         return getattr(self, block) if block else None
 
+    @property
+    def view_responses(self) -> int | None:
+        """At most how many responses of a group are compared with views; None: all."""
+        settings = self.objective_settings if self.uses_views else None
+        return None if settings is None else settings.responses
+
     @override
     def __post_init__(self):
         if self.attn_impl not in KERNELS:
