@@ -265,12 +265,18 @@ class Objective(ABC):
     ) -> Tensor:
         """Hidden states `[G, D]` of one view's pass at the gated tokens."""
         pixel_values = self.gated.pixel_values(micro_batch.view, kind)
+        config, row_tokens = self.parts.config, micro_batch.view.tokens
+        together = row_tokens * len(self.views)
         with self.parts.meter.time(f"{kind}_view"):
             hidden = self.parts.model.view_at(
-                micro_batch, tokens.gate, pixel_values, has_grad=has_grad
+                micro_batch,
+                tokens.gate,
+                pixel_values,
+                has_grad=has_grad,
+                kept=together <= config.kept_view_tokens,
             )
         sizes = {
-            f"{self.scope}/view_tokens": micro_batch.view.inputs["input_ids"].numel(),
+            f"{self.scope}/view_tokens": row_tokens,
             f"{self.scope}/view_patches": len(pixel_values),
         }
         stats_tracker.denominator(
