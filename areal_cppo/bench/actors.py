@@ -78,6 +78,8 @@ class Actors:
             return actor
         actor.config.objective = arm.objective
         actor.config.cpl.grad[:] = arm.grad
+        actor.config.cpl.responses = arm.responses
+        actor.config.kept_view_tokens = arm.kept
         for name in SWITCHES:
             setattr(actor.config.speed, name, name not in arm.off)
         return actor

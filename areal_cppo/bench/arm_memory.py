@@ -91,6 +91,12 @@ def arm_memory(
         "pixels": _pixels(arm, workload, shape, views),
         "text activations": memory.text_activations(shape, tokens, passes, _BF16),
         "vision activations": memory.vision_activations(shape, patches, passes, _BF16),
+        "views that are kept": min(arm.kept, 1)
+        * (passes - 1)
+        * (
+            memory.text_activations(shape, tokens, 1, _BF16, False)
+            + memory.vision_activations(shape, patches, 1, _BF16, False)
+        ),
         "gathered weights": memory.gathered_weights(shape, _BF16),
         "gradients on their way": memory.reduced_gradients(shape, 1, _BF16, _FP32),
         "logits or a layer": max(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from areal_cppo.errors import UserError
 
+_ALL = 1_000_000  # tokens
 BRANCHES = ("anchor", "positive", "negative")
 SWITCHES = (  # the fields of `actor.speed`
     "share_prompts",
@@ -35,6 +36,10 @@ class Arm:
         `actor.cpl.grad`.
     off
         Fields of `actor.speed` that are false.
+    responses
+        `actor.cpl.responses`.
+    kept
+        `actor.kept_view_tokens`.
     """
 
     letter: str
@@ -43,6 +48,8 @@ class Arm:
     objective: str = "cppo"
     grad: tuple[str, ...] = BRANCHES
     off: tuple[str, ...] = ()
+    responses: int | None = None
+    kept: int = 0
 
     @property
     def published(self) -> bool:
@@ -64,6 +71,9 @@ def all_arms() -> list[Arm]:
         Arm("c", "ours, GRPO", objective="grpo"),
         Arm("d", "ours, CPPO"),
         Arm("e", "ours, CPPO, gradient of anchor only", grad=("anchor",)),
+        Arm("f", "ours, CPPO, one response a group", responses=1),
+        Arm("d+", "d, views' activations kept", kept=_ALL),
+        Arm("f+", "f, views' activations kept", responses=1, kept=_ALL),
         *ablations,
         Arm("d-all", "CPPO without all of these", off=SWITCHES),
     ]

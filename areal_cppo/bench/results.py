@@ -8,7 +8,7 @@ Ratios of counts and of memory are those of the counting runs.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,13 +16,15 @@ from areal_cppo.bench.train_step import Measured
 from areal_cppo.bench.workload import Workload
 from areal_cppo.report.table import table
 
-_BASE = "a"
+_STOCK, _GRPO = "a", "c"  # what arms are compared with
 # By name: the arms of numerator and denominator.
 RATIOS = {
     "cppo_over_stock_grpo": ("d", "a"),
     "cppo_over_stock_grpo_apart": ("d", "a*"),
     "cppo_over_published_cppo": ("d", "b"),
     "cppo_over_grpo": ("d", "c"),
+    "anchor_only_over_grpo": ("e", "c"),
+    "one_response_over_grpo": ("f", "c"),
     "grpo_over_stock_grpo": ("c", "a"),
     "grpo_over_stock_grpo_apart": ("c", "a*"),
     "anchor_only_over_stock_grpo": ("e", "a"),
@@ -52,16 +54,22 @@ def ratio(one: Measured, other: Measured, quantity: str) -> float | None:
 def describe_arms(
     results: Sequence[Measured], peak_tflops: float | None = None
 ) -> list[dict[str, Any]]:
-    """A dict an arm: its numbers, and their ratios to the stock actor's.
+    """A dict an arm: its numbers, their `ratios` to the stock actor's, and `to_grpo`,
+    those to our own GRPO's.
 
     One that failed has `failure`, in words, and what was measured before.
     """
-    base = next((each for each in results if each.arm.letter == _BASE), None)
-    return [_describe_arm(each, base, peak_tflops) for each in results]
+    bases = {
+        name: each
+        for name, letter in (("ratios", _STOCK), ("to_grpo", _GRPO))
+        for each in results
+        if each.arm.letter == letter and each.counts is not None
+    }
+    return [_describe_arm(each, bases, peak_tflops) for each in results]
 
 
 def _describe_arm(
-    result: Measured, base: Measured | None, peak_tflops: float | None
+    result: Measured, bases: Mapping[str, Measured], peak_tflops: float | None
 ) -> dict[str, Any]:
     counts, seconds = result.counts, result.seconds
     arm: dict[str, Any] = {
@@ -77,9 +85,9 @@ def _describe_arm(
     arm |= {name: getattr(counts, count, None) for count, name in _COUNTS.items()}
     if result.failure is not None:
         arm["failure"] = result.failure
-    if base is not None and base.counts is not None:
-        quantities = {"seconds": "seconds"} | _COUNTS
-        arm["ratios"] = {
+    quantities = {"seconds": "seconds"} | _COUNTS
+    for key, base in bases.items():
+        arm[key] = {
             name: ratio(result, base, quantity) for quantity, name in quantities.items()
         }
     if peak_tflops is not None and result.median:
@@ -99,6 +107,8 @@ def describe_ratios(results: Sequence[Measured]) -> dict[str, float | None]:
     return {name: of(*letters) for name, letters in RATIOS.items()} | {
         "peak_memory_cppo_over_stock_grpo": of("d", "a", "peak_bytes"),
         "flops_cppo_over_stock_grpo": of("d", "a", "flops"),
+        "flops_cppo_over_grpo": of("d", "c", "flops"),
+        "flops_one_response_over_grpo": of("f", "c", "flops"),
     }
 
 
@@ -127,11 +137,12 @@ def describe(
 
 
 _HEADINGS = ("", "arm", "seconds (min-max)", "memory", "tokens", "patches", "TFLOP")
+_HEADINGS += ("to (c): time", "TFLOP")
 
 
 def arms_table(arms: Sequence[dict[str, Any]]) -> str:
-    """Aligned columns, each number with its ratio to the stock actor's; below, why an
-    arm was left out."""
+    """Aligned columns, each number with its ratio to the stock actor's, and the ratios
+    to our own GRPO (c); below, why an arm was left out."""
     failed = [f"{arm['letter']}: {arm['failure']}" for arm in arms if "failure" in arm]
     return "\n".join([table(_HEADINGS, map(_row, arms), words=2), *failed])
 
@@ -141,7 +152,7 @@ def _row(arm: dict[str, Any]) -> tuple[str | None, ...]:
     share = arm.get("peak_share")
     name = arm["name"] + ("" if share is None else f" ({share:.0%} of peak)")
     if arm["flops"] is None:
-        return arm["letter"], name, *[None] * 5
+        return arm["letter"], name, *[None] * 7
     timed = "-"
     if seconds["all"]:
         spread = f"({seconds['min']:.2f}-{seconds['max']:.2f})"
@@ -157,4 +168,6 @@ def _row(arm: dict[str, Any]) -> tuple[str | None, ...]:
         ratio = ratios.get(quantity)
         if ratio is not None:
             cells[quantity] = f"{text} {f'x{ratio:.2f}':>6}"
-    return arm["letter"], name, *cells.values()
+    to_grpo = [arm.get("to_grpo", {}).get(name) for name in ("seconds", "flops")]
+    beside = (None if ratio is None else f"x{ratio:.2f}" for ratio in to_grpo)
+    return arm["letter"], name, *cells.values(), *beside

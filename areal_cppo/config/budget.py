@@ -75,6 +75,7 @@ def trainer_memory(
     image = shape.image_bytes(load.image_tokens)
     patches = load.together * load.image_tokens * shape.merge**2
     passes = graph_passes(actor)
+    kept = _kept(actor, load, shape)
     held = "frozen weights" if actor.use_lora else "weights, gradients, Adam"
     parts = {
         held: trainer_bytes(config, parameters),
@@ -88,6 +89,7 @@ def trainer_memory(
         "vision activations": memory.vision_activations(
             shape, patches, passes, each, checkpointing
         ),
+        "views that are kept": kept,
         "gathered weights": memory.gathered_weights(shape, each),
         "gradients on their way": _gradients(actor, shape),
         "logits or a layer": max(
@@ -189,6 +191,21 @@ def _logits(
     if actor.speed.response_logits:
         return memory.chunked_logits(shape, tokens, each)
     return memory.whole_logits(shape, tokens, each)
+
+
+def _kept(actor: CPPOActorConfig, load: _Load, shape: ModelShape) -> int:
+    """What views keep that are not computed again (`actor.kept_view_tokens`)."""
+    graphs = graph_passes(actor) - 1
+    tokens = min(actor.kept_view_tokens, graphs * load.tokens)
+    if not tokens or not actor.gradient_checkpointing:
+        return 0
+    each, image = BYTES[actor.dtype], load.image_tokens
+    images = graphs * load.together
+    images = min(images, memory.images_at_once(shape, tokens, image))
+    patches = images * image * shape.merge**2
+    return memory.text_activations(shape, tokens, 1, each, False) + (
+        memory.vision_activations(shape, patches, 1, each, False)
+    )
 
 
 def _gradients(actor: CPPOActorConfig, shape: ModelShape) -> int:

@@ -19,7 +19,9 @@ from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
-from areal_cppo.core.checks import Number, check_fields, setting
+from areal_cppo.core.checks import Number, check_argument, check_fields, setting
+
+_KEPT = Number(0, 100_000_000, integer=True)
 
 
 @cache  # AReaL builds its grammar anew each time: 40 ms
@@ -62,6 +64,13 @@ class CPPOActorConfig(PPOActorConfig):
     papo: PAPOConfig = field(default_factory=PAPOConfig)
     vppo: VPPOConfig = field(default_factory=VPPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    kept_view_tokens: int = setting(
+        0,
+        _KEPT,
+        "With gradient checkpointing: a micro-batch's views of no more tokens than "
+        "this, all together, keep what the backward pass needs instead of computing it "
+        "again; 0: none do.",
+    )
     attn_impl: str = field(
         default=TORCH_FLASH,
         metadata={
@@ -114,6 +123,12 @@ class CPPOActorConfig(PPOActorConfig):
         block = OBJECTIVES[self.objective].settings
         return getattr(self, block) if block else None
 
+    @property
+    def view_responses(self) -> int | None:
+        """At most how many responses of a group are compared with views; None: all."""
+        settings = self.objective_settings if self.uses_views else None
+        return None if settings is None else settings.responses
+
     @override
     def __post_init__(self):
         if self.attn_impl not in KERNELS:
@@ -131,6 +146,9 @@ class CPPOActorConfig(PPOActorConfig):
                 f"found {self.dtype}, which flash-attention does not compute in; set "
                 "actor.dtype=bfloat16, or actor.attn_impl=sdpa"
             )
+        check_argument(
+            "actor.kept_view_tokens", self.kept_view_tokens, _KEPT, "0 keeps none"
+        )
         if self.objective not in OBJECTIVES:
             raise ValueError(
                 f"actor.objective: expected one of {', '.join(OBJECTIVES)}, found "

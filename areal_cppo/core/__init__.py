@@ -36,6 +36,7 @@ from areal_cppo.core.perception import (
     selection_seeds,
 )
 from areal_cppo.core.perturbations import PERTURBATIONS, Perturbation
+from areal_cppo.core.responses import draw_responses
 from areal_cppo.core.scores import (
     TokenScores,
     entropy_gain,
@@ -77,6 +78,7 @@ __all__ = [
     "aggregate_token_loss",
     "contrastive_perception_loss",
     "denormalize",
+    "draw_responses",
     "entropy_gain",
     "entropy_rise",
     "hidden_entropy",

@@ -9,6 +9,8 @@ published ones (arXiv 2601.00501 and its code); the numbered deviations are
    each micro-batch.
 3. ``staleness`` weights the loss for asynchronous training; the published code does
    not. With every token on-policy the weight is exactly 1.
+4. ``responses`` may send only some responses of a group through the views, drawn anew
+   for each policy version; the default is all of them.
 
 ``configs/triangles_published.yaml`` sets these back to the published verl recipe.
 """
@@ -37,6 +39,7 @@ AGGREGATIONS = ("sequence", "token")
 SELECTIONS = ("entropy_gain", "entropy_rise", "random", "all")
 QUOTAS = ("ceil", "floor")
 BRANCHES = ("anchor", "positive", "negative")
+RESPONSES = Number(low=1, high=1_000_000, integer=True, optional=True)
 
 
 def parse_perturbations(
@@ -253,6 +256,12 @@ class CPLConfig:
         "sequence",
         Choice(AGGREGATIONS),
         "sequence: mean over responses of their tokens' mean; token: mean over tokens",
+    )
+    responses: int | None = setting(
+        None,
+        RESPONSES,
+        "at most so many gated responses of a group go through the views, drawn at "
+        "random, each counted for those that aren't; null: all",
     )
     selection: str = setting(
         "entropy_gain",

@@ -49,7 +49,12 @@ from areal_cppo.core.checks import (
     refusal,
     setting,
 )
-from areal_cppo.core.cpl import AGGREGATIONS, StalenessConfig, require_perturbed
+from areal_cppo.core.cpl import (
+    AGGREGATIONS,
+    RESPONSES,
+    StalenessConfig,
+    require_perturbed,
+)
 from areal_cppo.core.divergence import cut_off, sampled_kl
 from areal_cppo.core.precision import single
 from areal_cppo.core.shapes import check_shapes
@@ -123,6 +128,12 @@ class PAPOConfig:
         "token",
         Choice(AGGREGATIONS),
         "token: mean over tokens; sequence: mean over responses of their tokens' mean",
+    )
+    responses: int | None = setting(
+        None,
+        RESPONSES,
+        "at most so many responses of a group have these terms, drawn at random, each "
+        "counted for those that haven't; null: all",
     )
     views: list[dict[str, Any]] = field(
         default_factory=papo_views,

@@ -125,6 +125,7 @@ def perception_loss(
     weights: Tensor,
     sequence_ids: Tensor,
     normalizer: int,
+    counts: Tensor | float = 1.0,
 ) -> PerceptionLoss:
     """Compute these tokens' share of the global batch's CPL.
 
@@ -141,6 +142,8 @@ def perception_loss(
     normalizer
         The number of gated responses (aggregation `sequence`) or of perception tokens
         (`token`) in the whole global batch.
+    counts
+        ``[N]`` fp32: how often a token's response counts, from `draw_responses`.
 
     Returns
     -------
@@ -152,6 +155,6 @@ def perception_loss(
         positive_divergence, negative_divergence, config.tau
     )
     loss = aggregate_token_loss(
-        token_loss * weights, sequence_ids, config.aggregation, normalizer
+        token_loss * weights * counts, sequence_ids, config.aggregation, normalizer
     )
     return PerceptionLoss(loss, token_loss.detach(), weights)

@@ -30,7 +30,7 @@ from areal_cppo.core.patchify import (
 )
 from areal_cppo.core.perturbations import Perturbation
 
-_KINDS = ("positive", "negative", "tokens")
+_KINDS = ("positive", "negative", "tokens", "responses")
 _DIGEST_BYTES = 16
 # Half of the smallest step of an 8-bit image: below it nothing was changed.
 _UNCHANGED_BELOW = 1 / 255 / 2
@@ -73,7 +73,7 @@ def image_digest(image: Tensor) -> bytes:
 
 
 def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> int:
-    """Derive the seed of one image's view, or of one response's random selection.
+    """Derive the seed of one image's view, or of a draw that concerns one response.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> i
     digest
         Of the image, or of the sequence's token ids, from :func:`image_digest`.
     kind
-        ``positive`` or ``negative`` view, or ``tokens`` for the selection.
+        ``positive`` or ``negative`` view, ``tokens`` for the selection within a
+        response, ``responses`` for that among a group's.
 
     Returns
     -------

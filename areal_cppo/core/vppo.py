@@ -124,6 +124,11 @@ class VPPOConfig:
         return 0
 
     @property
+    def responses(self) -> None:
+        """All of a group's are compared: each has its own factor and filter from it."""
+        return None
+
+    @property
     def in_words(self) -> str:
         """What a dry run says beside the objective's name."""
         highest = "dynamic" if self.beta_max is None else f"{self.beta_max:g}"

@@ -28,6 +28,7 @@ from areal_cppo.step.attention import (
     use_torch_flash,
 )
 from areal_cppo.step.batch import IMAGES
+from areal_cppo.step.draw import draw_from_group
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.minibatches import minibatches
 from areal_cppo.step.model import Model
@@ -113,6 +114,7 @@ class CPPOActor(FSDPPPOActor):
         record_batch(data, version, config.correct_reward, config.max_new_tokens)
         if samples is not None:
             data = samples.choose(data, version, self._layout)
+        data = self._drawn(data, version)
         wanted, shared = config.ppo_n_minibatches, self._shares_prompts
         divided = minibatches(data, wanted, self._ranks, share_prompts=shared)
         config.ppo_n_minibatches = 1
@@ -127,6 +129,15 @@ class CPPOActor(FSDPPPOActor):
         if self._model is not None:
             views, cpl = config.uses_views, config.uses_cpl
             self._meter.flush(self._ranks, views=views, cpl=cpl)
+
+    def _drawn(self, data: list[dict[str, Any]], version: int) -> list[dict[str, Any]]:
+        """Groups, of which some responses are compared if the objective says so."""
+        config, most = self.config, self.config.view_responses
+        if most is None:
+            return data
+        gate = config.cpl.gate if config.uses_cpl else "none"
+        seed = config.view_seed
+        return [draw_from_group(group, gate, most, seed, version) for group in data]
 
     @override
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:

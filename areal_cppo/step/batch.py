@@ -16,6 +16,9 @@ from areal.utils.data import tensor_container_to
 from torch import Tensor
 
 IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per response
+# Ours (`draw.py`): fp32 `[B, S]`, how often a response counts in what an objective
+# adds, 0 if its views are not computed. Without it all count once.
+COUNTS = "view_counts"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Letters: see `step/__init__.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from areal_cppo.core import PatchLayout, parse_perturbations, perturb_pixel_values
 from areal_cppo.metrics import UPDATE, Metric
-from areal_cppo.step.batch import image_sets, images_of
+from areal_cppo.step.batch import COUNTS, image_sets, images_of
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.rows import Row
@@ -120,6 +120,9 @@ class Gated:
     ----------
     passed
         Bool `[B]`: this rank's responses that pass.
+    drawn
+        Those of them that are compared: all, unless the objective's `responses` says
+        otherwise.
     entering
         Those that enter the view passes.
     sets
@@ -131,6 +134,7 @@ class Gated:
     """
 
     passed: Tensor
+    drawn: Tensor
     entering: set[int]
     sets: list[int | None]
     views: dict[int, ResponseViews] = field(default_factory=dict)
@@ -140,7 +144,14 @@ class Gated:
     def nothing(cls, padded: Mapping[str, Any]) -> Gated:
         """No view is computed of a padded batch."""
         images = images_of(padded)
-        return cls(torch.zeros(len(images)).bool(), set(), image_sets(images))
+        none = torch.zeros(len(images)).bool()
+        return cls(none, none, set(), image_sets(images))
+
+    @property
+    def all_drawn(self) -> Gated:
+        """As if all responses that pass had been drawn."""
+        entering = self.entering | set(self.passed.nonzero().flatten().tolist())
+        return replace(self, drawn=self.passed, entering=entering)
 
     def pixel_values(self, row: Row, kind: str) -> Tensor:
         """What the vision tower gets of a row seen through one view: `[P, F]`."""
@@ -197,8 +208,10 @@ def apply_gate(
     passed[[i for i, view in own.items() if view.usable]] = True
     _record(has_gated, has_image, passed, own, make_views.perturbations, scope)
     count = int(ranks.sum(passed.sum()))
-    entering = set(passed.nonzero().flatten().tolist() if gate_first else candidates)
-    return Gated(passed.to(ranks.device), entering, sets, views, count)
+    drawn = passed & (padded[COUNTS][:, 0] > 0) if COUNTS in padded else passed
+    entering = set(drawn.nonzero().flatten().tolist() if gate_first else candidates)
+    device = ranks.device
+    return Gated(passed.to(device), drawn.to(device), entering, sets, views, count)
 
 
 def _record(
@@ -232,10 +245,10 @@ def _record(
     )
 
 
-def gate_metrics(scope: str, title: str) -> tuple[Metric, ...]:
+def gate_metrics(scope: str, title: str, drawn: str) -> tuple[Metric, ...]:
     """What the gate and the passes of a negative view record under a scope.
 
-    The titles begin with `title`.
+    The titles begin with `title`; `drawn` says which responses are compared.
     """
 
     def metric(name: str, key: str, what: str, unit: str, words: str) -> Metric:
@@ -251,6 +264,13 @@ def gate_metrics(scope: str, title: str) -> tuple[Metric, ...]:
             "responses",
             "Responses of the step that have an image and a negative view that differs "
             "from it.",
+        ),
+        metric(
+            "view_sequences",
+            "view_sequences",
+            "view sequences",
+            "responses",
+            f"Those of them that went through the view's forward pass: {drawn}.",
         ),
         metric(
             "text_only_responses",

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from areal_cppo.core import TokenStatistics, token_statistics
 from areal_cppo.core.head import CHUNK, Projection
@@ -56,6 +57,11 @@ class Model:
         self.positions: Callable[..., Tensor] = inner.compute_3d_position_ids
         inner.language_model.config._attn_implementation = PACKED_ATTENTION
         self._images = SharedImages(inner.visual)
+        self._layers = [
+            part
+            for part in module.modules()
+            if isinstance(part, GradientCheckpointingLayer)
+        ]
         self._head = wrapped.lm_head
         self._project = self._head.forward
         self._head.forward = self._tapped
@@ -134,14 +140,17 @@ class Model:
         pixel_values: Tensor,
         *,
         has_grad: bool,
+        kept: bool = False,
     ) -> Tensor:
         """Hidden states of a view's pass at some tokens: `[G, D]`.
 
         `tokens` are bool `[T]`, all of them in the views' row; `pixel_values` `[P, F]`
-        are that row's, of the view.
+        are that row's, of the view. `kept`: what its backward pass needs is kept, even
+        under gradient checkpointing.
         """
         places = micro_batch.view_places[tokens]
-        with nullcontext() if has_grad else torch.no_grad():
+        graph = nullcontext() if has_grad else torch.no_grad()
+        with graph, self._kept() if kept else nullcontext():
             hidden = self.run(
                 micro_batch.view, _at_least_one(places), _hidden_states, pixel_values
             )
@@ -174,6 +183,18 @@ class Model:
                 return self.module(**inputs, logits_to_keep=keep).logits
         finally:
             self._read = None
+
+    @contextmanager
+    def _kept(self):
+        """Within, no layer's activations are left to be computed again."""
+        layers = [layer for layer in self._layers if layer.gradient_checkpointing]
+        for layer in layers:
+            layer.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = True
 
     def _tapped(self, hidden: Tensor) -> Any:
         return self._read(hidden.squeeze(0), self._project)

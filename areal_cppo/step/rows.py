@@ -138,6 +138,11 @@ class Row:
     image_order: ImageOrder | None
     layout: PatchLayout
 
+    @property
+    def tokens(self) -> int:
+        """Places of the row."""
+        return self.inputs["input_ids"].numel()
+
     def pixel_values(self, of: Callable[[int], Tensor]) -> Tensor:
         """What the vision tower gets: `[P, F]`; `of` gives those of an image set."""
         device = self.places.device

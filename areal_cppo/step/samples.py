@@ -177,11 +177,11 @@ def samples_in(images: Sequence[Mapping[str, Any]]) -> dict[int, Sample]:
 
 
 def keep_views(padded: Mapping[str, Any], gated: Gated, layout: PatchLayout) -> None:
-    """Give the marked responses of a padded batch that pass the gate their views."""
+    """Give the marked responses of a padded batch that are compared their views."""
     images = images_of(padded)
     made: dict[int, dict[str, list[Tensor]]] = {}
     for i, sample in samples_in(images).items():
-        if gated.passed[i]:
+        if gated.drawn[i]:
             first = gated.sets[i]
             if first not in made:
                 views = gated.views[first].pixel_values

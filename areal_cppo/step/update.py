@@ -54,7 +54,9 @@ def optimizer_step(
     micro_batches = _pack(parts, padded, gated, shifted=True)
     weights = [loss_weight(micro_batch.data) for micro_batch in micro_batches]
     total_weight = ranks.sum(torch.stack(weights).sum())
-    if objective is not None:
+    if objective is not None and objective.prepares_all:
+        objective.prepare(_pack(parts, padded, gated.all_drawn, shifted=True))
+    elif objective is not None:
         objective.prepare(micro_batches)
 
     engine.optimizer_zero_grad()

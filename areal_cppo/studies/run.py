@@ -21,8 +21,9 @@ from areal_cppo.run.recorder import MetricsRecorder
 from areal_cppo.step.actor import CPPOActor
 from areal_cppo.studies.evaluate import Evaluator
 from areal_cppo.studies.folder import StudyRunFolder
+from areal_cppo.studies.gradients import gradient_moments
 from areal_cppo.studies.preflight import load_run_config, samples_per_step
-from areal_cppo.studies.rollout import Policies, generator, make_batch
+from areal_cppo.studies.rollout import Policies, StudyBatch, generator, make_batch
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.problems import ReadingTask, reading_task
 
@@ -129,6 +130,17 @@ class StudyRun:
 
     def _train(self, step: int) -> None:
         """One step, numbered from 1, as AReaL's trainer makes it."""
+        version = self.actor.get_version()
+        batch = self._batch(step)
+        self.refused += batch.refused
+        if batch.items:  # else a policy has collapsed, and has nothing to learn from
+            train_step(self.actor, batch.items)
+            self.recorder.step_done(step, self.actor.export_stats())
+        self.actor.set_version(version + 1)
+        self.policies.remember(self.actor)
+
+    def _batch(self, step: int) -> StudyBatch:
+        """Responses to that step's problems, as the policy that may be had samples."""
         config, version = self.config, self.actor.get_version()
         size = config.train_dataset.batch_size
         problems = [
@@ -145,13 +157,7 @@ class StudyRun:
             generator=generator(self.run.seed, step),
             max_new_tokens=config.gconfig.max_new_tokens,
         )
-        batch = make_batch(problems, pixels, sampled, sampled_by, config.reward)
-        self.refused += batch.refused
-        if batch.items:  # else a policy has collapsed, and has nothing to learn from
-            train_step(self.actor, batch.items)
-            self.recorder.step_done(step, self.actor.export_stats())
-        self.actor.set_version(version + 1)
-        self.policies.remember(self.actor)
+        return make_batch(problems, pixels, sampled, sampled_by, config.reward)
 
     def _look(self, step: int) -> None:
         """Evaluate and detect where the study asks for it."""
@@ -165,7 +171,14 @@ class StudyRun:
         self.policies.use(self.actor.get_version())
         if due:
             count = plan.final if last else plan.problems
-            for record in self.evaluator.accuracy(plan, count):
+            records = self.evaluator.accuracy(plan, count)
+            if plan.gradients:
+                # Of problems that no step has, the same for all arms.
+                after = range(self.run.steps + 1, self.run.steps + 1 + plan.gradients)
+                batches = (self._batch(number).items for number in after)
+                records[0] |= gradient_moments(self.actor, batches)
+                self.policies.use(self.actor.get_version())
+            for record in records:
                 self._write("evaluations", step, record)
         if detects:
             by_score, by_role = self.evaluator.detection(

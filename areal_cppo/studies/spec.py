@@ -76,6 +76,7 @@ class EvaluationSpec:
     problems: int = setting(300, COUNT, "held-out problems on the way")
     final: int = setting(1000, COUNT, "held-out problems at the end")
     tokens: int = setting(200, COUNT, "sampled responses whose tokens are looked at")
+    gradients: int = setting(0, _STEPS, "batches whose gradients are compared; 0: none")
     shifts: list[str] = field(default_factory=list)
 
     def __post_init__(self):

@@ -46,6 +46,8 @@ AVERAGED = (
     "contrast_push",
     "positive_misreads",
     "negative_reads",
+    "gradient_variance",
+    "gradient_square",
     "seconds",
     "cpu_seconds",
 )

@@ -26,12 +26,13 @@ from areal_cppo.bench.workload import Workload
 from areal_cppo.cli.main import main
 from areal_cppo.config.operation import SpeedConfig
 
-LETTERS = ["a", "a*", "b", "c", "d", "e"]
+LETTERS = ["a", "a*", "b", "c", "d", "e", "f", "d+", "f+"]
 CONTRACT = (
     "cppo_over_stock_grpo",
     "cppo_over_published_cppo",
     "grpo_over_stock_grpo",
     "anchor_only_over_stock_grpo",
+    "one_response_over_grpo",
     "peak_memory_cppo_over_stock_grpo",
 )
 
@@ -63,6 +64,7 @@ def test_what_the_file_holds(quick, arms):
         for name in ("peak_memory_bytes", "tokens", "patches", "flops"):
             assert arm[name] > 0
             assert arm["ratios"][name] == arm[name] / arms["a"][name]
+            assert arm["to_grpo"][name] == arm[name] / arms["c"][name]
     assert set(CONTRACT) <= document["ratios"].keys()
     assert all(value > 0 for value in document["ratios"].values())
     ratio = arms["d"]["seconds"]["median"] / arms["a"]["seconds"]["median"]
@@ -92,6 +94,9 @@ def test_tokens_and_patches_by_hand(quick, arms):
     assert workload["positive_responses"] == 4
     assert arms["d"]["tokens"] == arms["e"]["tokens"] == once + 2 * (prompts + gated)
     assert arms["d"]["patches"] == 3 * 2 * patches
+    one_each = {i + j for i in lengths[:2] for j in lengths[4:6]}
+    assert arms["f"]["tokens"] in {once + 2 * (prompts + n) for n in one_each}
+    assert arms["f+"]["tokens"] == arms["f"]["tokens"]
     assert arms["d-reuse_proximal"]["tokens"] == arms["d"]["tokens"] + once
     assert arms["d-gate_first"]["tokens"] == 3 * once
     assert arms["d-share_images"]["patches"] == (8 + 4 + 4) * patches
@@ -100,9 +105,11 @@ def test_tokens_and_patches_by_hand(quick, arms):
 @pytest.mark.slow
 def test_operations_are_ordered(arms):
     flops = {letter: arm["flops"] for letter, arm in arms.items()}
+    assert flops["c"] < flops["f+"] < flops["f"] < flops["d+"] < flops["d"]
     assert flops["c"] < flops["e"] < flops["d"] < flops["a*"] < flops["a"] < flops["b"]
     assert flops["d"] < flops["d-gate_first"] < flops["d-all"] < flops["b"]
     memory = {letter: arm["peak_memory_bytes"] for letter, arm in arms.items()}
+    assert memory["d"] < memory["d+"]
     assert memory["c"] < memory["d"] < memory["d-all"] < memory["b"]
 
 
@@ -184,7 +191,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys, stage):
         (["--image", "450"], "--image: expected a multiple of 28"),
         (["--positive", "2"], "--positive: expected a number in [0, 1]"),
         (["--group", "0"], "--group: expected an integer >= 1"),
-        (["--arms", "a,z"], "--arms: expected some of a, a*, b, c, d, e, d-share_prom"),
+        (
+            ["--arms", "a,z"],
+            "--arms: expected some of a, a*, b, c, d, e, f, d+, f+, d",
+        ),
         (["--arms", "a", "--sweep", "image"], "--arms: expected none with --sweep"),
         (["--model", "huge"], "--model: expected one of tiny, small"),
         (["--repeats", "0"], "--repeats: expected a number >= 1, found 0"),

@@ -38,6 +38,7 @@ def cpl_stats(**changes) -> dict[str, float]:
     averages = {key: 0.25 for name, key in RECORDED.items() if name.startswith("cpl_")}
     counts = {
         "gated_responses": 2.0,
+        "view_sequences": 2.0,
         "gated_tokens": 36.0,
         "perception_tokens": 9.0,
         "unselected_tokens": 27.0,

@@ -10,12 +10,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from areal.api import FinetuneSpec
 from areal.api.cli_args import MicroBatchSpec, OptimizerConfig
+from areal.utils.data import concat_padded_tensors
 
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import CPLConfig, PatchLayout, patchify
@@ -196,6 +199,17 @@ def group(
         images = first["multi_modal_input"][0]
         item["multi_modal_input"] = [{k: v.clone() for k, v in images.items()}]
     return items
+
+
+GROUP_SIZES = (4, 3, 2, 1, 2)  # of `grouped_batch`
+
+
+def in_groups(
+    items: list[dict[str, Any]], sizes: Sequence[int] = GROUP_SIZES
+) -> list[dict[str, Any]]:
+    """Responses put together by groups, an item each, as the workflow returns them."""
+    ends = [0, *accumulate(sizes)]
+    return [concat_padded_tensors(items[a:b]) for a, b in pairwise(ends) if b > a]
 
 
 def grouped_batch(layout: PatchLayout = LAYOUT) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from areal_cppo.step.gate import Gated  # noqa: E402
 from areal_cppo.step.metrics import record_batch  # noqa: E402
 from areal_cppo.step.minibatches import minibatches  # noqa: E402
 from tests.step.harness import (  # noqa: E402
+    GROUP_SIZES,
     actor_config,
     grouped_batch,
+    in_groups,
     make_actor,
     prepared,
     text_only,
@@ -170,6 +173,16 @@ CASES = (
         for share in ("spread", "no image on the first rank", "groups cut")
     }
     | {
+        f"one response a group, {name}": Case(
+            {"responses": 1, **settings}, "groups whole", SPLIT, objective
+        )
+        for name, objective, settings in (
+            ("sequence", "cppo", {}),
+            ("token", "cppo", {"aggregation": "token"}),
+            ("PAPO", "papo", {"gamma": 1.0}),
+        )
+    }
+    | {
         "PAPO, one row": Case({"gamma": 1.0}, spec=ONE_ROW, objective="papo"),
         "VPPO, one row": Case({"top_fraction": 0.2}, spec=ONE_ROW, objective="vppo"),
         "PAPO, poisoned": Case(
@@ -200,10 +213,15 @@ STATS = (
 
 def run(actor, case: Case, rank: int, world: int):
     case.configure(actor.config)
-    owned = zip(case.batch(), case.owners(world), strict=True)
+    owners = case.owners(world)
+    owned = zip(case.batch(), owners, strict=True)
     mine = [item for item, owner in owned if owner == rank]
     actor.config.mb_spec = ONE_ROW
     items = prepared(actor, mine)
+    if case.settings.get("responses"):
+        groups = [i for i, size in enumerate(GROUP_SIZES) for _ in range(size)]
+        own = Counter(g for g, owner in zip(groups, owners) if owner == rank)
+        items = in_groups(items, [own[g] for g in sorted(own)])
     actor.config.mb_spec = case.spec
     original = Gated.pixel_values
 

@@ -16,7 +16,6 @@ from dataclasses import fields
 import pytest
 import torch
 from areal.api.cli_args import MicroBatchSpec
-from areal.utils.data import concat_padded_tensors
 
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.operation import SpeedConfig
@@ -164,12 +163,7 @@ def test_a_group_in_one_item_is_as_good(actor):
     """As the workflow returns it: responses padded to one length, one under another."""
     items = harness.prepared(actor, harness.grouped_batch())
     alone, stats = update(actor, items)
-    bounds = [0, 4, 7, 9, 10, 12]
-    groups = [
-        concat_padded_tensors(items[start:end])
-        for start, end in zip(bounds, bounds[1:])
-    ]
-    together, group_stats = update(actor, groups)
+    together, group_stats = update(actor, harness.in_groups(items))
     assert harness.relative_difference(together, alone) < 1e-5
     assert group_stats == pytest.approx(stats, rel=1e-5)
 

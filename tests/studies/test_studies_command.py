@@ -38,7 +38,7 @@ STUDY = {
         "cppo": {},
         "stale": {"rollout.max_head_offpolicyness": 2},
     },
-    "evaluate": {"every": 2, "problems": 8, "final": 12, "tokens": 8},
+    "evaluate": {"every": 2, "problems": 8, "final": 12, "tokens": 8, "gradients": 2},
     "detection": {"problems": 6, "failures": 2, "arms": ["cppo"], "views": {}},
     "keep_checkpoints": True,
 }
@@ -110,6 +110,7 @@ def test_results_are_tidy(made):
         assert (line["study"], line["task"], line["seed"]) == ("tiny", "triangles", 1)
         assert 0 <= line["selection_precision"] <= 1
         assert line["template_negative_divergence"] >= 0
+        assert line["gradient_variance"] > 0
     detection = lines(out / "detection.jsonl")
     assert {(x["arm"], x["step"]) for x in detection} == {("cppo", 0), ("cppo", 3)}
     assert {line["role"] for line in lines(out / "roles.jsonl")} >= {"R", "T"}

@@ -26,6 +26,7 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.core import PatchLayout, StalenessConfig, TokenStatistics, token_weights
 from areal_cppo.core.head import Projection
+from areal_cppo.step.batch import COUNTS
 from areal_cppo.step.gate import Gated, ViewMaker, apply_gate, gate_tokens
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.model import Model
@@ -81,7 +82,9 @@ class GatedTokens:
     at
         Int64 `[G]`: where that is true.
     responses
-        Bool, one a response: those in the view passes.
+        Bool, one a response: those of whose tokens some are.
+    counts
+        fp32: how often a token's response counts.
     tokens, labels
         Ints: the token at each position, and the one that it predicts.
     sequences
@@ -95,6 +98,7 @@ class GatedTokens:
     gate: Tensor
     at: Tensor
     responses: Tensor
+    counts: Tensor
     tokens: Tensor
     labels: Tensor
     sequences: Tensor
@@ -103,18 +107,20 @@ class GatedTokens:
     proximal_logprobs: Tensor | None
 
     @classmethod
-    def of(cls, micro_batch: MicroBatch, gate: str, passed: Tensor) -> GatedTokens:
-        """`passed` is bool, one a response: of the others no token is gated."""
+    def of(cls, micro_batch: MicroBatch, gate: str, responses: Tensor) -> GatedTokens:
+        """`responses` is bool, one each: of the others no token is gated."""
         data = micro_batch.data
         lengths = data["cu_seqlens"].diff().long()
         sequences = torch.repeat_interleave(
             torch.arange(len(lengths), device=lengths.device), lengths
         )
-        gated = gate_tokens(data, gate) & passed[sequences]
+        gated = gate_tokens(data, gate) & responses[sequences]
+        counts = data.get(COUNTS)
         return cls(
             gate=gated,
             at=gated.nonzero().flatten(),
-            responses=passed,
+            responses=responses,
+            counts=torch.ones_like(data["logprobs"]) if counts is None else counts,
             tokens=data["input_ids"],
             labels=micro_batch.labels,
             sequences=sequences,
@@ -178,14 +184,20 @@ class Objective(ABC):
         """By kind (`negative`, `positive`) the perturbations of which one is drawn, as
         `parse_perturbations` takes them."""
 
+    @property
+    def prepares_all(self) -> bool:
+        """Whether `prepare` needs views of all responses, not of the drawn ones alone:
+        its micro-batches are then others than those of the update."""
+        return False
+
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Find out what the loss needs of the whole batch; all ranks call it once,
         before the first backward pass, with all of their micro-batches."""
 
     def tokens(self, micro_batch: MicroBatch) -> GatedTokens:
-        """A micro-batch's tokens, gated."""
-        passed = self.gated.passed[micro_batch.anchor.responses]
-        return GatedTokens.of(micro_batch, self.gate, passed)
+        """A micro-batch's tokens, gated: of the responses that were drawn."""
+        drawn = self.gated.drawn[micro_batch.anchor.responses]
+        return GatedTokens.of(micro_batch, self.gate, drawn)
 
     def look(self, micro_batch: MicroBatch, tokens: GatedTokens) -> Any:
         """Run the passes of the views that `compare` needs."""
@@ -253,12 +265,18 @@ class Objective(ABC):
     ) -> Tensor:
         """Hidden states `[G, D]` of one view's pass at the gated tokens."""
         pixel_values = self.gated.pixel_values(micro_batch.view, kind)
+        config, row_tokens = self.parts.config, micro_batch.view.tokens
+        together = row_tokens * len(self.views)
         with self.parts.meter.time(f"{kind}_view"):
             hidden = self.parts.model.view_at(
-                micro_batch, tokens.gate, pixel_values, has_grad=has_grad
+                micro_batch,
+                tokens.gate,
+                pixel_values,
+                has_grad=has_grad,
+                kept=together <= config.kept_view_tokens,
             )
         sizes = {
-            f"{self.scope}/view_tokens": micro_batch.view.inputs["input_ids"].numel(),
+            f"{self.scope}/view_tokens": row_tokens,
             f"{self.scope}/view_patches": len(pixel_values),
         }
         stats_tracker.denominator(

@@ -73,9 +73,14 @@ class CPLObjective(Objective):
         views = self.config.views
         return {"positive": views.positive, "negative": views.negative}
 
+    @property
+    def prepares_all(self) -> bool:
+        return self.config.aggregation == "token" and self.config.responses is not None
+
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Aggregation `token` divides by the perception tokens of all ranks, so the
-        anchor's and the negative view's forward passes run once more to count them."""
+        """Aggregation `token` divides by the perception tokens of all ranks, drawn or
+        not, so the anchor's and the negative view's forward passes run once more to
+        count them."""
         if self.config.aggregation != "token":
             return
         counts = [self._count(mb) for mb in micro_batches if mb.view is not None]
@@ -135,6 +140,7 @@ class CPLObjective(Objective):
             tokens.weights(staleness, logprobs, at, version),
             tokens.sequences[at],
             self.normalizer,
+            tokens.counts[at],
         )
         nonfinite = _nonfinite(tokens, compared.selected, result)
         # Not a number in a view's pass would reach the parameters even with a gradient
@@ -168,8 +174,10 @@ class CPLObjective(Objective):
         return Selected(scores, gain, chosen)
 
     def _count(self, micro_batch: MicroBatch) -> Tensor:
-        """How many tokens of a micro-batch are selected: int64, no dimension."""
-        tokens = self.tokens(micro_batch)
+        """How many tokens of a micro-batch would be selected, were all responses drawn:
+        int64, no dimension."""
+        passed = self.gated.passed[micro_batch.anchor.responses]
+        tokens = GatedTokens.of(micro_batch, self.gate, passed)
         negative = self.view(micro_batch, tokens, "negative", has_grad=False)
 
         def count(hidden: Tensor, project: Projection) -> Tensor:

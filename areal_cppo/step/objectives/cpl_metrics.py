@@ -1,7 +1,8 @@
 """What `metrics.jsonl` says of the Contrastive Perception Loss, name by name.
 
-Gated tokens are those of `cpl_gated_responses` that the gate lets into CPL; perception
-tokens are the selected ones among them. What no step with CPL has recorded is absent.
+Gated tokens are those that the gate lets into CPL, of the responses that went through
+the views (`cpl_view_sequences`); perception tokens are the selected ones among them.
+What no step with CPL has recorded is absent.
 """
 
 from __future__ import annotations
@@ -110,8 +111,9 @@ class MetricOf:
         "selected_per_response",
         "Perception tokens per response",
         "tokens",
-        "Their mean number in a gated response; 0 leaves CPL nothing to act on.",
-        derive=_share("cpl_perception_tokens", "cpl_gated_responses"),
+        "Their mean number in a response that went through the views; 0 leaves CPL "
+        "nothing to act on.",
+        derive=_share("cpl_perception_tokens", "cpl_view_sequences"),
     )
     perception_tokens = _cpl(
         "perception_tokens",
@@ -249,7 +251,8 @@ class MetricOf:
         "view_sequences",
         "View sequences",
         "responses",
-        "Responses of the step that went through the views' forward passes.",
+        "Gated responses that went through the views' forward passes: all, or at most "
+        "cpl.responses a group.",
     )
     view_tokens = _cpl(
         "view_tokens",

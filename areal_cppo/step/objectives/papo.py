@@ -105,7 +105,7 @@ METRICS = (
         "alike, because of such a token; the policy loss goes on without them.",
         key=f"{UPDATE}papo/skipped_responses",
     ),
-    *gate_metrics("papo", "PAPO"),
+    *gate_metrics("papo", "PAPO", "all, or at most papo.responses a group"),
 )
 _OF = {name.removeprefix("papo_"): metric for name, metric in by_name(METRICS).items()}
 
@@ -181,7 +181,7 @@ class PAPOObjective(Objective):
         token_loss = papo_loss(*compared.terms, config.gamma, config.eta1, config.eta2)
         weights = tokens.weights(config.staleness, logprobs, at, self.parts.version)
         part = aggregate_token_loss(
-            token_loss * weights,
+            token_loss * weights * tokens.counts[at],
             tokens.sequences[at],
             config.aggregation,
             self.normalizer,
@@ -215,7 +215,7 @@ class PAPOObjective(Objective):
         kept = torch.full_like(record.everywhere, not skipped)
         record_counts(
             {
-                "papo/view_sequences": responses,
+                _OF["view_sequences"]: responses,
                 _OF["skipped_responses"]: responses & skipped,
                 _OF["nonfinite_tokens"]: record.mask(at, nonfinite),
                 _OF["tokens"]: record.everywhere & kept,

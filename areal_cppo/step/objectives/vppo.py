@@ -125,7 +125,7 @@ METRICS = (
         "it is; always 0 in a healthy run.",
         key=f"{UPDATE}vppo/nonfinite_responses",
     ),
-    *gate_metrics("vppo", "VPPO"),
+    *gate_metrics("vppo", "VPPO", "all"),
 )
 _OF = {name.removeprefix("vppo_"): metric for name, metric in by_name(METRICS).items()}
 
@@ -249,7 +249,7 @@ class VPPOObjective(Objective):
         known = item.of_response.isfinite()
         record_counts(
             {
-                "vppo/view_sequences": and_none(passed),
+                _OF["view_sequences"]: and_none(passed),
                 "vppo/responses": and_none(known),
                 _OF["nonfinite_responses"]: and_none(passed & ~known),
                 _OF["tokens"]: tokens,
