@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
-from areal.utils.data import concat_batch, split_batch
+from areal.utils.data import concat_batch, split_batch, tensor_container_to
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
@@ -27,7 +27,8 @@ from areal_cppo.step.attention import (
     TORCH_FLASH,
     use_torch_flash,
 )
-from areal_cppo.step.batch import IMAGES
+from areal_cppo.step.batch import IMAGES, with_images
+from areal_cppo.step.controller import CPPOActorController
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.model import Model
 from areal_cppo.step.objectives.base import Parts
@@ -59,6 +60,11 @@ class CPPOActor(FSDPPPOActor):
         self._meter = Meter()
         self._samples: SampleKeeper | None = None
 
+    @classmethod
+    @override
+    def as_controller(cls, config: CPPOActorConfig, scheduler):
+        return CPPOActorController(cls, config=config, scheduler=scheduler)
+
     @override
     def initialize(self, *args, **kwargs):
         check_upstream()
@@ -80,13 +86,27 @@ class CPPOActor(FSDPPPOActor):
         return use_torch_flash(self.model)
 
     @override
+    def compute_logp(self, data: list[dict[str, Any]]) -> list[torch.Tensor]:
+        """AReaL's log-probs of a batch; `data` has an item per group."""
+        return super().compute_logp(self._received(data))
+
+    def compute_advantages_only(
+        self, data: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """`compute_advantages` without the images, for a caller that has them."""
+        results = self.compute_advantages(data)
+        for item in results:
+            item.pop(IMAGES, None)
+        return results
+
+    @override
     def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """AReaL's advantages; `data` has an item per group, of whatever size.
 
         The images are kept out: AReaL would copy those of the whole batch into every
         item that it returns.
         """
-        data = [dict(item) for item in data]
+        data = self._received(data)
         sizes = [item["rewards"].shape[0] for item in data]
         for name, config in (
             ("reward_norm", self.config.reward_norm),
@@ -106,6 +126,7 @@ class CPPOActor(FSDPPPOActor):
     def ppo_update(self, data: list[dict[str, Any]]) -> None:
         """AReaL's update of one batch of trajectories, with its statistics recorded."""
         config, version, samples = self.config, self.get_version(), self._samples
+        data = self._received(data)
         record_batch(data, version, config.correct_reward, config.max_new_tokens)
         if samples is not None:
             data = samples.choose(data, version, self._layout)
@@ -183,6 +204,15 @@ class CPPOActor(FSDPPPOActor):
             length = inputs["input_ids"].shape[-1]
             inputs["attention_mask"] = block_diagonal_causal_mask(bounds, length)
         return inputs, ctx
+
+    def _received(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A batch as it was handed over: each response has its images, where they are,
+        and all else is on the model's device."""
+        items = []
+        for item in map(with_images, data):
+            others = {key: item[key] for key in item if key != IMAGES}
+            items.append(item | tensor_container_to(others, self.device))
+        return items
 
     @property
     def _ranks(self) -> Ranks:

@@ -15,6 +15,8 @@ import torch
 from areal.utils.data import tensor_container_to
 from torch import Tensor
 
+from areal_cppo.config.blocks import SAME_AS
+
 IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per response
 
 
@@ -114,6 +116,24 @@ class Batch:
 def images_of(padded: dict[str, Any]) -> list[dict[str, Any]]:
     """Per response of a padded batch its image tensors, or nothing."""
     return padded.get(IMAGES) or [{}] * len(padded["input_ids"])
+
+
+def with_images(item: dict[str, Any]) -> dict[str, Any]:
+    """A group as rollout hands it over, each response with its images.
+
+    Those of one that says whose they are (`SAME_AS`) are the same tensors.
+    """
+    given = item.get(IMAGES)
+    if given is None:
+        return item
+    images = []
+    for own in given:
+        own = dict(own)
+        if SAME_AS in own:
+            first = given[own.pop(SAME_AS)]
+            own |= {key: first[key] for key in first if torch.is_tensor(first[key])}
+        images.append(own)
+    return item | {IMAGES: images}
 
 
 def joined(pieces: list[Tensor]) -> Tensor:
