@@ -7,6 +7,8 @@ two do is to make tensors as large as a real one's, and to keep what comes.
 from __future__ import annotations
 
 import hashlib
+import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -149,7 +151,8 @@ class Wire:
 
 
 def serve(kind: type, pipe: Connection) -> None:
-    """A worker's process: send its port through the pipe, then serve for ever."""
+    """A worker's process: send its port through the pipe, then serve until
+    that is closed."""
     with quiet():
         _serve(kind, pipe)
 
@@ -164,5 +167,7 @@ def _serve(kind: type, pipe: Connection) -> None:
     engine_blueprint._engines.update({ENGINE: kind(), "wire": wire})
     server = make_server(_HOST, 0, app, threaded=True)
     state.server_host, state.server_port = _HOST, server.port
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     pipe.send(server.port)
-    server.serve_forever()
+    with suppress(EOFError):
+        pipe.recv()

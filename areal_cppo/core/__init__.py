@@ -50,6 +50,7 @@ from areal_cppo.core.views import (
     ViewBatch,
     image_digest,
     make_views,
+    perturb_kinds,
     perturb_pixel_values,
     view_seed,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "perception_divergence",
     "perception_loss",
     "perception_tokens",
+    "perturb_kinds",
     "perturb_pixel_values",
     "response_dependency",
     "rise_eligible",

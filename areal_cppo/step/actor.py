@@ -31,13 +31,14 @@ from areal_cppo.step.batch import IMAGES, with_images
 from areal_cppo.step.controller import CPPOActorController
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.model import Model
-from areal_cppo.step.objectives.base import Parts
+from areal_cppo.step.objectives.base import Parts, begin_views
 from areal_cppo.step.pack import Packer
 from areal_cppo.step.rank_state import load_rank, save_rank
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.rows import RowStyle
 from areal_cppo.step.samples import SampleKeeper
 from areal_cppo.step.update import optimizer_step, response_logprobs
+from areal_cppo.step.views import Workshop
 
 
 class CPPOActor(FSDPPPOActor):
@@ -58,6 +59,7 @@ class CPPOActor(FSDPPPOActor):
         # A text model, which goes AReaL's own way, has no passes of ours.
         self._model: Model | None = None
         self._meter = Meter()
+        self._workshop = Workshop()
         self._samples: SampleKeeper | None = None
 
     @classmethod
@@ -104,7 +106,7 @@ class CPPOActor(FSDPPPOActor):
         """AReaL's advantages; `data` has an item per group, of whatever size.
 
         The images are kept out: AReaL would copy those of the whole batch into every
-        item that it returns.
+        item that it returns. Their views are begun.
         """
         data = self._received(data)
         sizes = [item["rewards"].shape[0] for item in data]
@@ -120,6 +122,9 @@ class CPPOActor(FSDPPPOActor):
         for item, own in zip(results, images, strict=True):
             if own is not None:
                 item[IMAGES] = own
+        self._workshop.clear()
+        if self._model is not None:
+            begin_views(self._parts(), results)
         return results
 
     @override
@@ -131,6 +136,7 @@ class CPPOActor(FSDPPPOActor):
         if samples is not None:
             data = samples.choose(data, version, self._layout)
         super().ppo_update(data)
+        self._workshop.clear()
         if samples is not None:
             samples.write(version)
         if config.uses_views:
@@ -231,8 +237,10 @@ class CPPOActor(FSDPPPOActor):
         layout = self._layout
         style = RowStyle.of(config, self.model_config, layout, self.device)
         pack = Packer(config.mb_spec, style, config.speed.share_prompts, ranks)
-        version = self.get_version()
-        return Parts(config, self._model, layout, pack, self._meter, ranks, version)
+        workshop, version = self._workshop, self.get_version()
+        return Parts(
+            *(config, self._model, layout, pack, self._meter, workshop, ranks, version)
+        )
 
 
 def _with_own_proximal(loss_fn, logprobs, entropy, mb, **kwargs) -> torch.Tensor:

@@ -68,15 +68,16 @@ class Batch:
         grids = [item["image_grid_thw"] for item in images if "image_grid_thw" in item]
         # Without any grid the model could not compute positions.
         grid = torch.cat(grids) if grids else torch.zeros(0, 3, dtype=torch.long)
+        # On the CPU: they are computed response by response, in Python.
         position_ids = positions(
-            input_ids=data["input_ids"],
-            image_grid_thw=grid.to(device),
+            input_ids=data["input_ids"].cpu(),
+            image_grid_thw=grid.cpu(),
             video_grid_thw=None,
-            attention_mask=data["attention_mask"],
-            mm_token_type_ids=data["mm_token_type_ids"],
+            attention_mask=data["attention_mask"].cpu(),
+            mm_token_type_ids=data["mm_token_type_ids"].cpu(),
             inputs_embeds=None,
             past_key_values=None,
-        )
+        ).to(device)
         lengths = data["attention_mask"].sum(-1).tolist()
         return cls(data, needed.to(device), position_ids, lengths, images, sets)
 
