@@ -19,6 +19,7 @@ from typing_extensions import override
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.models import VISION_MODELS, check_supported
 from areal_cppo.core import PatchLayout
+from areal_cppo.patches.areal import set_numa_affinity
 from areal_cppo.patches.contracts import check_upstream
 from areal_cppo.patches.transformers import correct_image_positions
 from areal_cppo.step.advantages import normalize_groups
@@ -49,6 +50,7 @@ class CPPOActor(FSDPPPOActor):
     def __init__(self, config: CPPOActorConfig):
         config.check_layout()
         correct_image_positions()
+        set_numa_affinity()
         super().__init__(config)
         check_supported(
             self.model_config.to_dict(),
