@@ -21,6 +21,7 @@ from areal_cppo.bench.workload import (
     sweep,
 )
 from areal_cppo.cli.bench_async import add_async
+from areal_cppo.cli.bench_hand_over import add_hand_over
 from areal_cppo.cli.bench_options import (
     add_options,
     check_peak,
@@ -81,6 +82,7 @@ def add_bench(commands: Any) -> None:
         help="arms a, c and d over some values of a knob",
     )
     step.set_defaults(call=_train_step)
+    add_hand_over(kinds)
     add_rollout(kinds)
     add_async(kinds)
     predict = kinds.add_parser(

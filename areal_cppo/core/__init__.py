@@ -51,6 +51,7 @@ from areal_cppo.core.views import (
     ViewBatch,
     image_digest,
     make_views,
+    perturb_kinds,
     perturb_pixel_values,
     view_seed,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "perception_divergence",
     "perception_loss",
     "perception_tokens",
+    "perturb_kinds",
     "perturb_pixel_values",
     "response_dependency",
     "rise_eligible",

@@ -13,7 +13,7 @@ Letters: ``C`` channels, ``H`` and ``W`` an image's sides in pixels, ``P`` patch
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -150,7 +150,6 @@ def make_views(
     return views
 
 
-@torch.no_grad()
 def perturb_pixel_values(
     pixel_values: Tensor,
     image_grid_thw: Tensor,
@@ -163,8 +162,34 @@ def perturb_pixel_values(
 ) -> ViewBatch:
     """Make one view of every image of a batch, in the processor's layout.
 
+    Parameters and errors are those of :func:`perturb_kinds`, for one kind.
+    """
+    return perturb_kinds(
+        pixel_values,
+        image_grid_thw,
+        layout,
+        {kind: perturbations},
+        run_seed=run_seed,
+        policy_version=policy_version,
+    )[kind]
+
+
+@torch.no_grad()
+def perturb_kinds(
+    pixel_values: Tensor,
+    image_grid_thw: Tensor,
+    layout: PatchLayout,
+    perturbations: Mapping[str, Sequence[Perturbation]],
+    *,
+    run_seed: int,
+    policy_version: int,
+    device: torch.device | None = None,
+) -> dict[str, ViewBatch]:
+    """Make a view of each kind of every image of a batch, in the processor's layout.
+
     Images are clamped to [0, 1] before they are perturbed. Equal images get equal views
-    and are perturbed once. The grid, hence every token position, stays the same.
+    and are perturbed once; each is hashed once, whatever the kinds. The grid, hence
+    every token position, stays the same.
 
     Parameters
     ----------
@@ -175,19 +200,21 @@ def perturb_pixel_values(
     layout
         Of the processor that made ``pixel_values``.
     perturbations
-        At least one, from ``parse_perturbations``.
-    kind
-        ``positive`` or ``negative``; decides the seeds only.
+        By kind, ``positive`` or ``negative``, which decides the seeds only: at least
+        one, from ``parse_perturbations``.
     run_seed
         The run's seed.
     policy_version
         The policy version that views are drawn for.
+    device
+        Where images are perturbed; by default where they are.
 
     Returns
     -------
-    ViewBatch
-        The views. Where ``unchanged``, the largest difference from the clamped anchor
-        is below half an 8-bit step, and the patches are the anchor's bit for bit.
+    dict[str, ViewBatch]
+        The views by kind. Where ``unchanged``, the largest difference from the clamped
+        anchor is below half an 8-bit step, and the patches are the anchor's bit for
+        bit.
 
     Raises
     ------
@@ -196,25 +223,29 @@ def perturb_pixel_values(
     """
     images = unpatchify(pixel_values, image_grid_thw, layout)
     digests = [image_digest(image) for image in images]
-    distinct = {digest: image for digest, image in zip(digests, images)}
+    distinct = {digest: image.to(device) for digest, image in zip(digests, images)}
     anchors = [
         image.clamp(0.0, 1.0) for image in denormalize(list(distinct.values()), layout)
     ]
-    seeds = [view_seed(run_seed, policy_version, digest, kind) for digest in distinct]
-    views = make_views(anchors, perturbations, seeds)
-    changed = {}  # the patches of each view that differs from its anchor
-    for digest, anchor, view in zip(distinct, anchors, views):
-        if (view - anchor).abs().max().item() >= _UNCHANGED_BELOW:
-            patches = patchify(normalize([view], layout), layout)
-            changed[digest] = patches.to(pixel_values.dtype)
     grids = image_grids(pixel_values, image_grid_thw, layout)
     rows = pixel_values.split([t * h * w for t, h, w in grids])
-    perturbed = [changed.get(digest, own) for digest, own in zip(digests, rows)]
-    return ViewBatch(
-        pixel_values=torch.cat(perturbed) if perturbed else pixel_values.clone(),
-        unchanged=torch.tensor(
-            [digest not in changed for digest in digests],
-            dtype=torch.bool,
-            device=pixel_values.device,
-        ),
-    )
+    batches = {}
+    for kind, listed in perturbations.items():
+        seeds = [view_seed(run_seed, policy_version, each, kind) for each in distinct]
+        changed = {}  # the patches of each view that differs from its anchor
+        for digest, anchor, view in zip(
+            distinct, anchors, make_views(anchors, listed, seeds)
+        ):
+            if (view - anchor).abs().max().item() >= _UNCHANGED_BELOW:
+                patches = patchify(normalize([view], layout), layout)
+                changed[digest] = patches.to(pixel_values)
+        perturbed = [changed.get(digest, own) for digest, own in zip(digests, rows)]
+        batches[kind] = ViewBatch(
+            pixel_values=torch.cat(perturbed) if perturbed else pixel_values.clone(),
+            unchanged=torch.tensor(
+                [digest not in changed for digest in digests],
+                dtype=torch.bool,
+                device=pixel_values.device,
+            ),
+        )
+    return batches

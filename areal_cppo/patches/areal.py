@@ -1,10 +1,12 @@
-"""Patches of AReaL 1.0.4: where it listens, what it logs, how its servers are started.
+"""Patches of AReaL 1.0.4: where it listens, what it logs, how its servers are started,
+which cores a trainer's rank runs on.
 
 Links show a commit whose files are the published ones.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from functools import wraps
@@ -107,6 +109,66 @@ def areal_run_scheduler_process(original: Callable, run: Callable) -> Callable:
     """
     expect_inside(f"{LAUNCHER}:areal_launch_server", "areal_run_scheduler_process")
     return run
+
+
+@patch(
+    "areal.infra.platforms.cuda:CudaPlatform.set_numa_affinity",
+    signature="(local_rank)",
+)
+def set_numa_affinity(original: Callable) -> Callable:
+    """A rank's process runs on the cores next to its own GPU.
+
+    Each process sees one GPU, its number 0, and AReaL asks NVML for that number; but
+    NVML knows nothing of `CUDA_VISIBLE_DEVICES`: all ranks would share the cores next
+    to the node's first GPU.
+    https://github.com/areal-project/AReaL/blob/4aef98d/areal/infra/platforms/cuda.py
+    """
+
+    @wraps(original)
+    def set_numa_affinity(local_rank: int) -> None:
+        original(_nvml_index(local_rank))
+
+    return staticmethod(set_numa_affinity)
+
+
+def _nvml_index(place: int) -> int:
+    """NVML's number of a GPU, given its place among those that this process sees.
+
+    `CUDA_VISIBLE_DEVICES` has numbers, or the beginnings of UUIDs of GPUs or of their
+    parts (MIG). What it doesn't tell stays as it is.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    name = visible[place].strip() if place < len(visible) else ""
+    if name.isdecimal():
+        return int(name)
+    try:
+        import pynvml
+    except ImportError:  # of which the original warns
+        return place
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # likewise
+        return place
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount() if name else 0):
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+            if any(uuid.startswith(name) for uuid in _uuids(pynvml, gpu)):
+                return index
+        return place
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _uuids(pynvml: ModuleType, gpu: Any) -> list[str]:
+    """Of a GPU, and of the parts that it may be divided into."""
+    found = [pynvml.nvmlDeviceGetUUID(gpu)]
+    try:
+        for part in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+            handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, part)
+            found.append(pynvml.nvmlDeviceGetUUID(handle))
+    except pynvml.NVMLError:  # none, or no more
+        pass
+    return found
 
 
 def launch_command(command: list[str], launcher: str) -> list[str]:

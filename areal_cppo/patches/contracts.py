@@ -42,7 +42,9 @@ CONTRACTS = {
         train_batch(self, input_, loss_fn, loss_weight_fn)
         """,
     "areal.engine.fsdp_engine:FSDPPPOActor": """
+        as_controller(config, scheduler)
         compute_advantages(self, *args, **kwargs)
+        compute_logp(self, *args, **kwargs)
         ppo_update(self, *args, **kwargs)
         """,
     "areal.engine.sglang_remote:RemoteSGLangEngine": """
@@ -102,6 +104,9 @@ CONTRACTS = {
         update_weights_from_disk(self, meta)
         update_weights_from_distributed(self, meta, param_specs)
         """,
+    "areal.infra.rpc.guard.engine_blueprint:": """
+        _engines
+        """,
     "areal.infra.scheduler.local:LocalScheduler": """
         _allocate_gpus(self, num_gpus)
         _allocate_ports(self, count)
@@ -140,6 +145,11 @@ CONTRACTS = {
     "areal.trainer.ppo.actor:PPOActor": """
         self.adv_norm
         self.reward_norm
+        """,
+    "areal.trainer.ppo.actor:PPOActorController": """
+        compute_advantages(self, *args, **kwargs)
+        compute_logp(self, *args, **kwargs)
+        ppo_update(self, *args, **kwargs)
         """,
     "areal.trainer.rl_trainer:PPOTrainer": """
         _create_dataloader(self, dataset, dataset_config, rank, world_size)

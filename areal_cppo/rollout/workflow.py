@@ -28,7 +28,7 @@ from areal.utils.perf_tracer import (
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 from typing_extensions import override
 
-from areal_cppo.config.blocks import SAMPLE, GroupsConfig, RewardConfig
+from areal_cppo.config.blocks import SAME_AS, SAMPLE, GroupsConfig, RewardConfig
 from areal_cppo.metrics import PARTS
 from areal_cppo.rewards.parts import Reward
 from areal_cppo.rewards.pool import (
@@ -171,7 +171,10 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         dropped = len(kept) < needed
         if size > 1:
             stats.scalar(**{REFUSED + GROUP_DROPPED: float(dropped)})
-        return None if dropped else concat_padded_tensors(kept)
+        if dropped:
+            return None
+        _add_images(kept, prompt)
+        return concat_padded_tensors(kept)
 
     async def _prepare(self, data: dict[str, Any]) -> Prompt:
         images = await asyncio.to_thread(image2base64, data["images"])
@@ -247,7 +250,7 @@ def _trajectory(
     `input_ids`, `mm_token_type_ids` int64, `loss_mask`, `versions` int32 (-1 in the
     prompt), `logprobs` fp32 (nats, 0 in the prompt), `attention_mask` bool: all
     `[1, P + R]`; `rewards` fp32 `[1]`; `multi_modal_input` a list of one dict, empty
-    without an image.
+    until the group has its images.
     """
     n_prompt, n_response = response.input_len, response.output_len
 
@@ -263,9 +266,17 @@ def _trajectory(
         "logprobs": row([0.0] * n_prompt + response.output_logprobs, torch.float32),
         "versions": row([-1] * n_prompt + response.output_versions, torch.int32),
         "attention_mask": row([True] * (n_prompt + n_response), torch.bool),
-        "multi_modal_input": [dict(prompt.tensors)],
+        "multi_modal_input": [{}],
         "rewards": torch.tensor([reward], dtype=torch.float32),
     }
+
+
+def _add_images(group: list[dict[str, Any]], prompt: Prompt) -> None:
+    """The first response of a group carries its images, the others say so."""
+    for i, trajectory in enumerate(group):
+        if prompt.tensors:
+            own = {SAME_AS: 0} if i else prompt.tensors
+            trajectory["multi_modal_input"][0].update(own)
 
 
 def _without_payload(error: Exception) -> str:

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
-from areal.utils.data import concat_batch, split_batch
+from areal.utils.data import concat_batch, split_batch, tensor_container_to
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.models import VISION_MODELS, check_supported
 from areal_cppo.core import PatchLayout
+from areal_cppo.patches.areal import set_numa_affinity
 from areal_cppo.patches.contracts import check_upstream
 from areal_cppo.patches.transformers import correct_image_positions
 from areal_cppo.step.advantages import normalize_groups
@@ -27,18 +28,20 @@ from areal_cppo.step.attention import (
     TORCH_FLASH,
     use_torch_flash,
 )
-from areal_cppo.step.batch import IMAGES
+from areal_cppo.step.batch import IMAGES, with_images
+from areal_cppo.step.controller import CPPOActorController
 from areal_cppo.step.draw import draw_from_group
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.minibatches import minibatches
 from areal_cppo.step.model import Model
-from areal_cppo.step.objectives.base import Parts
+from areal_cppo.step.objectives.base import Parts, begin_views
 from areal_cppo.step.pack import Packer
 from areal_cppo.step.rank_state import load_rank, save_rank
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.rows import RowStyle
 from areal_cppo.step.samples import SampleKeeper
 from areal_cppo.step.update import optimizer_step, response_logprobs
+from areal_cppo.step.views import Workshop
 
 
 class CPPOActor(FSDPPPOActor):
@@ -49,6 +52,7 @@ class CPPOActor(FSDPPPOActor):
     def __init__(self, config: CPPOActorConfig):
         config.check_layout()
         correct_image_positions()
+        set_numa_affinity()
         super().__init__(config)
         check_supported(
             self.model_config.to_dict(),
@@ -59,7 +63,13 @@ class CPPOActor(FSDPPPOActor):
         # A text model, which goes AReaL's own way, has no passes of ours.
         self._model: Model | None = None
         self._meter = Meter()
+        self._workshop = Workshop()
         self._samples: SampleKeeper | None = None
+
+    @classmethod
+    @override
+    def as_controller(cls, config: CPPOActorConfig, scheduler):
+        return CPPOActorController(cls, config=config, scheduler=scheduler)
 
     @override
     def initialize(self, *args, **kwargs):
@@ -82,13 +92,27 @@ class CPPOActor(FSDPPPOActor):
         return use_torch_flash(self.model)
 
     @override
+    def compute_logp(self, data: list[dict[str, Any]]) -> list[torch.Tensor]:
+        """AReaL's log-probs of a batch; `data` has an item per group."""
+        return super().compute_logp(self._received(data))
+
+    def compute_advantages_only(
+        self, data: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """`compute_advantages` without the images, for a caller that has them."""
+        results = self.compute_advantages(data)
+        for item in results:
+            item.pop(IMAGES, None)
+        return results
+
+    @override
     def compute_advantages(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """AReaL's advantages; `data` has an item per group, of whatever size.
 
         The images are kept out: AReaL would copy those of the whole batch into every
-        item that it returns.
+        item that it returns. Their views are begun.
         """
-        data = [dict(item) for item in data]
+        data = self._received(data)
         sizes = [item["rewards"].shape[0] for item in data]
         for name, config in (
             ("reward_norm", self.config.reward_norm),
@@ -102,6 +126,9 @@ class CPPOActor(FSDPPPOActor):
         for item, own in zip(results, images, strict=True):
             if own is not None:
                 item[IMAGES] = own
+        self._workshop.clear()
+        if self._model is not None:
+            begin_views(self._parts(), results)
         return results
 
     @override
@@ -111,6 +138,7 @@ class CPPOActor(FSDPPPOActor):
         Once for each mini-batch of whole groups: AReaL's own would cut them up.
         """
         config, version, samples = self.config, self.get_version(), self._samples
+        data = self._received(data)
         record_batch(data, version, config.correct_reward, config.max_new_tokens)
         if samples is not None:
             data = samples.choose(data, version, self._layout)
@@ -124,6 +152,7 @@ class CPPOActor(FSDPPPOActor):
                     super().ppo_update(groups)
         finally:
             config.ppo_n_minibatches = wanted
+        self._workshop.clear()
         if samples is not None:
             samples.write(version)
         if self._model is not None:
@@ -208,6 +237,15 @@ class CPPOActor(FSDPPPOActor):
             inputs["attention_mask"] = block_diagonal_causal_mask(bounds, length)
         return inputs, ctx
 
+    def _received(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A batch as it was handed over: each response has its images, where they are,
+        and all else is on the model's device."""
+        items = []
+        for item in map(with_images, data):
+            others = {key: item[key] for key in item if key != IMAGES}
+            items.append(item | tensor_container_to(others, self.device))
+        return items
+
     @property
     def _shares_prompts(self) -> bool:
         """AReaL's passes of a text model share nothing."""
@@ -230,8 +268,10 @@ class CPPOActor(FSDPPPOActor):
         layout = self._layout
         style = RowStyle.of(config, self.model_config, layout, self.device)
         pack = Packer(config.mb_spec, style, self._shares_prompts, ranks)
-        version = self.get_version()
-        return Parts(config, self._model, layout, pack, self._meter, ranks, version)
+        workshop, version = self._workshop, self.get_version()
+        return Parts(
+            *(config, self._model, layout, pack, self._meter, workshop, ranks, version)
+        )
 
 
 def _with_own_proximal(loss_fn, logprobs, entropy, mb, **kwargs) -> torch.Tensor:

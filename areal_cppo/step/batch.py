@@ -15,6 +15,8 @@ import torch
 from areal.utils.data import tensor_container_to
 from torch import Tensor
 
+from areal_cppo.config.blocks import SAME_AS
+
 IMAGES = "multi_modal_input"  # AReaL's key: a dict of image tensors per response
 # Ours (`draw.py`): fp32 `[B, S]`, how often a response counts in what an objective
 # adds, 0 if its views are not computed. Without it all count once.
@@ -69,15 +71,16 @@ class Batch:
         grids = [item["image_grid_thw"] for item in images if "image_grid_thw" in item]
         # Without any grid the model could not compute positions.
         grid = torch.cat(grids) if grids else torch.zeros(0, 3, dtype=torch.long)
+        # On the CPU: they are computed response by response, in Python.
         position_ids = positions(
-            input_ids=data["input_ids"],
-            image_grid_thw=grid.to(device),
+            input_ids=data["input_ids"].cpu(),
+            image_grid_thw=grid.cpu(),
             video_grid_thw=None,
-            attention_mask=data["attention_mask"],
-            mm_token_type_ids=data["mm_token_type_ids"],
+            attention_mask=data["attention_mask"].cpu(),
+            mm_token_type_ids=data["mm_token_type_ids"].cpu(),
             inputs_embeds=None,
             past_key_values=None,
-        )
+        ).to(device)
         lengths = data["attention_mask"].sum(-1).tolist()
         return cls(data, needed.to(device), position_ids, lengths, images, sets)
 
@@ -117,6 +120,24 @@ class Batch:
 def images_of(padded: dict[str, Any]) -> list[dict[str, Any]]:
     """Per response of a padded batch its image tensors, or nothing."""
     return padded.get(IMAGES) or [{}] * len(padded["input_ids"])
+
+
+def with_images(item: dict[str, Any]) -> dict[str, Any]:
+    """A group as rollout hands it over, each response with its images.
+
+    Those of one that says whose they are (`SAME_AS`) are the same tensors.
+    """
+    given = item.get(IMAGES)
+    if given is None:
+        return item
+    images = []
+    for own in given:
+        own = dict(own)
+        if SAME_AS in own:
+            first = given[own.pop(SAME_AS)]
+            own |= {key: first[key] for key in first if torch.is_tensor(first[key])}
+        images.append(own)
+    return item | {IMAGES: images}
 
 
 def joined(pieces: list[Tensor]) -> Tensor:

@@ -18,12 +18,12 @@ from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
-from areal_cppo.core import PatchLayout, parse_perturbations, perturb_pixel_values
 from areal_cppo.metrics import UPDATE, Metric
 from areal_cppo.step.batch import COUNTS, image_sets, images_of
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.rows import Row
+from areal_cppo.step.views import ResponseViews, ViewMaker, Workshop
 
 
 def gate_tokens(data: Mapping[str, Any], gate: str) -> Tensor:
@@ -46,70 +46,6 @@ def gate_tokens(data: Mapping[str, Any], gate: str) -> Tensor:
     if gate == "none":
         return response
     return response & (data["advantages"] > 0)
-
-
-@dataclass(frozen=True)
-class ResponseViews:
-    """The views of all images of one response; one of the kinds is `negative`."""
-
-    pixel_values: dict[str, Tensor]  # by kind: [P, F], the anchor's dtype
-    unchanged: dict[str, int]  # by kind: images whose view equals its anchor
-    images: int
-
-    @property
-    def usable(self) -> bool:
-        """Whether the negative view differs from the anchor in at least one image."""
-        return self.unchanged["negative"] < self.images
-
-
-class ViewMaker:
-    """Makes the views of a response's images, on the model's device.
-
-    Parameters
-    ----------
-    perturbations
-        By kind of view those of which one is drawn for an image, as
-        `parse_perturbations` takes them.
-    layout
-        How the model's `pixel_values` are patched.
-    run_seed
-        Together with the policy version and the image it fixes a view.
-    """
-
-    def __init__(
-        self,
-        perturbations: Mapping[str, list[dict[str, Any]]],
-        layout: PatchLayout,
-        run_seed: int,
-    ):
-        self.layout = layout
-        self.run_seed = run_seed
-        self.perturbations = {
-            kind: parse_perturbations(specs) for kind, specs in perturbations.items()
-        }
-
-    def __call__(
-        self, item: Mapping[str, Tensor], version: int, device: torch.device
-    ) -> ResponseViews:
-        """The views of `pixel_values` `[P, F]` and `image_grid_thw` for a version."""
-        grid = item["image_grid_thw"].to(device)
-        views = {
-            kind: perturb_pixel_values(
-                item["pixel_values"].to(device),
-                grid,
-                self.layout,
-                perturbations,
-                kind=kind,
-                run_seed=self.run_seed,
-                policy_version=version,
-            )
-            for kind, perturbations in self.perturbations.items()
-        }
-        return ResponseViews(
-            {kind: view.pixel_values for kind, view in views.items()},
-            {kind: int(view.unchanged.sum()) for kind, view in views.items()},
-            len(grid),
-        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +100,7 @@ def apply_gate(
     gate: str,
     gate_first: bool,
     make_views: ViewMaker,
+    workshop: Workshop,
     meter: Meter,
     version: int,
     ranks: Ranks,
@@ -181,8 +118,10 @@ def apply_gate(
         `actor.speed.gate_first`.
     make_views
         Called once for each distinct set of images.
+    workshop
+        Where it is called.
     meter
-        Told how long that takes.
+        Told how long that is waited for.
     version
         Current policy version.
     ranks
@@ -198,11 +137,12 @@ def apply_gate(
     eligible = has_gated & has_image if gate_first else has_image
     candidates = eligible.nonzero().flatten().tolist()
     sets = image_sets(images)
+    firsts = list(dict.fromkeys(sets[i] for i in candidates))
     with meter.time("perturb"):
-        views = {
-            first: make_views(images[first], version, ranks.device)
-            for first in dict.fromkeys(sets[i] for i in candidates)
-        }
+        made = workshop.take(
+            make_views, [images[i] for i in firsts], version, ranks.device
+        )
+    views = dict(zip(firsts, made, strict=True))
     own = {i: views[sets[i]] for i in candidates if has_gated[i]}
     passed = torch.zeros_like(has_gated)
     passed[[i for i, view in own.items() if view.usable]] = True

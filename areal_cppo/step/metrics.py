@@ -110,7 +110,8 @@ METRICS = (
         "seconds_perturb",
         "Drawing views",
         "s",
-        "Part of the update: perturbing the images, mean of the ranks.",
+        "Part of the update: waiting for views of the images, which are made beside "
+        "other work, mean of the ranks.",
         key="cppo/seconds_perturb",
     ),
     Metric(

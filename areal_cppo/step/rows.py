@@ -98,15 +98,18 @@ class ImageOrder:
 
     @classmethod
     def make(
-        cls, grids: Sequence[Tensor], order: Sequence[int], merge_size: int
+        cls,
+        grids: Sequence[Tensor],
+        order: Sequence[int],
+        merge_size: int,
+        device: torch.device,
     ) -> ImageOrder:
         """From the grids of the distinct image sets, and which of them stand where."""
         sizes = [int(g.prod(-1).sum()) // merge_size**2 for g in grids]
         ends = torch.tensor(sizes).cumsum(0).tolist()
         spans = [torch.arange(end - n, end) for n, end in zip(sizes, ends)]
-        grid = torch.cat(list(grids))
-        index = torch.cat([spans[i] for i in order]).to(grid.device)
-        return cls(grid, index)
+        index = torch.cat([spans[i] for i in order])
+        return cls(torch.cat(list(grids)).to(device), index.to(device))
 
 
 @dataclass(frozen=True)
@@ -248,10 +251,10 @@ def _grids(
     device, merge = batch.input_ids.device, style.layout.merge_size
     if not occurrences:
         return torch.tensor([[1, merge, merge]], device=device), None
-    grids = {i: batch.images[i]["image_grid_thw"].to(device) for i in image_sets}
-    grid = torch.cat([grids[i] for i in occurrences])
+    grids = {i: batch.images[i]["image_grid_thw"].cpu() for i in image_sets}
+    grid = torch.cat([grids[i] for i in occurrences]).to(device)
     if len(image_sets) == len(occurrences):
         return grid, None
     place = {image_set: i for i, image_set in enumerate(image_sets)}
     order = [place[i] for i in occurrences]
-    return grid, ImageOrder.make(list(grids.values()), order, merge)
+    return grid, ImageOrder.make(list(grids.values()), order, merge, device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from areal_cppo.core import CPLConfig, PatchLayout, patchify
 from areal_cppo.core.perturbations import PERTURBATIONS
-from areal_cppo.step.gate import ViewMaker
+from areal_cppo.step.views import ViewMaker
 from tests.gpu_check.findings import Findings
 from tests.gpu_check.setting import Setting, wait
 
@@ -91,22 +91,20 @@ def _both(device: torch.device, sizes: Sizes, findings: Findings) -> None:
         "pixel_values": pixels,
         "image_grid_thw": torch.tensor([[1, height // side, width // side]]),
     }
-    # AReaL has the images of a step on the GPU, and there the views stay.
-    on_device = {key: value.to(device) for key, value in item.items()}
     cpu = torch.device("cpu")
     most = max(layout.image_std)
     for version in range(SEEDS):
         here = make(item, version, cpu)
-        there = make(on_device, version, device)
+        there = make(item, version, device)
         for kind, view in there.pixel_values.items():
-            difference = (view.cpu() - here.pixel_values[kind]).abs().max()
+            difference = (view - here.pixel_values[kind]).abs().max()
             name = f"{kind} view of version {version}: GPU against CPU"
             findings.most(name, float(difference) * most, STEP)
         findings.true(
             f"version {version}: the same views are unchanged",
             there.unchanged == here.unchanged,
         )
-    total, hashing = _times(make, on_device, device, sizes.repeats)
+    total, hashing = _times(make, item, device, sizes.repeats)
     on_cpu, _ = _times(make, item, cpu, max(1, sizes.repeats // 2))
     findings.figure(
         views_of_one_image={
@@ -132,7 +130,7 @@ def _times(make: ViewMaker, item: dict, device, repeats: int) -> tuple[float, fl
 
 @contextmanager
 def _hashing_timed(clock: dict[str, float], device: torch.device) -> Iterator[None]:
-    """Within, add up the seconds of `image_digest`, copies to the CPU included."""
+    """Within, add up the seconds of `image_digest`."""
     from areal_cppo.core import views as core_views
 
     digest = core_views.image_digest

@@ -28,7 +28,7 @@ from areal_cppo.inspection.files import read_picture
 from areal_cppo.inspection.picture_input import PictureInput, side_by_side
 from areal_cppo.inspection.sheet import make_strips, strengths
 from areal_cppo.inspection.views import Views, pictures
-from areal_cppo.step.gate import ViewMaker
+from areal_cppo.step.views import ViewMaker
 from areal_cppo.tasks.problems import TRIANGLES
 from tests.inspection.drawn import picture
 

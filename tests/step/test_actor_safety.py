@@ -11,7 +11,8 @@ import torch
 from areal.api.cli_args import MicroBatchSpec
 
 from areal_cppo.core import CPLConfig, StalenessConfig, ViewsConfig
-from areal_cppo.step.gate import Gated, ViewMaker
+from areal_cppo.step.gate import Gated
+from areal_cppo.step.views import ViewMaker
 from tests.step import harness
 
 CPL = "ppo_actor/update/cpl"
@@ -139,7 +140,6 @@ def test_samples_of_a_group_share_their_views(actor, monkeypatch):
     for item in group[1:]:  # equal, but not the same
         images = group[0]["multi_modal_input"][0]
         item["multi_modal_input"] = [{k: v.clone() for k, v in images.items()}]
-    batch = harness.prepared(actor, group)
     made = []
     original = ViewMaker.__call__
 
@@ -148,6 +148,7 @@ def test_samples_of_a_group_share_their_views(actor, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(ViewMaker, "__call__", spy)
+    batch = harness.prepared(actor, group)
     gradient(actor, batch)
     actor.set_version(1)
     gradient(actor, batch)

@@ -281,7 +281,7 @@ def test_image_features_are_repeated():
     tower = Tower()
     shared = SharedImages(tower)
     grids = [torch.tensor([[1, 2, 2]]), torch.tensor([[1, 2, 4]])]
-    order = ImageOrder.make(grids, [1, 0, 1, 1], merge_size=2)
+    order = ImageOrder.make(grids, [1, 0, 1, 1], 2, torch.device("cpu"))
     features = torch.arange(3.0).view(3, 1)  # 1 token of the first, 2 of the second
     with shared.ordered(order):
         output = tower(features, grid_thw="the row's", packing="the row's")

@@ -21,8 +21,8 @@ METRICS = (DIVERGENCE,)
 class Toy(Objective):
     scope = "toy"
 
-    @property
-    def views(self):
+    @classmethod
+    def views_of(cls, config):
         return {"negative": published_negative_views()}
 
     def look(self, micro_batch, tokens):

@@ -26,12 +26,13 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.core import PatchLayout, StalenessConfig, TokenStatistics, token_weights
 from areal_cppo.core.head import Projection
-from areal_cppo.step.batch import COUNTS
-from areal_cppo.step.gate import Gated, ViewMaker, apply_gate, gate_tokens
+from areal_cppo.step.batch import COUNTS, image_sets, images_of
+from areal_cppo.step.gate import Gated, apply_gate, gate_tokens
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.model import Model
 from areal_cppo.step.pack import MicroBatch, Packer
 from areal_cppo.step.ranks import Ranks
+from areal_cppo.step.views import ViewMaker, Workshop
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Parts:
         Cuts batches into micro-batches.
     meter
         Told what takes how long.
+    workshop
+        Makes views.
     ranks
         The data-parallel ranks.
     version
@@ -61,6 +64,7 @@ class Parts:
     layout: PatchLayout
     pack: Packer
     meter: Meter
+    workshop: Workshop
     ranks: Ranks
     version: int
 
@@ -166,21 +170,22 @@ class Objective(ABC):
             padded,
             gate=self.gate,
             gate_first=parts.config.speed.gate_first,
-            make_views=ViewMaker(self.views, parts.layout, parts.config.view_seed),
+            make_views=self.view_maker(parts),
+            workshop=parts.workshop,
             meter=parts.meter,
             version=parts.version,
             ranks=parts.ranks,
             scope=self.scope,
         )
 
-    @property
-    def gate(self) -> str:
+    @classmethod
+    def gate_of(cls, config: CPPOActorConfig) -> str:
         """As `gate_tokens` takes it."""
         return "none"
 
-    @property
+    @classmethod
     @abstractmethod
-    def views(self) -> dict[str, list[dict[str, Any]]]:
+    def views_of(cls, config: CPPOActorConfig) -> dict[str, list[dict[str, Any]]]:
         """By kind (`negative`, `positive`) the perturbations of which one is drawn, as
         `parse_perturbations` takes them."""
 
@@ -189,6 +194,17 @@ class Objective(ABC):
         """Whether `prepare` needs views of all responses, not of the drawn ones alone:
         its micro-batches are then others than those of the update."""
         return False
+
+    @classmethod
+    def view_maker(cls, parts: Parts) -> ViewMaker:
+        """What makes the views."""
+        seed = parts.config.view_seed
+        return ViewMaker(cls.views_of(parts.config), parts.layout, seed)
+
+    @property
+    def gate(self) -> str:
+        """That of the configuration."""
+        return self.gate_of(self.parts.config)
 
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Find out what the loss needs of the whole batch; all ranks call it once,
@@ -301,6 +317,30 @@ def start_objective(parts: Parts, padded: dict[str, Any]) -> Objective | None:
     """
     if not parts.config.uses_views:
         return None
-    module = import_module(OBJECTIVES[parts.config.objective].module)
-    objective = module.OBJECTIVE(parts, padded)
+    objective = _kind(parts.config)(parts, padded)
     return objective if objective.gated.count else None
+
+
+def begin_views(parts: Parts, groups: Sequence[dict[str, Any]]) -> None:
+    """Begin the views that the steps on a batch will ask for.
+
+    `groups` are its items after `compute_advantages`, with their images.
+    """
+    config = parts.config
+    if not config.uses_views:
+        return
+    kind = _kind(config)
+    items = [item for group in groups for item in images_of(group)]
+    gate = kind.gate_of(config) if config.speed.gate_first else "none"
+    gated = torch.cat([gate_tokens(group, gate).any(-1) for group in groups]).tolist()
+    sets = image_sets(items)
+    firsts = dict.fromkeys(
+        first for first, passes in zip(sets, gated, strict=True) if passes
+    )
+    firsts.pop(None, None)  # those without an image
+    make, device = kind.view_maker(parts), parts.ranks.device
+    parts.workshop.begin(make, [items[i] for i in firsts], parts.version, device)
+
+
+def _kind(config: CPPOActorConfig) -> type[Objective]:
+    return import_module(OBJECTIVES[config.objective].module).OBJECTIVE

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import (
     PerceptionLoss,
     TokenScores,
@@ -64,13 +65,13 @@ class CPLObjective(Objective):
         super().__init__(parts, padded)
         self.normalizer = self.gated.count
 
-    @property
-    def gate(self) -> str:
-        return self.config.gate
+    @classmethod
+    def gate_of(cls, config: CPPOActorConfig) -> str:
+        return config.cpl.gate
 
-    @property
-    def views(self) -> dict[str, list[dict[str, Any]]]:
-        views = self.config.views
+    @classmethod
+    def views_of(cls, config: CPPOActorConfig) -> dict[str, list[dict[str, Any]]]:
+        views = config.cpl.views
         return {"positive": views.positive, "negative": views.negative}
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import (
     TokenStatistics,
     aggregate_token_loss,
@@ -139,9 +140,9 @@ class PAPOObjective(Objective):
             tokens = gate_tokens(padded, "none").to(parts.ranks.device)
             self.normalizer = int(parts.ranks.sum(tokens[self.gated.passed].sum()))
 
-    @property
-    def views(self) -> dict[str, list[dict[str, Any]]]:
-        return {"negative": self.config.views}
+    @classmethod
+    def views_of(cls, config: CPPOActorConfig) -> dict[str, list[dict[str, Any]]]:
+        return {"negative": config.papo.views}
 
     def look(self, micro_batch: MicroBatch, tokens: GatedTokens) -> Tensor:
         """Hidden states `[G, D]` of the negative view."""

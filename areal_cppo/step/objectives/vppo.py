@@ -15,6 +15,7 @@ import torch
 from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
+from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.core import (
     advantage_factors,
     response_dependency,
@@ -173,9 +174,9 @@ class VPPOObjective(Objective):
         self.config = parts.config.vppo
         super().__init__(parts, padded)
 
-    @property
-    def views(self) -> dict[str, list[dict[str, Any]]]:
-        return {"negative": self.config.views}
+    @classmethod
+    def views_of(cls, config: CPPOActorConfig) -> dict[str, list[dict[str, Any]]]:
+        return {"negative": config.vppo.views}
 
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Score all tokens, then change the micro-batches' advantages."""
