@@ -21,7 +21,7 @@ from pathlib import Path
 from areal_cppo.config.objectives import OBJECTIVES
 
 UPDATE = "ppo_actor/update/"  # AReaL's scope of what is recorded within an update
-PARTS = "reward_parts/"  # what a reward is made of; the workflow records it
+PARTS = "reward_parts/"  # what the rewards of a step are made of
 _OUR_PARTS = {"reward/answer", "reward/format", "reward/judges_differ"}
 
 # Those of the objectives come behind.

@@ -36,6 +36,8 @@ RANGE = 4
 SAMPLE = "sample"
 SAMPLE_PICTURES = 4
 SAMPLE_SIDE = 512
+# Among a response's images: the parts of its reward, by name.
+REWARD_PARTS = "reward_parts"
 # Among a response's images, in their place: which response of its group, counted from
 # 0, has the same ones and carries them. They cross to the trainer once.
 SAME_AS = "same_as"

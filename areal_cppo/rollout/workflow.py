@@ -28,8 +28,13 @@ from areal.utils.perf_tracer import (
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 from typing_extensions import override
 
-from areal_cppo.config.blocks import SAME_AS, SAMPLE, GroupsConfig, RewardConfig
-from areal_cppo.metrics import PARTS
+from areal_cppo.config.blocks import (
+    REWARD_PARTS,
+    SAME_AS,
+    SAMPLE,
+    GroupsConfig,
+    RewardConfig,
+)
 from areal_cppo.rewards.parts import Reward
 from areal_cppo.rewards.pool import (
     RewardError,
@@ -193,6 +198,8 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         except Refused as refused:
             return refused
         trajectory = _trajectory(prompt, response, reward.value)
+        if reward.parts:
+            trajectory["multi_modal_input"][0][REWARD_PARTS] = reward.parts
         if self._samples.folder:
             trajectory["multi_modal_input"][0][SAMPLE] = about(data, reward)
         return trajectory
@@ -235,10 +242,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         except RewardError as error:
             logger.warning("a response has no reward: %s", error)
             raise Refused("reward_error") from None
-        parts = {PARTS + name: value for name, value in reward.parts.items()}
-        stats_tracker.get(workflow_context.stat_scope()).scalar(
-            reward=reward.value, **parts
-        )
+        stats_tracker.get(workflow_context.stat_scope()).scalar(reward=reward.value)
         return reward
 
 

@@ -9,9 +9,9 @@ TOKENS = "cppo/tokens_per_second"
 IDLE = "cppo/trainer_idle_share"
 
 _PARTS = {
-    "answer": "Share of the generated responses whose answer is right.",
-    "format": "Share of the generated responses that keep the format.",
-    "judges_differ": "Share of the generated responses of whose answer math-verify "
+    "answer": "Share of the responses trained on whose answer is right.",
+    "format": "Share of the responses trained on that keep the format.",
+    "judges_differ": "Share of the responses trained on of whose answer math-verify "
     "says otherwise than the reward; where it is large, one of the two doesn't "
     "understand the answers of this dataset: look at some (docs/rewards.md).",
 }
@@ -24,7 +24,7 @@ def part_metric(part: str) -> Metric:
         f"Reward: {part}",
         "",
         _PARTS.get(part, f"Mean of the reward's part {part}, before its weight."),
-        key=f"rollout/{PARTS}{part}",
+        key=f"cppo/{PARTS}{part}",
     )
 
 

@@ -84,7 +84,7 @@ class MetricsRecorder:
     def _meet_parts(self, stats: Mapping[str, float]) -> None:
         """A reward function of the user's may return parts of any name."""
         known = {metric.key for metric in self._metrics}
-        start = f"rollout/{PARTS}"
+        start = f"cppo/{PARTS}"
         new = {key for key in stats.keys() - known if key.startswith(start)}
         new = {key for key in new if not key.endswith("__count")}
         if new:

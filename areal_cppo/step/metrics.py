@@ -17,7 +17,9 @@ from areal.utils import stats_tracker
 from areal.utils.stats_tracker import ReduceType
 from torch import Tensor
 
-from areal_cppo.metrics import Metric
+from areal_cppo.config.blocks import REWARD_PARTS
+from areal_cppo.metrics import PARTS, Metric
+from areal_cppo.step.batch import IMAGES
 from areal_cppo.step.ranks import Ranks
 
 # Fixed, because all ranks must have the same keys.
@@ -214,6 +216,9 @@ def record_batch(
                 reduce_type=ReduceType.AVG,
             )
             _record_group(rewards, correct_reward)
+            for own in trajectory.get(IMAGES, ()):
+                parts = own.get(REWARD_PARTS, {}).items()
+                stats_tracker.scalar(**{PARTS + name: value for name, value in parts})
 
 
 def _record_group(rewards: Tensor, correct_reward: float) -> None:

@@ -320,6 +320,16 @@ def test_two_images_in_one_problem(make_workflow, processor, problem):
     assert got["mm_token_type_ids"][0].sum() == 18
 
 
+def test_a_response_takes_along_the_parts_of_its_reward(make_workflow, problem):
+    function = "tests.rollout.reward_cases:in_parts"
+    reward = {"function": function, "weights": {"right": 0.5}, "timeout_seconds": 20.0}
+    workflow = make_workflow(reward_fn=function, reward=reward)
+    got, _, _ = run(workflow, problem, FINE, FINE)
+    told = [images["reward_parts"] for images in got["multi_modal_input"]]
+    assert told == [{"right": 1.0, "short": 0.0}] * 2
+    assert got["rewards"].tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [{"reward": {"timeout_seconds": 0}}, {"groups": {"on_failed_response": 1}}],

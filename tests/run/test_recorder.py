@@ -85,9 +85,9 @@ def test_a_line_a_step(recorder):
 
 def test_parts_of_the_reward(recorder):
     """Those of a user's function too, from the step on that has them."""
-    parts = {"rollout/reward_parts/answer": 0.5, "rollout/reward_parts/brevity": 0.25}
+    parts = {"cppo/reward_parts/answer": 0.5, "cppo/reward_parts/brevity": 0.25}
     recorder.step_done(1, stats(**parts))
-    recorder.step_done(2, stats(**{"rollout/reward_parts/answer__count": 4.0}))
+    recorder.step_done(2, stats(**{"cppo/reward_parts/answer__count": 4.0}))
     first, second = lines(recorder)
     assert (first["reward/answer"], first["reward/brevity"]) == (0.5, 0.25)
     assert not any(name.startswith("reward/") for name in second)

@@ -8,6 +8,7 @@ from areal.utils import stats_tracker
 from hypothesis import given
 from hypothesis import strategies as st
 
+from areal_cppo.config.blocks import REWARD_PARTS
 from areal_cppo.run.metrics import IDLE, SAMPLES, TOKENS
 from areal_cppo.run.recorder import throughput
 from areal_cppo.step.metrics import LENGTH_BINS, record_batch
@@ -45,6 +46,10 @@ def test_interrupted_responses_and_lengths_by_hand():
         "loss_mask": torch.roll(mask, -1, dims=-1),
         "versions": versions,
         "rewards": torch.tensor([1.0, 0.0, 1.0]),
+        "multi_modal_input": [
+            {REWARD_PARTS: p} for p in ({"a": 1.0, "b": 0.5}, {"a": 0.0})
+        ]
+        + [{}],
     }
     stats_tracker.export_all()  # what other tests have left
     record_batch([batch], version=4, correct_reward=0.5, longest=LENGTH_BINS)
@@ -52,6 +57,8 @@ def test_interrupted_responses_and_lengths_by_hand():
     assert stats["cppo/responses"] == 3
     assert stats["cppo/interrupted_responses"] == 1
     assert stats["cppo/length_bin_tokens"] == 1
+    # Each part over the responses that have it.
+    assert stats["cppo/reward_parts/a"] == stats["cppo/reward_parts/b"] == 0.5
     filled = {
         k: stats[f"cppo/response_lengths/{k:02d}"]
         for k in range(LENGTH_BINS)
