@@ -24,7 +24,7 @@ from areal_cppo.serving.cpu import forget_pinned_memory
 from areal_cppo.serving.guard import Gate, Secret, add_endpoints
 from areal_cppo.serving.listen import narrow_this_process
 from areal_cppo.serving.redaction import redact_logs
-from areal_cppo.serving.sharing import SharedImages, share_prompts
+from areal_cppo.serving.sharing import ProcessedImages, share_prompts
 
 MODULE = "areal_cppo.serving.launch"
 UNGATED = "--ungated"
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
         patch_sglang.http_server_requests(gate.warm_up_client)
     patch_areal.areal_run_scheduler_process(run_scheduler)
     patch_sglang.get_fastapi_request_path()
-    patch_sglang.get_mm_processor(SharedImages)
+    patch_sglang.get_mm_processor(ProcessedImages)
     check_upstream()
     try:
         areal_launch_server(server_args)

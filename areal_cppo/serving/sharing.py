@@ -4,7 +4,7 @@ A group asks the same prompt several times at once. SGLang 0.5.10.post1 keeps wh
 has computed of prompts (its radix cache) and of images, but:
 
 - It processes an image anew for each request, in the thread that answers all of them,
-  and hashes it in the one that feeds the GPU. `SharedImages`: once.
+  and hashes it in the one that feeds the GPU. `ProcessedImages`: once.
 - It computes a prompt once per request that waits at the same time, since none of them
   is in the cache yet. `leaders`: one of them goes ahead.
 - At a weight update it empties the cache of prompts only. `patches.sglang.flush_cache`:
@@ -111,7 +111,7 @@ def _being_computed(scheduler: Any) -> list[Any]:
     return found
 
 
-class SharedImages:
+class ProcessedImages:
     """SGLang's `process_mm_data_async`, which remembers what became of images.
 
     A request with the images and the token ids of an earlier one gets what that one

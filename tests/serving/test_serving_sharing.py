@@ -20,7 +20,7 @@ from PIL import Image
 from areal_cppo.serving import sharing
 from areal_cppo.serving.sharing import (
     WORTH_WAITING,
-    SharedImages,
+    ProcessedImages,
     leaders,
     share_prompts,
 )
@@ -214,7 +214,7 @@ class TestImages:
 
     def test_a_group_is_processed_once(self):
         processor = Processor()
-        shared = SharedImages(processor.process)
+        shared = ProcessedImages(processor.process)
         first, second = (ask(shared, ["1"], self.prompt) for _ in range(2))
         assert processor.asked == 1
         assert first.input_ids == second.input_ids == self.prompt
@@ -223,7 +223,7 @@ class TestImages:
         assert first.mm_items[0].hash == second.mm_items[0].hash == 1.0
 
     def test_what_one_request_changes_the_next_does_not_see(self):
-        shared = SharedImages(Processor().process)
+        shared = ProcessedImages(Processor().process)
         made = ask(shared, ["1"], self.prompt)
         made.mm_items.pop().feature = None
         made.input_ids.append(9)
@@ -234,7 +234,7 @@ class TestImages:
     def test_a_response_goes_on_as_it_was_sampled(self):
         """SGLang would encode its text anew: here as one token fewer."""
         processor = Processor(lambda ids: ids[:6] + ids[7:])
-        shared = SharedImages(processor.process)
+        shared = ProcessedImages(processor.process)
         ask(shared, ["1"], self.prompt)
         made = ask(shared, ["1"], [*self.prompt, 40, 41])
         assert processor.asked == 1
@@ -253,7 +253,7 @@ class TestImages:
     )
     def test_another_request_is_processed_anew(self, images, ids):
         processor = Processor()
-        shared = SharedImages(processor.process)
+        shared = ProcessedImages(processor.process)
         ask(shared, ["1"], self.prompt)
         assert ask(shared, images, ids).input_ids == ids
         assert processor.asked == 2
@@ -263,21 +263,21 @@ class TestImages:
     )
     def test_what_it_does_not_know_is_sglangs(self, images, ids, audio):
         processor = Processor()
-        shared = SharedImages(processor.process)
+        shared = ProcessedImages(processor.process)
         for _ in range(2):
             ask(shared, images, ids, audio)
         assert processor.asked == 2
 
     def test_ids_that_come_back_otherwise_are_not_remembered(self):
         processor = Processor(lambda ids: ids[:-1])
-        shared = SharedImages(processor.process)
+        shared = ProcessedImages(processor.process)
         for _ in range(2):
             assert ask(shared, ["1"], self.prompt).input_ids == self.prompt[:-1]
         assert processor.asked == 2
 
     def test_the_oldest_is_forgotten_first(self):
         processor = Processor()
-        shared = SharedImages(processor.process, most_bytes=2 * (4 + 1))
+        shared = ProcessedImages(processor.process, most_bytes=2 * (4 + 1))
         for name in ("1", "2", "1", "3", "1", "2"):  # two have room
             ask(shared, [name], self.prompt)
         assert processor.asked == 4
