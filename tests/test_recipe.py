@@ -181,15 +181,11 @@ def test_start_stop_resume_end(tmp_path, geometry3k):
 
 
 def test_the_published_recipe_on_text_and_images(tmp_path, mixed):
-    """A reference policy, eight mini-batches, synchronous; one trainer, one server.
-
-    Its caches of prompts are on, as no recipe has them: an update empties them.
-    """
+    """A reference policy, eight mini-batches, synchronous; one trainer, one server."""
     run = tmp_path / "run"
     alone = {"actor.backend": "fsdp:d1", "rollout.backend": "sglang:d1"}
-    cache = {"sglang.disable_radix_cache": "false"}
     name = "qwen2_5_vl-3b_virl39k_published.yaml"
-    finish(train(name, run, mixed, 3, **alone, **cache))
+    finish(train(name, run, mixed, 3, **alone))
     for step in assert_finished(run, 3, fresh=3):
         assert step["stats"]["ppo_actor/kl_rewards/min"] < 0  # to the reference policy
         assert 0 < step["cpl_gated_responses"] < 40

@@ -236,6 +236,13 @@ class GenerationServerConfig(SGLangConfig):
     passed on in the same way; unset, it is left out.
     """
 
+    disable_radix_cache: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute a prompt anew for each response of its group. AReaL's "
+            "default is true. Weight updates empty the cache."
+        },
+    )
     device: str | None = field(
         default=None,
         metadata={"help": "cpu or cuda; unset: what SGLang finds."},

@@ -9,7 +9,11 @@ from typing import Any
 from areal_cppo.patches.upstream import NOTHING, expect, expect_inside, patch
 
 _HTTP = "sglang.srt.entrypoints.http_server"
+_MULTIMODAL = "sglang.srt.managers.mm_utils"
 _SCHEDULER = "sglang.srt.managers.scheduler:Scheduler"
+_PROCESSOR = (
+    "(hf_config, server_args, processor, transport_mode, model_config=None, **kwargs)"
+)
 
 
 @patch("sglang.srt.utils.common:_get_fastapi_request_path", signature="(request)")
@@ -68,3 +72,60 @@ def update_weights_from_distributed(
     https://github.com/sgl-project/sglang/blob/v0.5.10.post1/python/sglang/srt/model_executor/model_runner.py
     """
     return recording(original)
+
+
+@patch(f"{_SCHEDULER}.flush_cache", signature="(self)")
+def flush_cache(original: Callable) -> Callable:
+    """It also empties the cache of images, as SGLang does of prompts after an update.
+
+    What the vision tower made of an image would outlive the tower's weights.
+    https://github.com/sgl-project/sglang/pull/36468
+    """
+    for way in ("disk", "distributed"):
+        expect_inside(f"{_SCHEDULER}.update_weights_from_{way}", "flush_cache")
+    expect(f"{_MULTIMODAL}:embedding_cache")
+
+    @wraps(original)
+    def flush_all(scheduler: Any) -> bool:
+        from sglang.srt.managers import mm_utils
+
+        flushed = original(scheduler)
+        if flushed and mm_utils.embedding_cache is not None:
+            mm_utils.embedding_cache.clear()
+        return flushed
+
+    return flush_all
+
+
+@patch(f"{_SCHEDULER}.get_new_batch_prefill", signature="(self)")
+def get_new_batch_prefill(
+    original: Callable, sharing: Callable[[Callable], Callable]
+) -> Callable:
+    """`sharing` of it chooses which requests are shown to it.
+
+    Of equal prompts that wait together SGLang computes each.
+    https://github.com/sgl-project/sglang/blob/v0.5.10.post1/python/sglang/srt/managers/schedule_policy.py
+    """
+    place = f"{_SCHEDULER}._get_new_batch_prefill_raw"
+    expect_inside(place, "waiting_queue", "batch_is_full", "chunked_req")
+    return sharing(original)
+
+
+@patch("sglang.srt.managers.tokenizer_manager:get_mm_processor", signature=_PROCESSOR)
+def get_mm_processor(
+    original: Callable, sharing: Callable[[Callable], Callable]
+) -> Callable:
+    """What it returns processes images by `sharing` of its own method.
+
+    https://github.com/sgl-project/sglang/blob/v0.5.10.post1/python/sglang/srt/managers/tokenizer_manager.py
+    """
+    tokenize = "sglang.srt.managers.tokenizer_manager:TokenizerManager"
+    expect_inside(f"{tokenize}._tokenize_one_request", "process_mm_data_async")
+
+    @wraps(original)
+    def sharing_processor(*args: Any, **kwargs: Any) -> Any:
+        processor = original(*args, **kwargs)
+        processor.process_mm_data_async = sharing(processor.process_mm_data_async)
+        return processor
+
+    return sharing_processor

@@ -176,16 +176,3 @@ def compare_in_scheduler(scheduler) -> None:
     for rank, what in enumerate(everyone):
         if what is not None:
             raise RuntimeError(f"rank {rank}: {what}")
-
-
-def run_scheduler(*args, **kwargs) -> None:
-    """AReaL's scheduler process, with `cppo_compare_weights` to be called in it."""
-    from areal.experimental.inference_service.sglang.scheduler import (
-        areal_run_scheduler_process,
-    )
-
-    from areal_cppo.patches import sglang as patch_sglang
-
-    patch_sglang.scheduler_method(compare_in_scheduler)
-    patch_sglang.update_weights_from_distributed(recording)
-    areal_run_scheduler_process(*args, **kwargs)

@@ -20,16 +20,12 @@ from areal_cppo.serving.cpu import (
     interpreter_environment,
     needs_shim,
 )
+from areal_cppo.serving.listen import LISTEN_VARIABLE, LOOPBACK
 from areal_cppo.serving.processes import end_process_tree
 
 _POLL_SECONDS = 0.3
 _LOG_LINES_SHOWN = 15
 _PR_SET_PDEATHSIG = 1  # Linux: the signal to get when the parent dies
-
-# SGLang keeps what the vision tower made of an image, and goes on using it after a
-# weight update (0.5.10.post1; its pull request 36468). Without that memory each request
-# is of the weights it is said to be of.
-SERVER_VARIABLES = {"SGLANG_VLM_CACHE_SIZE_MB": "0"}
 
 
 def check_port(host: str, port: int) -> None:
@@ -56,7 +52,7 @@ def server_command(
     tensor_parallel: int = 1,
     settings: Mapping[str, object] | None = None,
 ) -> list[str]:
-    """The command that starts SGLang, through AReaL's own launcher.
+    """The command that starts SGLang, as training does, but for whoever asks.
 
     Parameters
     ----------
@@ -71,6 +67,7 @@ def server_command(
         there is no GPU.
     """
     from areal_cppo.config.engines import CPU_SETTINGS, GenerationServerConfig
+    from areal_cppo.serving.launch import ungated
 
     fields: dict[str, object] = {
         "model_path": str(model_dir),
@@ -92,7 +89,7 @@ def server_command(
         port=port,
     )
     command = config.build_cmd_from_args(arguments)
-    return [sys.executable, *command[1:]]
+    return [sys.executable, *ungated(command)[1:]]
 
 
 class GenerationServer:
@@ -116,7 +113,7 @@ class GenerationServer:
         check_port(host, port)
         self.address = f"http://{host}:{port}"
         self.log_path = Path(log_path) if log_path else _temporary_log(port)
-        environment = SERVER_VARIABLES | dict(os.environ)
+        environment = {LISTEN_VARIABLE: LOOPBACK} | dict(os.environ)  # but for HTTP
         environment |= interpreter_environment(environment)
         environment |= cpu_environment(environment)
         command = server_command(model, port, host, tensor_parallel, settings)

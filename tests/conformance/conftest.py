@@ -4,8 +4,8 @@
     pytest tests/conformance
 
 aims them at a running server of that model folder. It must run on this machine or share
-its disks (new weights are handed over in a folder), and must have been started with
-SGLANG_VLM_CACHE_SIZE_MB=0, as `areal-cppo serve` and training do.
+its disks (new weights are handed over in a folder), and be one that `areal-cppo serve`
+started, or have no cache of images (SGLANG_VLM_CACHE_SIZE_MB=0).
 """
 
 import pytest

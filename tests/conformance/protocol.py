@@ -8,6 +8,7 @@ tokens.
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from areal.api import ModelRequest, WeightUpdateMeta
+from areal.api import ModelRequest, ParamSpec, WeightUpdateMeta
 from areal.api.cli_args import GenerationHyperparameters
 from areal.api.io_struct import HttpRequest
+from areal.engine.core.distributed import init_custom_process_group
 from areal.engine.sglang_remote import SGLangBackend
 from areal.utils.image import image2base64
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from areal_cppo.patches.transformers import correct_image_positions
@@ -30,6 +33,8 @@ from areal_cppo.tasks.problems import TRIANGLES
 from areal_cppo.tasks.responses import QUESTION
 
 BACKEND = SGLangBackend()
+GROUP = "conformance"  # over which weights are sent
+PARTS = 2  # of an update over the wire
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>")
 
 
@@ -214,6 +219,50 @@ class Server:
             WeightUpdateMeta(type="disk", path=str(folder))
         ).requests
         return self.send(request)
+
+    def send_weights(self, folder: Path) -> None:
+        """The weight update that AReaL sends in xccl mode, in parts, over gloo."""
+        weights = list(load_file(folder / "model.safetensors").items())
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        group = {"group_name": GROUP, "world_size": 1 + self.info["tp_size"]}
+        where = {"master_address": "127.0.0.1", "master_port": port}
+        joining = {"rank_offset": 1, "backend": "gloo", **where, **group}
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(self.request, "/init_weights_update_group", joining)
+            mine = init_custom_process_group(
+                "gloo", f"tcp://127.0.0.1:{port}", rank=0, **group
+            )
+            assert joined.result()[0] == 200, joined.result()
+            meta = WeightUpdateMeta(type="xccl", nccl_group_name=GROUP)
+            for start in range(PARTS):
+                part = weights[start::PARTS]
+                names = [
+                    ParamSpec(name, tuple(tensor.shape), str(tensor.dtype)[6:])
+                    for name, tensor in part
+                ]
+                (request,) = BACKEND.build_distributed_weight_update_requests(
+                    meta, names
+                ).requests
+                received = pool.submit(self.send, request)
+                for _, tensor in part:
+                    torch.distributed.broadcast(tensor, 0, group=mine)
+                status, answer = received.result()
+                assert status == 200 and answer["success"] is True, answer
+            left = pool.submit(
+                self.request, "/destroy_weights_update_group", {"group_name": GROUP}
+            )
+            torch.distributed.destroy_process_group(mine)
+            assert left.result()[0] == 200, left.result()
+
+    def update(self, way: str, folder: Path) -> None:
+        """Have the server hold a folder's weights, by `disk` or over the `wire`."""
+        if way == "wire":
+            self.send_weights(folder)
+            return
+        status, answer = self.load_weights(folder)
+        assert status == 200 and answer["success"] is True, answer
 
     def vision_ids(self) -> set[int]:
         """Tokens that no response may hold: whoever reads it looks for an image."""

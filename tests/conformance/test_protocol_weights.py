@@ -1,9 +1,10 @@
 """Pause, partial responses, continuation, and new weights in between.
 
 What AReaL does at every weight update: `/pause_generation` (all requests are answered
-with what they have), `/update_weights_from_disk`, `/continue_generation`, and each
-interrupted request is sent again, prompt and partial response. Not covered: updates
-over NCCL (`/update_weights_from_distributed`) and LoRA adapters.
+with what they have), `/update_weights_from_disk` or, in parts,
+`/update_weights_from_distributed`, `/continue_generation`, and each interrupted request
+is sent again, prompt and partial response. What a server remembers of prompts and
+images must not outlive the weights. Not covered: NCCL and LoRA adapters.
 """
 
 from __future__ import annotations
@@ -63,6 +64,14 @@ def other_weights(server, tmp_path_factory):
         return folder, model
 
     return functools.cache(make)
+
+
+@pytest.fixture(params=["disk", "wire"])
+def way(request, server):
+    """By which new weights come."""
+    if request.param == "wire" and torch.cuda.is_available():
+        pytest.skip("NCCL wants a GPU of its own for each process")
+    return request.param
 
 
 @pytest.fixture
@@ -142,32 +151,33 @@ def test_a_continued_response_is_the_uninterrupted_one(server):
 
 @pytest.mark.parametrize("part", [".language_model.", ".visual."])
 def test_new_weights_give_new_logprobs(
-    server, other_weights, old_weights_afterwards, part
+    server, other_weights, old_weights_afterwards, part, way
 ):
-    """Also of an image that was seen before: with its cache of images SGLang goes on
-    seeing it through the old vision tower (`SGLANG_VLM_CACHE_SIZE_MB` has to be 0)."""
+    """Also of a group that was asked before, prompt and image: SGLang itself goes on
+    seeing the image through the old vision tower."""
     folder, model = other_weights(part)
-    prompt = server.triangle(0)
-    server.check_logprobs(prompt, server.generate(prompt, greedy=True))
-    status, answer = server.load_weights(folder)
-    assert status == 200 and answer["success"] is True, answer
-    after = server.generate(prompt, greedy=True)
-    server.check_logprobs(prompt, after, model=model)
-    assert closer(server.off(prompt, after, model=model), server.off(prompt, after))
-    assert server.load_weights(server.model)[0] == 200
-    server.check_logprobs(prompt, server.generate(prompt, greedy=True))
+    group = [server.triangle(0)] * N_REQUESTS
+    for prompt, reply in zip(group, server.generate_all(group), strict=True):
+        server.check_logprobs(prompt, reply)
+    server.update(way, folder)
+    for prompt, after in zip(group, server.generate_all(group), strict=True):
+        server.check_logprobs(prompt, after, model=model)
+        assert closer(server.off(prompt, after, model=model), server.off(prompt, after))
+    server.update(way, server.model)
+    for prompt, reply in zip(group, server.generate_all(group), strict=True):
+        server.check_logprobs(prompt, reply)
 
 
+@pytest.mark.parametrize("part", [".language_model.", ".visual."])
 def test_an_update_in_the_middle_of_responses(
-    server, other_weights, long, old_weights_afterwards
+    server, other_weights, long, old_weights_afterwards, part, way
 ):
     """Tokens before it are of the old weights, tokens after it of the new ones: the
-    versions that AReaL stamps on them would else be wrong."""
-    folder, new = other_weights(".language_model.")
-    prompts = [server.triangle(k) for k in range(N_REQUESTS)]
+    versions that AReaL stamps on them would else be wrong. Two groups of two."""
+    folder, new = other_weights(part)
+    prompts = [server.triangle(k // 2) for k in range(N_REQUESTS)]
     replies = interrupted(server, prompts, long)
-    status, answer = server.load_weights(folder)
-    assert status == 200 and answer["success"] is True, answer
+    server.update(way, folder)
     resume(server)
     usable = [
         (prompt, reply)

@@ -13,6 +13,7 @@ import pytest
 
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.serving import server
+from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE, UNGATED
 
 
 @pytest.fixture
@@ -75,11 +76,10 @@ def flags_of(command: list[str]) -> dict[str, str]:
     }
 
 
-def test_command_is_areals_own_launcher(model, monkeypatch):
+def test_command_is_trainings_launcher_without_its_gate(model, monkeypatch):
     monkeypatch.setattr(server, "needs_shim", lambda: True)
     command = server.server_command(model, 1234)
-    launcher = "areal.experimental.inference_service.sglang.launch_server"
-    assert command[:3] == [sys.executable, "-m", launcher]
+    assert command[:4] == [sys.executable, "-m", MODULE, UNGATED]
     flags = flags_of(command)
     assert flags["--model-path"] == str(model)
     assert flags["--port"] == "1234"
@@ -88,6 +88,7 @@ def test_command_is_areals_own_launcher(model, monkeypatch):
     assert "--skip-tokenizer-init" in flags
     assert "--sleep-on-idle" in flags
     assert "--context-length" not in flags
+    assert "--disable-radix-cache" not in flags
 
 
 def test_command_has_no_cpu_settings_where_a_gpu_is(model, monkeypatch):
@@ -200,23 +201,19 @@ def test_extra_settings_reach_the_command_line_and_are_checked():
         assert flag not in command
 
 
-def test_servers_have_no_memory_of_images(model, free_port, monkeypatch):
-    """Whoever starts them: it would outlive the weights that it was made with. What it
-    does is tested by tests/conformance (new weights of the vision tower)."""
+def test_a_servers_token_is_in_no_command_line(model, monkeypatch):
+    """Which every user of the machine can read."""
     from areal_cppo.rollout.servers.process import launcher
     from areal_cppo.rollout.servers.weights import Weights
-    from areal_cppo.serving.launch import MODULE, TOKEN_VARIABLE
 
     started = []
-    monkeypatch.delenv("SGLANG_VLM_CACHE_SIZE_MB", raising=False)
 
     def record(command, env, **settings):
         started.append((command, env))
 
     monkeypatch.setattr(server.subprocess, "Popen", record)
-    server.GenerationServer(model, free_port)
     launcher({"model_path": str(model)}, "the token")(Weights(0, str(model)))
-    assert [env["SGLANG_VLM_CACHE_SIZE_MB"] for _, env in started] == ["0", "0"]
-    command, environment = started[1]
-    assert MODULE in command and environment[TOKEN_VARIABLE] == "the token"
-    assert "the token" not in " ".join(command)  # which every user can read
+    ((command, environment),) = started
+    assert MODULE in command and UNGATED not in command
+    assert environment[TOKEN_VARIABLE] == "the token"
+    assert "the token" not in " ".join(command)

@@ -31,7 +31,6 @@ from areal_cppo.rollout.servers.client import (
 from areal_cppo.rollout.servers.weights import Weights
 from areal_cppo.serving.launch import TOKEN_VARIABLE, guarded
 from areal_cppo.serving.processes import descendants, end_processes
-from areal_cppo.serving.server import SERVER_VARIABLES
 
 logger = logging.getLogger("LiveServer")
 
@@ -44,13 +43,12 @@ Launch = Callable[[Weights], subprocess.Popen]
 def launcher(args: dict[str, Any], token: str) -> Launch:
     """What starts a server's process with given weights: AReaL's command, guarded.
 
-    The output goes where the worker's does. The server keeps no memory of images, which
-    would outlive their weights.
+    The output goes where the worker's does.
     """
 
     def launch(weights: Weights) -> subprocess.Popen:
         command = SGLangConfig.build_cmd_from_args(args | weights.server_args())
-        environment = SERVER_VARIABLES | dict(os.environ)
+        environment = dict(os.environ)
         environment.pop(TOKEN_VARIABLE, None)
         if token:
             environment[TOKEN_VARIABLE] = token
