@@ -124,9 +124,7 @@ class CPPOActor(FSDPPPOActor):
             config.ppo_n_minibatches = wanted
         if samples is not None:
             samples.write(version)
-        if self._model is not None:
-            views, cpl = config.uses_views, config.uses_cpl
-            self._meter.flush(self._ranks, views=views, cpl=cpl)
+        self._meter.flush(self._ranks, cpl=config.uses_cpl)
 
     @override
     def train_batch(self, input_, loss_fn, loss_weight_fn) -> dict[str, float]:
