@@ -155,9 +155,7 @@ class CPPOActor(FSDPPPOActor):
         self._workshop.clear()
         if samples is not None:
             samples.write(version)
-        if self._model is not None:
-            views, cpl = config.uses_views, config.uses_cpl
-            self._meter.flush(self._ranks, views=views, cpl=cpl)
+        self._meter.flush(self._ranks, cpl=config.uses_cpl)
 
     def _drawn(self, data: list[dict[str, Any]], version: int) -> list[dict[str, Any]]:
         """Groups, of which some responses are compared if the objective says so."""

@@ -27,8 +27,6 @@ STALENESS_BINS = 16  # the last one holds everything at or beyond it
 LENGTH_BINS = 16  # of equal width, up to the limit of new tokens; likewise
 _GAIN_BINS = 1000  # of the gain, which is in [0, 1]: quantiles are right to 0.001
 QUANTILES = (0.1, 0.5, 0.9)
-TIMED = ("inside", "anchor", "backward", "optimizer")
-TIMED_VIEWS = ("perturb", "negative_view", "positive_view")
 
 METRICS = (
     Metric(
@@ -263,7 +261,7 @@ class Meter:
 
     @contextmanager
     def time(self, name: str):
-        """Add the time of a block; `name` is one of `TIMED` or `TIMED_VIEWS`.
+        """Add the time of a block, which all ranks enter or none, to `seconds_{name}`.
 
         On a GPU by its own clock, without waiting for it.
         """
@@ -283,17 +281,17 @@ class Meter:
         """A micro-batch was left out of CPL, on all ranks alike."""
         self._skipped += 1
 
-    def flush(self, ranks: Ranks, *, views: bool = True, cpl: bool = True) -> None:
+    def flush(self, ranks: Ranks, *, cpl: bool = True) -> None:
         """Record the step with AReaL's stats tracker and start anew; all ranks call it.
 
-        Under `cppo/`: `seconds_*` (mean over ranks; those of views with `views`) and,
-        with `cpl`, `gain_p*` (over all ranks; absent without gated tokens) and
+        Under `cppo/`: `seconds_*` of what was timed (mean over ranks) and, with `cpl`,
+        `gain_p*` (over all ranks; absent without gated tokens) and
         `skipped_micro_batches`.
         """
         gains = ranks.sum(self._gains)
         seconds = {
-            f"seconds_{name}": sum(_between(*span) for span in self._spans[name])
-            for name in (*TIMED, *(TIMED_VIEWS if views else ()))
+            f"seconds_{name}": sum(_between(*span) for span in spans)
+            for name, spans in self._spans.items()
         }
         with stats_tracker.scope("cppo"):
             stats_tracker.scalar(**seconds)
