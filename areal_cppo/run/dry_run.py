@@ -136,8 +136,8 @@ def _describe_fit(
         return f"{found}fit" if who != "a trainer" else f"{found}fits"
     return (
         f"{found}may need {_size(needed - card)} more: lower "
-        "actor.mb_spec.max_tokens_per_mb, data.max_pixels or train_dataset.batch_size, "
-        "or give the trainer more ranks"
+        "actor.mb_spec.max_tokens_per_mb or data.max_pixels, or give the trainer more "
+        "ranks"
     )
 
 

@@ -35,7 +35,7 @@ def of(load, name: str, *overrides: str) -> tuple[dict[str, int], dict[str, int]
     ("name", "card", "words"),
     [
         (FULL, 79.2, "GPUs of this machine: 79.2 GiB each; a trainer fits"),
-        (FULL, 24.0, "a trainer may need 14.3 GiB more: lower actor.mb_spec."),
+        (FULL, 24.0, "a trainer may need 11.1 GiB more: lower actor.mb_spec."),
         (LORA, 23.6, "trainer and server fit"),
         (LORA, 15.0, "trainer and server may"),
         (FULL, None, None),
@@ -106,7 +106,7 @@ def test_the_documents_table(load, name):
 
 
 def test_the_documents_other_sums(load):
-    """What its text says of 40 GB cards, of smaller images, and of both on one GPU."""
+    """What its text says of 40 GB cards, and of both on one GPU."""
 
     def trainer(name: str, override: str) -> int:
         return sum(of(load, name, override)[0].values())
@@ -116,9 +116,6 @@ def test_the_documents_other_sums(load):
     small, seven = (trainer(n, half) for n in (FULL, FULL.replace("3b", "7b", 1)))
     assert f"({small / GIB:.0f} GiB a trainer)" in text and small < 39 * GIB
     assert f"the 7B ({seven / GIB:.0f} GiB) does not" in text and seven > 40 * GIB
-    published = "qwen2_5_vl-3b_virl39k_published.yaml"
-    half = trainer(published, "data.max_pixels=501760")
-    assert f"`data.max_pixels=501760`: {half / GIB:.0f} GiB" in text
     for name, card in ((LORA, 24), ("qwen2_5_vl-7b_geometry3k_lora_80gb.yaml", 80)):
         both = 2 * GIB + sum(sum(parts.values()) for parts in of(load, name))
         assert f"{both / 1e9:.0f} of {card} GB" in text
