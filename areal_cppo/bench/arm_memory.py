@@ -120,7 +120,8 @@ def _pixels(arm: Arm, workload: Workload, shape: ModelShape, views: bool) -> int
     """Of the batch, with its views where they are there, and of what a step copies.
 
     AReaL's `compute_advantages` returns each group with a copy of the whole batch's
-    images, and each micro-batch has another.
+    images, and each micro-batch has another. The batch is on the GPU here, as AReaL
+    has it, and so our views are there, too.
     """
     image, samples = shape.image_bytes(workload.image_tokens), workload.samples
     beside = image * samples * 3 * views
@@ -129,4 +130,5 @@ def _pixels(arm: Arm, workload: Workload, shape: ModelShape, views: bool) -> int
         return beside + image * samples * (1 + branches * (workload.groups + 1))
     kinds = 2 if arm.objective == "cppo" else 0
     together = _images_at_once(arm, workload)
-    return beside + memory.step_pixels(image, samples, workload.groups, kinds, together)
+    step = memory.step_pixels(image, together, views=kinds > 0)
+    return beside + image * (samples + workload.groups * kinds) + step

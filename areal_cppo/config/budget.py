@@ -80,9 +80,7 @@ def trainer_memory(
     parts = {
         held: trainer_bytes(config, parameters),
         "reference policy": _reference(config, shape, parameters, load),
-        "pixels": memory.step_pixels(
-            image, load.responses, load.images, view_kinds(actor), load.together
-        ),
+        "pixels": memory.step_pixels(image, load.together, views=view_kinds(actor) > 0),
         "text activations": memory.text_activations(
             shape, load.tokens, passes, each, checkpointing
         ),
@@ -150,18 +148,11 @@ class _Load:
     ----------
     image_tokens
         Of each image.
-    problems, responses
-        Of a step.
-    images
-        Different ones of a mini-batch.
     tokens, together
         Tokens and images of a micro-batch.
     """
 
     image_tokens: int
-    problems: int
-    responses: int
-    images: int
     tokens: int
     together: int
 
@@ -176,7 +167,7 @@ def _load(config: CPPOConfig, shape: ModelShape, tokens: int | None = None) -> _
     room = min(tokens, config.data.max_prompt_tokens) - memory.MARKS
     image = max(1, min(shape.image_tokens(config.data.max_pixels), room))
     together = min(images, memory.images_at_once(shape, tokens, image))
-    return _Load(image, problems, responses, images, tokens, together)
+    return _Load(image, tokens, together)
 
 
 def _logits(
@@ -229,7 +220,7 @@ def _reference(
     each, image = BYTES[ref.dtype], shape.image_bytes(load.image_tokens)
     return (
         weights
-        + memory.step_pixels(image, load.responses, load.images, 0, load.together)
+        + memory.step_pixels(image, load.together, views=False)
         + memory.gathered_weights(shape, each)
         + memory.chunked_logits(shape, load.tokens, each)
         + memory.CUDA

@@ -18,6 +18,10 @@ GIB = 2**30
 _FP32 = 4
 CUDA = 2 * GIB  # with NCCL, and gaps that the allocator leaves
 MARKS = 2  # tokens around an image's
+VIEW_THREADS = 4  # that make views; a node has a dozen cores a GPU, others want some
+# Of an image's bytes: the image, its anchor and its view are half as many each, since
+# patches hold it twice; a perturbation's own two, and the view's patches.
+_UNDER_WAY = 4
 
 
 def text_activations(
@@ -106,31 +110,23 @@ def reduced_gradients(shape: ModelShape, ranks: int, each: int, reduced: int) ->
     return shape.root * (each * ranks + reduced * ranks + reduced) // ranks
 
 
-def step_pixels(
-    image: int, responses: int, images: int, kinds: int, together: int
-) -> int:
-    """Images on the GPU: image x (responses + images x kinds + together).
+def step_pixels(image: int, together: int, *, views: bool) -> int:
+    """Images on the GPU: image x together, and of `views` image x 16.
 
-    One for each of the rank's responses: AReaL moves what a call is given to the GPU
-    (`areal/infra/rpc/guard/engine_blueprint.py`, `rpc_meta` broadcast), and nothing
-    there or in `prepare_batch` knows that the responses of a group share theirs. Of
-    each image of a mini-batch another for each kind of view; and those of one forward
-    pass, which a row puts together when it runs (`Row.pixel_values`).
+    Those of one forward pass, which a row puts together when it runs
+    (`Row.pixel_values`); and what the threads that make views have under way: of each
+    an image, its view and what is between them. All others wait on the CPU.
 
     Parameters
     ----------
     image
         Bytes of one.
-    responses
-        Of a rank, in a step.
-    images
-        Different ones of a mini-batch.
-    kinds
-        Of views.
     together
         Images of a micro-batch.
+    views
+        Whether there are any.
     """
-    return image * (responses + images * kinds + together)
+    return image * (together + VIEW_THREADS * _UNDER_WAY * views)
 
 
 def images_at_once(shape: ModelShape, tokens: int, image: int) -> int:

@@ -148,8 +148,8 @@ def _describe_fit(
     if most is not None and (now is None or most < now):
         return f"{found}set {proposal}, which leaves a tenth free"
     return (
-        f"{found}lower actor.mb_spec.max_tokens_per_mb, data.max_pixels or "
-        "train_dataset.batch_size, or give the trainer more ranks"
+        f"{found}lower actor.mb_spec.max_tokens_per_mb or data.max_pixels, or give "
+        "the trainer more ranks"
     )
 
 

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from areal_cppo.config.memory import VIEW_THREADS
 from areal_cppo.core import PatchLayout, parse_perturbations, perturb_kinds
 from areal_cppo.core.perturbations import Perturbation
-
-_THREADS = 4  # at most: a node has a dozen cores a GPU, of which others want some
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Workshop:
 
     def __init__(self):
         cores = len(os.sched_getaffinity(0))
-        self._threads = ThreadPoolExecutor(min(_THREADS, cores), "views")
+        self._threads = ThreadPoolExecutor(min(VIEW_THREADS, cores), "views")
         self._begun: dict[int, Begun] = {}
 
     def begin(

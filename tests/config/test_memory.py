@@ -66,9 +66,9 @@ def test_each_term_of_the_3b():
     # As computed, fp32 input of the reduce-scatter, a quarter of that for its output.
     assert memory.reduced_gradients(SHAPE, 4, 2, 4) == 7 * 311_164_928
     assert memory.reduced_gradients(SHAPE, 1, 2, 4) == 10 * 311_164_928
-    # 128 responses of a rank, 16 problems with two views each, twelve images in a pass.
-    assert memory.step_pixels(IMAGE, 128, 16, 2, 12) == IMAGE * (128 + 2 * 16 + 12)
-    assert memory.step_pixels(IMAGE, 128, 16, 0, 12) == IMAGE * (128 + 12)
+    # Twelve images in a pass, four threads with views.
+    assert memory.step_pixels(IMAGE, 12, views=True) == IMAGE * (12 + 16)
+    assert memory.step_pixels(IMAGE, 12, views=False) == IMAGE * 12
     assert memory.images_at_once(SHAPE, T, 1280) == 12
 
 
@@ -84,7 +84,7 @@ def test_the_recipe_for_the_3b(load):
     layer = PATCHES * (6 * 3420 + 21760) * 2  # a vision block is more than the logits
     assert parts == {
         "weights, gradients, Adam": 16 * PARAMETERS["3B"] // 4,
-        "pixels": IMAGE * (128 + 2 * 16 + 12),
+        "pixels": IMAGE * (12 + 16),
         "text activations": 8_455_716_864,
         "vision activations": 18_836_029_440,
         "gathered weights": 1_552_941_056,
@@ -110,7 +110,7 @@ def test_the_recipe_for_the_3b(load):
 def test_passes_and_views(load, overrides, passes, kinds):
     parts = of(load, FULL, *overrides)
     assert parts["text activations"] == passes * 42 * T * D * 2
-    assert parts["pixels"] == IMAGE * (128 + 16 * kinds + 12)
+    assert parts["pixels"] == IMAGE * (12 + 16 * (kinds > 0))
 
 
 def test_mini_batches_and_images(load):
@@ -118,7 +118,7 @@ def test_mini_batches_and_images(load):
     images; none is larger than the longest prompt."""
     parts = of(load, FULL, "actor.ppo_n_minibatches=8", "data.max_pixels=99999999")
     image = 2046 * 4 * 1176 * 4
-    assert parts["pixels"] == image * (128 + 2 * 2 + 2)
+    assert parts["pixels"] == image * (2 + 16)
     patches = 2 * 2046 * 4
     assert parts["vision activations"] == 3 * patches * (39 * 1280 + 1176) * 2
 
@@ -131,12 +131,12 @@ def test_lora(load):
     assert parts["vision activations"] == 3 * 3 * 2048 * (39 * 1280 + 1176) * 2
 
 
-def test_the_reference_policy_keeps_what_it_has_seen(load):
+def test_the_reference_policy_keeps_what_a_pass_allocated(load):
     """In its own process; in the trainer's, its shard alone; on its own GPUs,
     nothing."""
     name = "qwen2_5_vl-3b_virl39k_published.yaml"
     shard = PARAMETERS["3B"] * 2 // 4
-    own = shard + IMAGE * (640 + 6) + 1_552_941_056 + 1024 * V * 16 + 2 * GIB
+    own = shard + IMAGE * 6 + 1_552_941_056 + 1024 * V * 16 + 2 * GIB
     assert of(load, name)["reference policy"] == own
     same = of(load, name, "ref.scheduling_strategy.fork=false")
     assert same["reference policy"] == shard
