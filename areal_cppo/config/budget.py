@@ -160,7 +160,6 @@ class _Load:
 def _load(config: CPPOConfig, shape: ModelShape, tokens: int | None = None) -> _Load:
     actor = config.actor
     problems = config.train_dataset.batch_size // actor.parallel.data_parallel_size
-    responses = problems * config.gconfig.n_samples
     images = -(-problems // actor.ppo_n_minibatches)  # of whole groups
     if tokens is None:
         tokens = actor.mb_spec.max_tokens_per_mb or DEFAULT_MAX_TOKENS_PER_MB

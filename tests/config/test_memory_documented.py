@@ -42,7 +42,7 @@ def of(load, name: str, *overrides: str) -> tuple[dict[str, int], dict[str, int]
     [
         (FULL, 79.2, f"this machine: 79.2 GiB each; a trainer fits; {MOST}=32768"),
         (FULL, 60.5, "a trainer fits"),
-        (FULL, 44.0, f"a trainer may need 6.3 GiB more: set {MOST}=10240, which leaves"),
+        (FULL, 44.0, f"may need 6.3 GiB more: set {MOST}=10240, which leaves"),
         (FULL, 24.0, f"a trainer may need 26.3 GiB more: lower {MOST} or data.max"),
         (FULL, None, f"GPUs of 80 GB, since none is seen here: a trainer fits; {MOST}"),
         (LORA, 24.0, "trainer and server fit"),
