@@ -16,6 +16,7 @@ way than by copying.
 
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -180,12 +181,10 @@ def compare_in_scheduler(scheduler) -> None:
 
 def run_scheduler(*args, **kwargs) -> None:
     """AReaL's scheduler process, with `cppo_compare_weights` to be called in it."""
-    from areal.experimental.inference_service.sglang.scheduler import (
-        areal_run_scheduler_process,
-    )
-
     from areal_cppo.patches import sglang as patch_sglang
+    from areal_cppo.patches.version import installed
 
+    areal = import_module(f"{installed().sglang}.scheduler")
     patch_sglang.scheduler_method(compare_in_scheduler)
     patch_sglang.update_weights_from_distributed(recording)
-    areal_run_scheduler_process(*args, **kwargs)
+    areal.areal_run_scheduler_process(*args, **kwargs)

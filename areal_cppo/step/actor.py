@@ -21,6 +21,7 @@ from areal_cppo.config.models import VISION_MODELS, check_supported
 from areal_cppo.core import PatchLayout
 from areal_cppo.patches.contracts import check_upstream
 from areal_cppo.patches.transformers import correct_image_positions
+from areal_cppo.patches.version import normalizes_groups
 from areal_cppo.step.advantages import normalize_groups
 from areal_cppo.step.attention import (
     SDPA,
@@ -87,7 +88,17 @@ class CPPOActor(FSDPPPOActor):
         item that it returns.
         """
         data = [dict(item) for item in data]
-        sizes = [item["rewards"].shape[0] for item in data]
+        if not normalizes_groups():
+            self._normalize_groups([item["rewards"].shape[0] for item in data])
+        images = [item.pop(IMAGES, None) for item in data]
+        results = super().compute_advantages(data)
+        for item, own in zip(results, images, strict=True):
+            if own is not None:
+                item[IMAGES] = own
+        return results
+
+    def _normalize_groups(self, sizes: list[int]) -> None:
+        """Have AReaL's actor normalise groups of these sizes."""
         for name, config in (
             ("reward_norm", self.config.reward_norm),
             ("adv_norm", self.config.adv_norm),
@@ -95,12 +106,6 @@ class CPPOActor(FSDPPPOActor):
             if config is not None:
                 norm = partial(normalize_groups, sizes=sizes, config=config)
                 setattr(self.actor, name, norm)
-        images = [item.pop(IMAGES, None) for item in data]
-        results = super().compute_advantages(data)
-        for item, own in zip(results, images, strict=True):
-            if own is not None:
-                item[IMAGES] = own
-        return results
 
     @override
     def ppo_update(self, data: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import textwrap
 import pytest
 
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.patches.version import installed
 from areal_cppo.serving import server
 
 
@@ -78,8 +79,7 @@ def flags_of(command: list[str]) -> dict[str, str]:
 def test_command_is_areals_own_launcher(model, monkeypatch):
     monkeypatch.setattr(server, "needs_shim", lambda: True)
     command = server.server_command(model, 1234)
-    launcher = "areal.experimental.inference_service.sglang.launch_server"
-    assert command[:3] == [sys.executable, "-m", launcher]
+    assert command[:3] == [sys.executable, "-m", installed().launcher]
     flags = flags_of(command)
     assert flags["--model-path"] == str(model)
     assert flags["--port"] == "1234"
