@@ -40,6 +40,10 @@ def test_a_server_has_to_fit_a_node():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_steps(tmp_path):
+    from areal.infra.scheduler.ray import RayScheduler
+
+    if hasattr(RayScheduler, "_fork_single_worker"):
+        pytest.skip("since v2.0.0 AReaL's Ray scheduler takes no cluster without GPUs")
     run = tmp_path / "run"
     done = subprocess.run(
         [

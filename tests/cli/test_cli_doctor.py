@@ -118,6 +118,10 @@ def test_what_areal_pins_is_read_from_its_metadata(installed):
     assert torch.state == "absent" and "2.13.0 (AReaL: <2.11,>=2.9.1)" in torch.found
     assert peft.state == "ready"
     assert rows["torch"].state == "ready"  # ours, which decides
+    assert rows["torch as it was tried"].state == "ready"
+    installed(torch="2.99")
+    tried = packages.check_tried("torch", ">=2.9,<2.14")
+    assert tried.state == "absent" and "2.99 (tried: >=2.9,<2.14)" in tried.found
 
 
 def test_without_areal_there_are_no_pins(installed, monkeypatch):

@@ -34,7 +34,7 @@ def test_steps_that_teach_nothing_end_the_run(wrong):
 def test_a_trainer_half_made_is_not_taken_down(monkeypatch):
     """AReaL 2.0 does it when it can't be made, which may hang."""
     closed = []
-    monkeypatch.setattr(CPPOTrainer.__base__, "close", closed.append)
+    monkeypatch.setattr(CPPOTrainer.__base__, "close", lambda self: closed.append(self))
     trainer = object.__new__(CPPOTrainer)
     for made in (False, True):
         trainer._made = made
