@@ -4,6 +4,7 @@
 #   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
 #   TEST_ARGS=...       passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
+#   AREAL=...           a checkout of AReaL that the tests run on, not the installed one
 #   CHAOS_ARGS=...      passed to the chaos suite, as CHAOS_ARGS="--faults server-kill"
 #   GPU_CHECK_ARGS=...  passed to the GPU check
 #   GPU_PYTHON=...      the interpreter for it: the one that has a CUDA torch (python3)
@@ -54,10 +55,20 @@ demo: setup
 # Files go to workers side by side. `make test`: the quick tests, and one real run.
 WORKERS := -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
+# First on the path of all that tests start; what of it doesn't fit is said first.
+ifdef AREAL
+test test-all: export PYTHONPATH := $(abspath $(AREAL))$(if $(PYTHONPATH),:$(PYTHONPATH))
+CONTRACTS = @test -f '$(AREAL)/areal/__init__.py' || { echo "error: AREAL: expected a" \
+	"checkout of AReaL, found '$(AREAL)' without areal/__init__.py" >&2; exit 2; }; \
+	$(BIN)/python -m pytest tests/patches -q
+endif
+
 test: setup
+	$(CONTRACTS)
 	$(BIN)/python -m pytest tests $(or $(TEST_ARGS),$(WORKERS) -m "smoke or not slow")
 
 test-all: setup
+	$(CONTRACTS)
 	$(BIN)/python -m pytest tests $(WORKERS)
 
 chaos: setup

@@ -43,9 +43,9 @@ def make_scheduler(config: CPPOConfig) -> Scheduler:
 
         return SlurmJobsScheduler(config)
     if kind == "ray":
-        from areal.infra.scheduler.ray import RayScheduler
+        from areal_cppo.cluster.ray_actors import RayActorsScheduler
 
-        return RayScheduler(exp_config=config)
+        return RayActorsScheduler(config)
     raise UserError(
         f"scheduler.type: expected one of {', '.join(SCHEDULERS)}, found {kind!r}; "
         "local is for one machine, allocation for a job that `areal-cppo slurm` wrote"

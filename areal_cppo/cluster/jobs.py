@@ -1,6 +1,6 @@
 """AReaL's Slurm scheduler (a Slurm job for each role), with its shortcomings mended.
 
-In AReaL 1.0.4:
+In AReaL (2.0 notices any job that has ended, too, the rest is as it was in 1.0.4):
 
 1. The trainer builds it without the container's type, its mounts and srun's options, so
    that it always asks for singularity; here they are those of the role's

@@ -6,7 +6,7 @@ a word. Here are the values of one field; what several have to agree in is in
 AReaL's dataclasses and checked before.
 
 `tests/config/test_areal_fields.py` holds that each field has a row or is in one of the
-two lists below, so that a new AReaL brings none in unseen.
+lists below, so that a new AReaL brings none in unseen.
 """
 
 from __future__ import annotations
@@ -98,8 +98,7 @@ BLOCKS: dict[str, dict[str, Row]] = {
         "freq_steps": (COUNT, "null for never"),
         "freq_secs": (
             Such("null", lambda value: False),
-            "AReaL 1.0.4 fails on it under its single controller: use freq_steps or "
-            "freq_epochs",
+            "AReaL's single controller fails on it: use freq_steps or freq_epochs",
         ),
         "mode": Choice(("auto", "sync", "async")),
     },
@@ -212,7 +211,10 @@ BLOCKS: dict[str, dict[str, Row]] = {
         "rejection_sampling.upper": ANY_NUMBER,
         "rejection_sampling.lower": ANY_NUMBER,
         "importance_sampling_level": Choice(("token", "sequence")),
-        "prox_logp_method": Choice(("recompute", "loglinear", "metrics")),
+        "prox_logp_method": (
+            Choice(("recompute", "loglinear", "metrics")),
+            "what 2.0 has for it is actor.speed.reuse_proximal here",
+        ),
         "log_agent_stats": _only(False, "for there is no agent"),
         "max_new_tokens": COUNT,
         # Ours, beside the blocks, which have bounds of their own.
@@ -296,3 +298,28 @@ UNREAD = (
     *("actor.setup_timeout", "actor.log_agent_stats_keys.*"),
     *(f"actor.optimizer.{name}" for name in ("*loss_scale*", "hysteresis")),
 )
+
+# What AReaL 2.0 has besides; None: any value is right, or none is read.
+NEWER: dict[str, Row | None] = {
+    "post_exit_hook": None,
+    "actor.enable_delta_weight_update": _only(False, "which is Megatron's"),
+    "actor.gae_lambda_kwargs": None,
+    "actor.gae_timestep_unit": _only("token", "for a response is one turn"),
+    "actor.logprobs_chunk_size": COUNT,
+    "actor.optimizer.warmup_steps": (WHOLE, "null is warmup_steps_proportion"),
+    "actor.scheduling_spec.*.reservation": None,
+    "actor.weight_update_anchor_interval": None,
+    "actor.weight_update_delta_method": None,
+    "actor.workers_ready_timeout": None,
+    "gconfig.drop_incomplete_group": _only(
+        False, "for groups.on_failed_response says that"
+    ),
+    "gconfig.reward_normalization": _only(False, "for actor.reward_norm says that"),
+    "gconfig.seed": (
+        Such("null", lambda value: False),
+        "with one seed all responses of a group would be the same",
+    ),
+    "rollout.deterministic_sampling": _only(False, "for requests have no seeds"),
+    "rollout.workers_ready_timeout": None,
+    "sglang.load_format": Choice(("auto", "pt", "safetensors")),
+}

@@ -43,7 +43,7 @@ _ROWS = {
     f"{block}.{name}".lstrip("."): row
     for block, rows in areal_fields.BLOCKS.items()
     for name, row in rows.items()
-}
+} | {name: row for name, row in areal_fields.NEWER.items() if row is not None}
 
 
 def row_name(key: str) -> str:

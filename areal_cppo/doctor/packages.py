@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from areal_cppo.doctor import Check
 from areal_cppo.errors import UserError
+from areal_cppo.patches.version import installed
 
 _FLASH_ATTENTION = ">=2.8"
 
@@ -29,15 +30,16 @@ HOW_TO_INSTALL_FLASH_ATTN = (
     f"pip install --no-deps --no-build-isolation 'flash-attn{_FLASH_ATTENTION}'"
 )
 
-# This package mends these at their internals, and needs exactly these.
-_EXACT = {"areal": "==1.0.4", "sglang": "==0.5.10.post1"}
-_WANTED = _EXACT | {
+_WANTED = {
+    "sglang": "==0.5.10.post1",  # mended at its internals
     "torch": ">=2.9",
     "transformers": ">=5.3,<6",
     "kornia": ">=0.8",
     "datasets": ">=3",
     "torchvision": ">=0.20",
 }
+# Between the first and the last that tests passed with: docs/upstream.md has which.
+_TRIED = {"torch": ">=2.9,<2.14", "transformers": ">=5.3,<5.25"}
 _PINNED_BY_AREAL = ("torch", "transformers", "peft", "math-verify", "mathruler")
 _EXTRAS = ("", "cuda", "sglang")
 _IMPORT_SECONDS = 120  # a cold disk; more means that it hangs
@@ -45,21 +47,36 @@ _IMPORT_SECONDS = 120  # a cold disk; more means that it hangs
 
 def check_versions() -> None:
     """A UserError unless the packages are there in the versions needed."""
-    for check in (check_package(name, wanted) for name, wanted in _WANTED.items()):
+    for check in _needed():
         if check.lacking:
             raise UserError(check.as_line())
 
 
 def package_checks() -> list[Check]:
     """A row a package: what this package needs, then what AReaL pins besides."""
-    rows = [check_package(name, wanted) for name, wanted in _WANTED.items()]
     pins = areal_pins()
+    rows = [check_tried(name, versions) for name, versions in _TRIED.items()]
     rows += [check_pin(name, pins[name]) for name in _PINNED_BY_AREAL if name in pins]
-    return rows
+    return _needed() + rows
+
+
+def _needed() -> list[Check]:
+    wanted = [check_package(name, versions) for name, versions in _WANTED.items()]
+    return [check_areal(), *wanted]
+
+
+def check_areal() -> Check:
+    """Whether the AReaL that `import areal` finds is one that this package knows."""
+    try:
+        found = installed()
+    except UserError as error:
+        return Check("areal", False, "none of use", str(error))
+    where = f" (checkout in {found.folder.parent})" if found.is_checkout else ""
+    return Check("areal", True, found.version + where)
 
 
 def check_python() -> Check:
-    """The interpreter's version: AReaL 1.0.4 takes 3.11 and 3.12."""
+    """The interpreter's version: AReaL takes 3.11 and 3.12."""
     version = sys.version_info[:3]
     return Check(
         "Python",
@@ -93,17 +110,21 @@ def check_package(name: str, wanted: str, remedy: str | None = None) -> Check:
     return Check(name, ready, found or "not installed", f"{remedy} (expected {wanted})")
 
 
+def check_tried(name: str, versions: str) -> Check:
+    """Whether a version is among those that this package was tried with."""
+    check = check_package(name, versions, "docs/upstream.md says what was tried")
+    found = f"{check.found} (tried: {versions})"
+    title = f"{name} as it was tried"
+    return Check(title, check.ready, found, check.remedy, required=False)
+
+
 def check_pin(name: str, pins: SpecifierSet) -> Check:
     """Whether a version is what AReaL declares; it may work with others, untested."""
-    found = _version(name)
-    inside = found is not None and pins.contains(found, prereleases=True)
-    return Check(
-        f"{name} as AReaL pins it",
-        inside,
-        f"{found or 'not installed'} (AReaL: {pins})",
-        f"fine without a GPU, where it is tested; for a GPU {HOW_TO_INSTALL_CUDA}",
-        required=False,
-    )
+    remedy = f"fine without a GPU, where it is tested; for a GPU {HOW_TO_INSTALL_CUDA}"
+    check = check_package(name, str(pins), remedy)
+    found = f"{check.found} (AReaL: {pins})"
+    title = f"{name} as AReaL pins it"
+    return Check(title, check.ready, found, remedy, required=False)
 
 
 def areal_pins() -> dict[str, SpecifierSet]:

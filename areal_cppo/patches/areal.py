@@ -1,7 +1,7 @@
-"""Patches of AReaL 1.0.4: where it listens, what it logs, how its servers are started,
-which cores a trainer's rank runs on.
+"""Patches of AReaL: where it listens, what it logs, how its servers are started, which
+cores a trainer's rank runs on.
 
-Links show a commit whose files are the published ones.
+Links show a commit whose files are those of the published 1.0.4.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from areal_cppo.patches.upstream import ChangedUpstream, expect_inside, patch
+from areal_cppo.patches.version import installed, sglang_package
 
-LAUNCHER = "areal.experimental.inference_service.sglang.launch_server"
-_SGLANG = "areal.experimental.inference_service.sglang"
+_SGLANG = sglang_package()
+_START = f"{_SGLANG}.launch_server:areal_launch_server"
 
 
 @patch(
@@ -86,7 +87,7 @@ def register_awex_endpoints(
     AReaL's launcher has no hook for more endpoints, or for middleware.
     https://github.com/areal-project/AReaL/blob/4aef98d/areal/experimental/inference_service/sglang/awex.py
     """
-    expect_inside(f"{LAUNCHER}:areal_launch_server", "register_awex_endpoints")
+    expect_inside(_START, "register_awex_endpoints")
 
     @wraps(original)
     def register_all(app: Any, rpc_proxy: Any) -> None:
@@ -107,7 +108,7 @@ def areal_run_scheduler_process(original: Callable, run: Callable) -> Callable:
     Patches of what they do can only be made within them.
     https://github.com/areal-project/AReaL/blob/4aef98d/areal/experimental/inference_service/sglang/scheduler.py#L130
     """
-    expect_inside(f"{LAUNCHER}:areal_launch_server", "areal_run_scheduler_process")
+    expect_inside(_START, "areal_run_scheduler_process")
     return run
 
 
@@ -176,13 +177,15 @@ def launch_command(command: list[str], launcher: str) -> list[str]:
 
     Raises
     ------
-    ChangedUpstream
-        Its own isn't in it: the server would be an unguarded one.
+    UserError
+        It starts something else than the launcher of the AReaL that is there: the
+        server would be an unguarded one.
     """
-    if command.count(LAUNCHER) != 1:
+    known = installed().launcher
+    if command[1:3] != ["-m", known]:
         raise ChangedUpstream(
             "areal.api.cli_args:SGLangConfig.build_cmd_from_args",
-            f"a command that starts {LAUNCHER}",
-            repr(" ".join(command[:4])),
+            f"a command that starts {known}",
+            repr(" ".join(command[:3])),
         )
-    return [launcher if word == LAUNCHER else word for word in command]
+    return [command[0], "-m", launcher, *command[3:]]

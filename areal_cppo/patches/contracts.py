@@ -10,9 +10,11 @@ import re
 import sys
 
 from areal_cppo.patches.upstream import expect, expect_code, expect_inside
+from areal_cppo.patches.version import installed
 
 # By class: a method with its signature, an attribute of the class, or `self.` and one
-# that its constructor sets. The functions of a module stand behind its bare name.
+# that its constructor sets. The functions of a module stand behind its bare name. What
+# stands here twice has the first signature in AReaL 1.0.4 and v2.0.0, the second later.
 CONTRACTS = {
     "areal.api.cli_args:PPOActorConfig": """
         __post_init__(self)
@@ -59,6 +61,9 @@ CONTRACTS = {
         _RemoteRolloutResult(task_id, trajectory)
         _RemoteRolloutTaskInput(task_id, data, workflow, workflow_kwargs,
             should_accept_fn, is_eval=False, group_size=1, proxy_addr=None)
+        _RemoteRolloutTaskInput(task_id, data, workflow, workflow_kwargs,
+            should_accept_fn, is_eval=False, group_size=1, proxy_addr=None,
+            reward_normalization=False, drop_incomplete_group=False)
         """,
     "areal.infra.controller.rollout_controller:RolloutController": """
         _choose_worker(self)
@@ -81,6 +86,9 @@ CONTRACTS = {
         initialize(self, role, server_args=None, server_infos=None, *args, **kwargs)
         prepare_batch(self, dataloader, workflow, workflow_kwargs=None,
             should_accept_fn=None, group_size=1, dynamic_bs=False)
+        prepare_batch(self, dataloader, workflow, workflow_kwargs=None,
+            should_accept_fn=None, group_size=1, dynamic_bs=False,
+            reward_normalization=False, drop_incomplete_group=False)
         staleness_manager
         update_weights_from_disk(self, meta)
         update_weights_from_distributed(self, meta, param_specs)
@@ -91,6 +99,8 @@ CONTRACTS = {
     "areal.infra.remote_inf_engine:RemoteInfEngine": """
         _resolve_workflow(self, workflow, workflow_kwargs, group_size=1,
             proxy_addr=None)
+        _resolve_workflow(self, workflow, workflow_kwargs, group_size=1,
+            proxy_addr=None, reward_normalization=False, drop_incomplete_group=False)
         agenerate(self, req)
         continue_generation(self)
         destroy(self)
@@ -98,6 +108,7 @@ CONTRACTS = {
         initialize(self, engine_id=None, addr=None, train_data_parallel_size=None)
         launch_server(self, server_args)
         offload(self)
+        offload(self, tags=None)
         onload(self, tags=None)
         pause_generation(self)
         teardown_server(self)
@@ -121,6 +132,10 @@ CONTRACTS = {
         create_workers(self, job, *args, **kwargs)
         delete_workers(self, role=None, reverse_order=False)
         n_gpus_per_node
+        """,
+    "areal.infra.scheduler.ray:RayScheduler": """
+        _fork_single_worker(self, session, role, idx, target_wi, target_role,
+            command=None)
         """,
     "areal.infra.scheduler.slurm:SlurmScheduler": """
         _check_job_status(self, role)
@@ -160,6 +175,7 @@ CONTRACTS = {
         _save_recover_checkpoint(self, epoch, epoch_step, global_step)
         _evaluate(self, eval_workflow, eval_workflow_kwargs, epoch, epoch_step,
             global_step)
+        close(self)
         train(self, workflow=None, eval_workflow=None, workflow_kwargs=None,
             eval_workflow_kwargs=None, dynamic_filter_fn=None, total_epochs=None)
         """,
@@ -180,17 +196,20 @@ CONTRACTS = {
 # What is done here in another way, all of it: the code that was read for it.
 REIMPLEMENTED = {
     "areal.infra.controller.rollout_controller:RolloutController."
-    "_create_submit_callback": "ec48d7062f4c",
+    "_create_submit_callback": ("ec48d7062f4c", "f55e786abb13"),
 }
+# What there was not before 2.0: it is compared where there is one.
+NEWER = {("areal.infra.scheduler.ray:RayScheduler", "_fork_single_worker")}
 _ENTRY = re.compile(r"([\w.]+)(\([^()]*\))?")
 
 
-def entries(contract: str) -> list[tuple[str, str | None]]:
-    """Of one class: names, and signatures where there are any."""
-    return [
-        (name, signature and re.sub(r"\s+", " ", signature))
-        for name, signature in _ENTRY.findall(contract)
-    ]
+def entries(contract: str) -> dict[str, tuple[str, ...]]:
+    """Of one class: names, each with the signatures that it may have, if it has any."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, signature in _ENTRY.findall(contract):
+        known = (re.sub(r"\s+", " ", signature),) if signature else ()
+        found[name] = found.get(name, ()) + known
+    return found
 
 
 def check(owner: str) -> None:
@@ -202,11 +221,13 @@ def check(owner: str) -> None:
         With what differs first.
     """
     dot = "" if owner.endswith(":") else "."
-    for name, signature in entries(CONTRACTS[owner]):
+    for name, signatures in entries(CONTRACTS[owner]).items():
+        if (owner, name) in NEWER and not hasattr(expect(owner), name):
+            continue
         if name.startswith("self."):
             expect_inside(f"{owner}.__init__", name.removeprefix("self."))
         else:
-            expect(f"{owner}{dot}{name}", signature or None)
+            expect(f"{owner}{dot}{name}", *signatures)
 
 
 def check_upstream() -> None:
@@ -214,12 +235,13 @@ def check_upstream() -> None:
 
     Raises
     ------
-    ChangedUpstream
-        With what differs first.
+    UserError
+        An AReaL of an unknown number or launcher; or what differs first.
     """
+    installed()
     for owner in CONTRACTS:
         if owner.partition(":")[0] in sys.modules:
             check(owner)
-    for place, digest in REIMPLEMENTED.items():
+    for place, digests in REIMPLEMENTED.items():
         if place.partition(":")[0] in sys.modules:
-            expect_code(place, digest)
+            expect_code(place, *digests)

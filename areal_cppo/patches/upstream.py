@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from areal_cppo.errors import UserError
+from areal_cppo.patches.version import installed
 
 NOTHING = "nothing"  # in place of a signature: what is put there is new
 _PLAIN = (bool, int, float, str, type(None))
@@ -39,22 +40,23 @@ class ChangedUpstream(UserError):
         )
 
 
-def expect(place: str, signature: str | None = None) -> Any:
+def expect(place: str, *signatures: str) -> Any:
     """What is at a place.
 
     Parameters
     ----------
     place
         As `areal.utils.network:gethostip`; its module is imported.
-    signature
-        As `signature_of` writes it; None: whatever is there; `NOTHING`: nothing is.
+    signatures
+        Those that it may have, as `signature_of` writes them; none: whatever is there;
+        `NOTHING`: nothing is.
 
     Raises
     ------
     ChangedUpstream
         There is nothing, or something else.
     """
-    if signature == NOTHING:
+    if signatures == (NOTHING,):
         owner, name = _split(place)
         if hasattr(expect(owner), name):
             raise ChangedUpstream(place, NOTHING, "something there")
@@ -62,10 +64,10 @@ def expect(place: str, signature: str | None = None) -> Any:
     try:
         found = resolve_name(place)
     except (ImportError, AttributeError) as error:
-        wanted = "it there" if signature is None else f"it with {signature}"
+        wanted = f"it with {_either(signatures)}" if signatures else "it there"
         raise ChangedUpstream(place, wanted, f"nothing ({error})") from error
-    if signature is not None and signature_of(found) != signature:
-        raise ChangedUpstream(place, signature, signature_of(found))
+    if signatures and signature_of(found) not in signatures:
+        raise ChangedUpstream(place, _either(signatures), signature_of(found))
     return found
 
 
@@ -84,8 +86,8 @@ def expect_inside(place: str, *names: str) -> None:
             raise ChangedUpstream(place, f"{name!r} in its code", "none")
 
 
-def expect_code(place: str, digest: str) -> None:
-    """Refuse a function whose source isn't the one with this `digest_of`.
+def expect_code(place: str, *digests: str) -> None:
+    """Refuse a function whose source isn't one with these `digest_of`.
 
     Raises
     ------
@@ -93,8 +95,8 @@ def expect_code(place: str, digest: str) -> None:
         It is another; what re-implements it may be wrong now.
     """
     found = digest_of(expect(place))
-    if found != digest:
-        raise ChangedUpstream(place, f"code with digest {digest}", found)
+    if found not in digests:
+        raise ChangedUpstream(place, f"code with digest {_either(digests)}", found)
 
 
 def digest_of(function: Callable) -> str:
@@ -128,6 +130,10 @@ def signature_of(function: Callable) -> str:
     return f"({', '.join(words)})"
 
 
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(words)
+
+
 def patch(*places: str, signature: str | None = None, copies: str = "") -> Callable:
     """Decorates a function that makes what is put in a place.
 
@@ -145,12 +151,14 @@ def patch(*places: str, signature: str | None = None, copies: str = "") -> Calla
         replaced, too.
     """
 
+    wanted = () if signature is None else (signature,)
+
     def decorate(make: Callable) -> Callable[..., None]:
         @wraps(make)
         def apply(*args: Any) -> None:
             for place in places:
                 if place not in _originals:
-                    _originals[place] = expect(place, signature)
+                    _originals[place] = expect(place, *wanted)
                 _put(place, make(_originals[place], *args), copies)
 
         PATCHES[apply] = places, signature
@@ -194,6 +202,8 @@ def _split(place: str) -> tuple[str, str]:
 
 
 def _version(package: str) -> str:
+    if package == "areal":
+        return f"{installed().version} in {installed().folder}"
     try:
         return version(package)
     except PackageNotFoundError:

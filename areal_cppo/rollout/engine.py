@@ -81,7 +81,9 @@ class CPPOInfEngine(RemoteInfEngine):
         RunError
             It did not start.
         """
-        args = dict(server_args)
+        # Where roles share GPUs 2.0 counts those of the node; a worker sees its own.
+        args = server_args | {"base_gpu_id": 0}
+        args.pop("_awex_gpus_per_server", None)
         self._token = args.pop("token", "")
         args["host"], args["port"] = listen_address(), find_free_ports(1)[0]
         address = format_hostport(args["host"], args["port"])
@@ -196,14 +198,15 @@ class CPPOInfEngine(RemoteInfEngine):
 
     @override
     def _resolve_workflow(
-        self, workflow, workflow_kwargs, group_size=1, proxy_addr=None
+        self, workflow, workflow_kwargs, group_size=1, proxy_addr=None, **of_groups
     ):
+        """AReaL's; 2.0 says more about groups, which `areal_fields` holds to false."""
         single = super()._resolve_workflow(workflow, workflow_kwargs, 1, proxy_addr)
         if group_size == 1:
             return single
         if isinstance(single, GroupWorkflow):
             return WholeGroup(single, group_size)
-        return GroupedRolloutWorkflow(single, group_size, self.logger)
+        return GroupedRolloutWorkflow(single, group_size, self.logger, **of_groups)
 
     # Control
 
@@ -228,18 +231,18 @@ class CPPOInfEngine(RemoteInfEngine):
             self._control(self.backend.get_resume_request(), "resume")
 
     @override
-    def offload(self) -> None:
-        """Give up the GPU's memory."""
-        self._control(self.backend.get_offload_request(), "offload")
+    def offload(self, **tags: list[str] | None) -> None:
+        """Give up the GPU's memory; 2.0 can name a part of it."""
+        self._control(self.backend.get_offload_request(**tags), "offload", **tags)
 
     @override
     def onload(self, tags: list[str] | None = None) -> None:
         """Take the GPU's memory again."""
         self._control(self.backend.get_onload_request(tags=tags), "onload", tags)
 
-    def _control(self, request: HttpRequest, method: str, *arguments) -> None:
+    def _control(self, request: HttpRequest, method: str, *arguments, **more) -> None:
         if self.server is not None:
-            getattr(self.server, method)(*arguments)
+            getattr(self.server, method)(*arguments, **more)
             return
         for address in self.fleet.addresses():
             try:
@@ -272,9 +275,9 @@ class CPPOInfEngine(RemoteInfEngine):
         self, meta: WeightUpdateMeta, xccl_group_ranks: list[int] | None = None
     ) -> Future[None]:
         """Join the group over which weights will come; a lost server is lost then."""
-        rank = xccl_group_ranks[0] if xccl_group_ranks else 0
-        address = self.server.address
-        request = self.backend.build_init_weights_group_request(address, rank, meta)
+        request = self.backend.build_init_weights_group_request(
+            self.server.address, xccl_group_ranks[0] if xccl_group_ranks else 0, meta
+        )
         return in_thread(self._on_the_wire, self.server.join, request)
 
     @override

@@ -67,8 +67,12 @@ class LedgerRolloutController(RolloutController):
         should_accept_fn: str | None = None,
         group_size: int = 1,
         dynamic_bs: bool = False,
+        **of_groups: bool,
     ) -> list[dict[str, Any]]:
-        """A batch of AReaL's trajectories, one per problem, in the ledger's order."""
+        """A batch of AReaL's trajectories, one per problem, in the ledger's order.
+
+        `of_groups` is what 2.0 says of a task besides.
+        """
         if self._tasks is None:
             self._loader = dataloader
             self._tasks = self._generate_tasks(
@@ -76,6 +80,7 @@ class LedgerRolloutController(RolloutController):
                 workflow_kwargs=workflow_kwargs or {},
                 should_accept_fn=should_accept_fn,
                 group_size=group_size,
+                **of_groups,
             )
         try:
             results = self.dispatcher.active_submit_and_wait(
@@ -136,9 +141,9 @@ class LedgerRolloutController(RolloutController):
         done = asyncio.get_running_loop().create_future()
         with self._futures_lock:
             self._pending_futures[task.task_id] = done
-        proxy = task.proxy_addr
-        if self._proxy_started and proxy is None:
-            proxy = self.get_proxy_addr(rank)
+        settings = dict(vars(task))
+        if self._proxy_started and task.proxy_addr is None:
+            settings["proxy_addr"] = self.get_proxy_addr(rank)
         seconds = self.config.request_timeout
         engine = self._engine_name(rank)
         await self.scheduler.async_call_engine(
@@ -146,15 +151,8 @@ class LedgerRolloutController(RolloutController):
             "submit",
             engine_name=engine,
             http_timeout=seconds,
-            data=task.data,
-            workflow=task.workflow,
-            workflow_kwargs=task.workflow_kwargs,
-            should_accept_fn=task.should_accept_fn,
-            is_eval=task.is_eval,
-            group_size=task.group_size,
-            task_id=task.task_id,
             callback_addr=f"http://{self.callback_addr}/callback/rollout_complete",
-            proxy_addr=proxy,
+            **settings,
         )
         await asyncio.wait_for(done, timeout=seconds)
         return await self.scheduler.async_call_engine(

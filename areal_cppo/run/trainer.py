@@ -66,6 +66,7 @@ class CPPOTrainer(PPOTrainer):
         self.observers: list[Observer] = []
         self._step_began = time.monotonic()
         self._end_now = end_now
+        self._made = False
         self.validation: Validation | None = None
         if config.stats_logger.wandb.mode == "offline":
             # AReaL logs in whatever the mode; wandb then asks for no key.
@@ -82,6 +83,16 @@ class CPPOTrainer(PPOTrainer):
                 raise cause from error
             raise
         self.config = config
+        self._made = True
+
+    @override
+    def close(self):
+        """AReaL's, but not of a trainer half made, as 2.0 does it.
+
+        That may hang, and would tell last why it failed; the supervisor cleans up.
+        """
+        if self._made:
+            super().close()
 
     @override
     def _init_scheduler(self):

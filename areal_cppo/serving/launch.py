@@ -16,10 +16,12 @@ the run may, and log nothing private.
 
 import os
 import sys
+from importlib import import_module
 
 from areal_cppo.patches import areal as patch_areal
 from areal_cppo.patches import sglang as patch_sglang
 from areal_cppo.patches.contracts import check_upstream
+from areal_cppo.patches.version import installed
 from areal_cppo.serving.cpu import forget_pinned_memory
 from areal_cppo.serving.guard import Gate, Secret, add_endpoints
 from areal_cppo.serving.listen import narrow_this_process
@@ -45,26 +47,21 @@ def ungated(command: list[str]) -> list[str]:
 
 def run_scheduler(*args, **kwargs) -> None:
     """AReaL's scheduler process, patched from within."""
-    from areal.experimental.inference_service.sglang.scheduler import (
-        areal_run_scheduler_process,
-    )
-
     from areal_cppo.serving.held_weights import compare_in_scheduler, recording
 
     patch_sglang.scheduler_method(compare_in_scheduler)
     patch_sglang.update_weights_from_distributed(recording)
     patch_sglang.flush_cache()
     patch_sglang.get_new_batch_prefill(share_prompts)
-    areal_run_scheduler_process(*args, **kwargs)
+    areal = import_module(f"{installed().sglang}.scheduler")
+    areal.areal_run_scheduler_process(*args, **kwargs)
 
 
 def main(arguments: list[str]) -> None:
     """Serve until killed."""
     token = os.environ.pop(TOKEN_VARIABLE, "")  # SGLang's processes inherit the rest
 
-    from areal.experimental.inference_service.sglang.launch_server import (
-        areal_launch_server,
-    )
+    areal = import_module(installed().launcher)
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
     from sglang.srt.utils.common import suppress_noisy_warnings
@@ -85,7 +82,7 @@ def main(arguments: list[str]) -> None:
     patch_sglang.get_mm_processor(ProcessedImages)
     check_upstream()
     try:
-        areal_launch_server(server_args)
+        areal.areal_launch_server(server_args)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 

@@ -22,6 +22,7 @@ from areal_cppo.core import PatchLayout
 from areal_cppo.patches.areal import set_numa_affinity
 from areal_cppo.patches.contracts import check_upstream
 from areal_cppo.patches.transformers import correct_image_positions
+from areal_cppo.patches.version import normalizes_groups
 from areal_cppo.step.advantages import normalize_groups
 from areal_cppo.step.attention import (
     SDPA,
@@ -113,14 +114,8 @@ class CPPOActor(FSDPPPOActor):
         item that it returns. Their views are begun.
         """
         data = self._received(data)
-        sizes = [item["rewards"].shape[0] for item in data]
-        for name, config in (
-            ("reward_norm", self.config.reward_norm),
-            ("adv_norm", self.config.adv_norm),
-        ):
-            if config is not None:
-                norm = partial(normalize_groups, sizes=sizes, config=config)
-                setattr(self.actor, name, norm)
+        if not normalizes_groups():
+            self._normalize_groups([item["rewards"].shape[0] for item in data])
         images = [item.pop(IMAGES, None) for item in data]
         results = super().compute_advantages(data)
         for item, own in zip(results, images, strict=True):
@@ -130,6 +125,16 @@ class CPPOActor(FSDPPPOActor):
         if self._model is not None:
             begin_views(self._parts(), results)
         return results
+
+    def _normalize_groups(self, sizes: list[int]) -> None:
+        """Have AReaL's actor normalise groups of these sizes."""
+        for name, config in (
+            ("reward_norm", self.config.reward_norm),
+            ("adv_norm", self.config.adv_norm),
+        ):
+            if config is not None:
+                norm = partial(normalize_groups, sizes=sizes, config=config)
+                setattr(self.actor, name, norm)
 
     @override
     def ppo_update(self, data: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from areal_cppo.cli import doctor as command
 from areal_cppo.cli.common import config_file
 from areal_cppo.cli.main import main
 from areal_cppo.doctor import Check, machine, packages
+from areal_cppo.patches.version import look_at
 
 
 @pytest.fixture
@@ -116,10 +118,15 @@ def test_what_areal_pins_is_read_from_its_metadata(installed):
     assert torch.state == "absent" and "2.13.0 (AReaL: <2.11,>=2.9.1)" in torch.found
     assert peft.state == "ready"
     assert rows["torch"].state == "ready"  # ours, which decides
+    assert rows["torch as it was tried"].state == "ready"
+    installed(torch="2.99")
+    tried = packages.check_tried("torch", ">=2.9,<2.14")
+    assert tried.state == "absent" and "2.99 (tried: >=2.9,<2.14)" in tried.found
 
 
-def test_without_areal_there_are_no_pins(installed):
+def test_without_areal_there_are_no_pins(installed, monkeypatch):
     installed(torch="2.9")
+    monkeypatch.setattr(packages, "installed", lambda: look_at(Path("/nowhere")))
     assert packages.areal_pins() == {}
     states = {row.name: row.state for row in packages.package_checks()}
     assert states["areal"] == states["sglang"] == "MISSING"

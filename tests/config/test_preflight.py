@@ -45,7 +45,7 @@ def cached(hub, name: str, files: dict[str, str]) -> None:
 
 
 def test_other_versions_stop_a_run(monkeypatch):
-    versions = {"areal": "1.0.4", "sglang": "0.5.11"}
+    versions = {"sglang": "0.5.11"}
     version = packages.metadata.version
     monkeypatch.setattr(
         packages.metadata, "version", lambda name: versions.get(name) or version(name)

@@ -80,7 +80,7 @@ def declared() -> set[tuple[str, str]]:
     return {
         (owner, name)
         for owner, contract in contracts.CONTRACTS.items()
-        for name, _ in contracts.entries(contract)
+        for name in contracts.entries(contract)
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 from areal_cppo.errors import UserError
 from areal_cppo.patches import torch as patch_torch
 from areal_cppo.patches import upstream
-from areal_cppo.patches.areal import LAUNCHER, launch_command
+from areal_cppo.patches.areal import launch_command
 from areal_cppo.patches.upstream import (
     NOTHING,
     ChangedUpstream,
@@ -23,6 +23,7 @@ from areal_cppo.patches.upstream import (
     patch,
     signature_of,
 )
+from areal_cppo.patches.version import LAUNCHERS, installed
 
 
 def greet(name, *, loud=False):
@@ -119,9 +120,20 @@ def test_a_new_method_hides_none():
 
 class TestWouldFailSilently:
     def test_a_server_is_not_started_by_another_launcher(self):
-        assert launch_command(["python3", "-m", LAUNCHER], "mine")[2] == "mine"
-        for command in (["python3", "-m", "areal.other"], [LAUNCHER, LAUNCHER]):
-            with refused("expected a command that starts areal.experimental"):
+        """Whatever AReaL's is called: only the one that is there is replaced."""
+        known = installed().launcher
+        command = ["python3", "-m", known, "--port", "1"]
+        assert launch_command(command, "mine") == [*command[:2], "mine", *command[3:]]
+        (other,) = set(LAUNCHERS) - {known}
+        for command in (
+            ["python3", "-m", "areal.v3.launch_server"],
+            ["python3", "-m", "sglang.launch_server", "--model-path", known],
+            ["python3", "-m", other],
+            ["python3", known],
+            ["python3", "-u", "-m", known],
+            [known],
+        ):
+            with refused(f"expected a command that starts {known}"):
                 launch_command(command, "mine")
 
     def test_a_store_whose_master_is_not_seen_does_not_listen(self, monkeypatch):

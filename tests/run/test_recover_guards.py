@@ -13,6 +13,7 @@ import pytest
 
 from areal_cppo.run.observers import NonFinite, NonFiniteGuard
 from areal_cppo.run.stop import HealthPoll, StopRequest
+from areal_cppo.run.trainer import CPPOTrainer
 
 NAN = float("nan")
 LOSS, NORM = "ppo_actor/update/actor_loss/avg", "ppo_actor/update/grad_norm"
@@ -28,6 +29,17 @@ def test_steps_that_teach_nothing_end_the_run(wrong):
     with pytest.raises(NonFinite, match="3 steps in a row, up to step 6") as error:
         guard.step_done(6, good | wrong)
     assert "\n" not in str(error.value)
+
+
+def test_a_trainer_half_made_is_not_taken_down(monkeypatch):
+    """AReaL 2.0 does it when it can't be made, which may hang."""
+    closed = []
+    monkeypatch.setattr(CPPOTrainer.__base__, "close", lambda self: closed.append(self))
+    trainer = object.__new__(CPPOTrainer)
+    for made in (False, True):
+        trainer._made = made
+        trainer.close()
+    assert closed == [trainer]
 
 
 SERVER = """

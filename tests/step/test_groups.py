@@ -53,10 +53,10 @@ def test_a_group_does_not_depend_on_the_others(sizes):
 
 
 def test_actor_normalises_what_is_left_of_a_group(actor):
-    """AReaL alone divides the leftover rows by a deviation of zero: 1e5."""
-    actor.config.reward_norm = NormConfig(
-        mean_level="group", std_level="group", group_size=2
-    )
+    """AReaL 1.0.4 alone divides the leftover rows by a deviation of zero: 1e5."""
+    config = NormConfig(mean_level="group", std_level="group", group_size=2)
+    actor.config.reward_norm = config
+    actor.actor.reward_norm = Normalization(config)  # as AReaL makes it of the first
     whole = [harness.trajectory(i, 5, float(i % 2)) for i in range(2)]
     group = {
         key: whole[0][key] + whole[1][key]

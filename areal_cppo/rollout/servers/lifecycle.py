@@ -201,9 +201,9 @@ class OwnedServer(ServerState):
             self._over_the_wire(self._wire.complete)
         self._if_up(self._live.tell, self._backend.get_resume_request(), _paused=False)
 
-    def offload(self) -> None:
+    def offload(self, **tags: list[str] | None) -> None:
         """Give up the GPU's memory; a server that is down is not started meanwhile."""
-        request = self._backend.get_offload_request()
+        request = self._backend.get_offload_request(**tags)
         self._if_up(self._live.tell, request, _offloaded=True)
 
     def onload(self, tags: list[str] | None = None) -> None:
