@@ -282,7 +282,7 @@ class Objective(ABC):
         """Hidden states `[G, D]` of one view's pass at the gated tokens."""
         pixel_values = self.gated.pixel_values(micro_batch.view, kind)
         config, row_tokens = self.parts.config, micro_batch.view.tokens
-        together = row_tokens * len(self.views)
+        together = row_tokens * len(self.views_of(config))
         with self.parts.meter.time(f"{kind}_view"):
             hidden = self.parts.model.view_at(
                 micro_batch,
