@@ -259,13 +259,11 @@ class CPPOInfEngine(RemoteInfEngine):
 
         The result is the folder of older weights that has to stay, or None.
         """
-        before = self.get_version()
+        before, config = self.get_version(), self.config
         written = partial(
             wait_for_files,
-            self.config.experiment_name,
-            self.config.trial_name,
-            before,
-            self.settings.update_seconds,
+            *(config.experiment_name, config.trial_name),
+            *(before, self.settings.update_seconds),
         )
         weights = Weights.of_update(meta, before + 1)
         return in_thread(self.server.update, weights, written)

@@ -189,8 +189,8 @@ def test_the_lock_for_gpus_has_what_setup_cfg_asks_for():
         version = lock[canonicalize_name(needed.name)]
         assert needed.specifier.contains(version, prereleases=True), needed
     exact = {needed.name: str(needed.specifier) for needed in extra}
-    for name, specifier in packages._EXACT.items():
-        assert exact[name] == specifier == f"=={lock[name]}"
+    assert exact["sglang"] == packages._WANTED["sglang"] == f"=={lock['sglang']}"
+    assert exact["areal"] == f"=={lock['areal']}" == "==1.0.4"
     (flash_attn,) = declared("options.extras_require", "flash-attn")
     assert flash_attn.name not in lock  # from source, for those who ask for it
 

@@ -22,6 +22,7 @@ from areal.utils import name_resolve, names
 
 from areal_cppo.rollout.servers.client import ServerClient, ServerError
 
+_UNLOAD = "/unload_lora_adapter"
 _POLL_SECONDS = 0.1
 
 # Between the clocks of two nodes. A record from before a restart of the run is older: a
@@ -93,7 +94,8 @@ class Weights:
             try:
                 client.order(request, timeout)
             except ServerError:
-                if not request.best_effort:
+                # An older adapter may be gone; 2.0 calls loading one best effort, too.
+                if request.endpoint != _UNLOAD:
                     raise
 
 
