@@ -61,9 +61,7 @@ def check_early(
     settings = OmegaConf.to_container(composed, resolve=False)
     unknown = first_unknown(settings, config_classes())
     if unknown is not None:
-        key = unknown.partition(":")[0]
-        given = any(o.lstrip("+~").partition("=")[0] == key for o in overrides)
-        raise UserError(unknown if given else f"{path.name}: {unknown}")
+        raise UserError(f"{path.name}: {unknown}")
     real = _text_of(composed, "data.source") in set(SOURCES) - set(TASK_NAMES)
     for block in paths:
         where = _text_of(composed, f"{block}.path")

@@ -142,13 +142,13 @@ def test_flash_attention_has_to_load(load, monkeypatch):
 
 
 def test_disk_for_the_checkpoints(load, monkeypatch):
-    """The last and one an epoch in bf16; with Adam's moments those to go on from, of
-    which two are kept while a third is written."""
+    """The last, the best and one an epoch in bf16; with Adam's moments those to go on
+    from, of which two are kept while a third is written."""
     config = load(FULL, "total_train_epochs=2")
     needed = checkpoint_bytes(config, PARAMETERS["3B"])
-    assert needed == PARAMETERS["3B"] * (3 * 2 + 3 * 12)
+    assert needed == PARAMETERS["3B"] * (4 * 2 + 3 * 12)
     off = load(FULL, "recover.mode=disabled", "saver.freq_epochs=null")
-    assert checkpoint_bytes(off, PARAMETERS["3B"]) == PARAMETERS["3B"] * 2
+    assert checkpoint_bytes(off, PARAMETERS["3B"]) == PARAMETERS["3B"] * (2 * 2)
     assert checkpoint_bytes(load(LORA), PARAMETERS["7B"]) == PARAMETERS["7B"] * 2 * 3
     free = needed
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))

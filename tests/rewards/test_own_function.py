@@ -283,7 +283,7 @@ def test_the_command_with_other_functions(capsys, monkeypatch, file):
         (("@/no/such",), 2, "--response: expected a text file after @"),
         (("x", f"reward.function='{file}:gone'"), 2, "no gone in my rewards.py"),
         (("x", "reward.answer_weight=-1"), 2, "reward.answer_weight: expected a num"),
-        (("x", f"reward.function='{file}:fails'"), 1, "refused: ValueError in fails"),
+        (("x", f"reward.function='{file}:fails'"), 2, "found ValueError in fails"),
     ):
         (line,) = reward(capsys, "--response", *arguments, status=status)
         assert words in line

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from areal_cppo.folder import RunFolder
+from areal_cppo.folder import FAILED, RunFolder
 from areal_cppo.run.finish import finish_run, read_timeline
 
 
@@ -88,7 +88,18 @@ def test_summary_and_report(folder):
         "max_staleness": 1,
         "mean_staleness": 0.25,
         "refused": {"vision_token": 2},
+        "failure": None,
     }
+
+
+def test_why_it_failed(folder):
+    folder.event("run_started")
+    folder.event(FAILED, reason="no memory left", status=1)
+    page = finish_run(folder.path).read_text()
+    assert "The run failed" in page and "no memory left" in page
+    assert json.loads(folder.summary.read_text())["failure"] == "no memory left"
+    folder.event("run_started")  # it goes on
+    assert "The run failed" not in finish_run(folder.path).read_text()
 
 
 def test_the_best_validation_is_named(folder):

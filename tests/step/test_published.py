@@ -59,6 +59,7 @@ def test_every_setting_is_the_published_one(load):
         "divergence": "k3",
         "gate": "positive_advantage",
         "aggregation": "sequence",
+        "responses": None,
         "selection": "entropy_gain",
         "grad": ["anchor", "positive", "negative"],
         "views": {

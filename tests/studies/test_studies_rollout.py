@@ -10,7 +10,8 @@ from areal.utils.data import concat_padded_tensors
 
 from areal_cppo.config.blocks import RewardConfig
 from areal_cppo.rollout.requests import Prompt
-from areal_cppo.rollout.workflow import _trajectory
+from areal_cppo.rollout.workflow import _add_images, _trajectory
+from areal_cppo.step.batch import with_images
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model, response_logits
@@ -116,7 +117,8 @@ def test_groups_are_those_of_the_workflow(task, problems):
                 output_len=n,
             )
             rows.append(_trajectory(own, response, value))
-        expected = concat_padded_tensors(rows)
+        _add_images(rows, own)
+        expected = with_images(concat_padded_tensors(rows))
         assert item.keys() == expected.keys()
         inside = expected["attention_mask"]
         for key, value in expected.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoProcessor
 
+from areal_cppo.config.agreements import check_agreements
 from areal_cppo.config.experiment import load_config
 from areal_cppo.errors import UserError
 from areal_cppo.tasks.experiment import HELDOUT_SEED, load_task
@@ -55,4 +56,7 @@ def test_shifts_that_there_are_not(load):
         *("heldout.size=0", "heldout.shift=noise"),
     )
     with pytest.raises(UserError, match="only synthetic tasks have shifts"):
-        load_task(config)
+        check_agreements(config)
+    config.heldout.size, config.heldout.shift = 100, "none"
+    with pytest.raises(UserError, match="heldout.size: .*valid_dataset is what"):
+        check_agreements(config)
