@@ -24,7 +24,7 @@ RATIOS = {
     "cppo_over_published_cppo": ("d", "b"),
     "cppo_over_grpo": ("d", "c"),
     "anchor_only_over_grpo": ("e", "c"),
-    "one_response_over_grpo": ("f", "c"),
+    "cppo_one_response_over_grpo": ("f", "c"),
     "grpo_over_stock_grpo": ("c", "a"),
     "grpo_over_stock_grpo_apart": ("c", "a*"),
     "anchor_only_over_stock_grpo": ("e", "a"),

@@ -32,7 +32,7 @@ CONTRACT = (
     "cppo_over_published_cppo",
     "grpo_over_stock_grpo",
     "anchor_only_over_stock_grpo",
-    "one_response_over_grpo",
+    "cppo_one_response_over_grpo",
     "peak_memory_cppo_over_stock_grpo",
 )
 
