@@ -5,7 +5,8 @@ from __future__ import annotations
 from areal_cppo.core import view_divergence
 from areal_cppo.core.cpl import published_negative_views
 from areal_cppo.metrics import UPDATE, Metric
-from areal_cppo.step.objectives.base import Objective, at_gate
+from areal_cppo.step.objectives.base import Objective
+from areal_cppo.step.objectives.tokens import at_gate
 from areal_cppo.step.token_metrics import TokenRecord, record_counts, record_means
 
 DIVERGENCE = Metric(

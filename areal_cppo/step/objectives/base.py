@@ -24,12 +24,13 @@ from torch import Tensor
 
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
-from areal_cppo.core import PatchLayout, StalenessConfig, TokenStatistics, token_weights
+from areal_cppo.core import PatchLayout, TokenStatistics
 from areal_cppo.core.head import Projection
-from areal_cppo.step.batch import COUNTS, image_sets, images_of
+from areal_cppo.step.batch import image_sets, images_of
 from areal_cppo.step.gate import Gated, apply_gate, gate_tokens
 from areal_cppo.step.metrics import Meter
 from areal_cppo.step.model import Model
+from areal_cppo.step.objectives.tokens import GatedTokens
 from areal_cppo.step.pack import MicroBatch, Packer
 from areal_cppo.step.ranks import Ranks
 from areal_cppo.step.views import ViewMaker, Workshop
@@ -67,88 +68,6 @@ class Parts:
     workshop: Workshop
     ranks: Ranks
     version: int
-
-
-@dataclass(frozen=True)
-class GatedTokens:
-    """A micro-batch as an objective sees it.
-
-    Tensors are `[T]`, at the position that predicts a token, unless they say otherwise.
-
-    `input_ids` and `versions` are stored at the token itself and shifted here; AReaL's
-    `loss_mask`, `advantages`, `logprobs` and `prox_logp` come shifted. Positions where
-    the shift crosses a response's end have no loss and so no gate.
-
-    Attributes
-    ----------
-    gate
-        Bool: tokens that may be used.
-    at
-        Int64 `[G]`: where that is true.
-    responses
-        Bool, one a response: those of whose tokens some are.
-    counts
-        fp32: how often a token's response counts.
-    tokens, labels
-        Ints: the token at each position, and the one that it predicts.
-    sequences
-        Int64: which response.
-    versions
-        Int: policy version that sampled the predicted token.
-    behaviour_logprobs, proximal_logprobs
-        fp32, nats; the latter may be None.
-    """
-
-    gate: Tensor
-    at: Tensor
-    responses: Tensor
-    counts: Tensor
-    tokens: Tensor
-    labels: Tensor
-    sequences: Tensor
-    versions: Tensor
-    behaviour_logprobs: Tensor
-    proximal_logprobs: Tensor | None
-
-    @classmethod
-    def of(cls, micro_batch: MicroBatch, gate: str, responses: Tensor) -> GatedTokens:
-        """`responses` is bool, one each: of the others no token is gated."""
-        data = micro_batch.data
-        lengths = data["cu_seqlens"].diff().long()
-        sequences = torch.repeat_interleave(
-            torch.arange(len(lengths), device=lengths.device), lengths
-        )
-        gated = gate_tokens(data, gate) & responses[sequences]
-        counts = data.get(COUNTS)
-        return cls(
-            gate=gated,
-            at=gated.nonzero().flatten(),
-            responses=responses,
-            counts=torch.ones_like(data["logprobs"]) if counts is None else counts,
-            tokens=data["input_ids"],
-            labels=micro_batch.labels,
-            sequences=sequences,
-            versions=torch.roll(data["versions"], shifts=-1, dims=-1),
-            behaviour_logprobs=data["logprobs"],
-            proximal_logprobs=data.get("prox_logp"),
-        )
-
-    def weights(
-        self, config: StalenessConfig, logprobs: Tensor, at: Tensor, version: int
-    ) -> Tensor:
-        """Importance weight and decay of the tokens at some positions `[N]`: fp32.
-
-        `logprobs` `[T]` are the current policy's, for want of proximal ones.
-        """
-        proximal = self.proximal_logprobs
-        return token_weights(
-            config,
-            logprobs[at],
-            None if proximal is None else proximal[at],
-            self.behaviour_logprobs[at],
-            self.versions[at],
-            version,
-        )
 
 
 class Objective(ABC):
@@ -302,11 +221,6 @@ class Objective(ABC):
             }
         )
         return hidden
-
-
-def at_gate(micro_batch: MicroBatch, tokens: GatedTokens) -> Tensor:
-    """Int64 `[G]`: which of the `W` needed tokens are gated."""
-    return tokens.gate[micro_batch.needed].nonzero().flatten()
 
 
 def start_objective(parts: Parts, padded: dict[str, Any]) -> Objective | None:

@@ -26,8 +26,9 @@ from areal_cppo.core import (
     view_divergences,
 )
 from areal_cppo.core.head import Projection
-from areal_cppo.step.objectives.base import GatedTokens, Objective, Parts, at_gate
+from areal_cppo.step.objectives.base import Objective, Parts
 from areal_cppo.step.objectives.cpl_metrics import METRICS, MetricOf
+from areal_cppo.step.objectives.tokens import GatedTokens, at_gate
 from areal_cppo.step.pack import MicroBatch
 from areal_cppo.step.token_metrics import (
     TokenRecord,

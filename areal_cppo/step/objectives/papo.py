@@ -21,12 +21,8 @@ from areal_cppo.core import (
 from areal_cppo.core.divergence import cut_off
 from areal_cppo.metrics import UPDATE, Metric, by_name, share
 from areal_cppo.step.gate import gate_metrics, gate_tokens
-from areal_cppo.step.objectives.base import (
-    GatedTokens,
-    Objective,
-    Parts,
-    at_gate,
-)
+from areal_cppo.step.objectives.base import Objective, Parts
+from areal_cppo.step.objectives.tokens import GatedTokens, at_gate
 from areal_cppo.step.pack import MicroBatch
 from areal_cppo.step.token_metrics import (
     TokenRecord,
