@@ -17,9 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from areal_cppo.config import SCHEDULERS, UPDATE_MODES
-from areal_cppo.config.blocks import SECONDS
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     COUNT,
     FRACTION,
     POSITIVE,
@@ -28,6 +26,8 @@ from areal_cppo.core.checks import (
     Number,
     Rule,
 )
+from areal_cppo.config import SCHEDULERS, UPDATE_MODES
+from areal_cppo.config.blocks import SECONDS
 
 
 @dataclass(frozen=True)

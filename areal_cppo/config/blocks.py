@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from areal_cppo.config import SHIFTS, SOURCES
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     COUNT,
     FRACTION,
     POSITIVE,
@@ -21,6 +20,7 @@ from areal_cppo.core.checks import (
     refusal,
     setting,
 )
+from areal_cppo.config import SHIFTS, SOURCES
 
 INSTRUCTION = (
     "Reason step by step between <think> and </think>. After that, write the final "

@@ -15,11 +15,11 @@ from areal.api.cli_args import InferenceEngineConfig, PPOActorConfig, SGLangConf
 from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from typing_extensions import override
 
+from areal_cppo.checks import Number, check_argument, check_fields, setting
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
 from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
-from areal_cppo.core.checks import Number, check_argument, check_fields, setting
 
 _KEPT = Number(0, 100_000_000, integer=True)
 

@@ -18,6 +18,7 @@ from areal.utils import name_resolve
 from areal.utils.stats_logger import StatsLogger
 from typing_extensions import override
 
+from areal_cppo.checks import COUNT, Number, check_fields, setting
 from areal_cppo.config import TASK_NAMES, TASK_PROMPT
 from areal_cppo.config.blocks import (
     DataConfig,
@@ -36,7 +37,6 @@ from areal_cppo.config.engines import (
 from areal_cppo.config.keys import check_file, forced, refused
 from areal_cppo.config.operation import WatchdogConfig
 from areal_cppo.config.reading import build
-from areal_cppo.core.checks import COUNT, Number, check_fields, setting
 
 
 @dataclass

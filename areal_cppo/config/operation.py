@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from areal_cppo.config.blocks import SECONDS
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     COUNT,
     Bool,
     Number,
     check_fields,
     setting,
 )
+from areal_cppo.config.blocks import SECONDS
 
 
 @dataclass

@@ -15,8 +15,8 @@ from areal.api.cli_args import to_structured_cfg
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from areal_cppo.checks import Rule, refusal
 from areal_cppo.config import areal_fields
-from areal_cppo.core.checks import Rule, refusal
 
 Config = TypeVar("Config")
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     FRACTION,
     POSITIVE_FRACTION,
     Bool,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from areal_cppo.core.checks import Choice, check_argument
+from areal_cppo.checks import Choice, check_argument
 from areal_cppo.core.precision import MIN_LOG_PROB, log_probs, row_kl, single
 from areal_cppo.core.shapes import check_shapes
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from areal_cppo.core.checks import check_chunk_size
+from areal_cppo.checks import check_chunk_size
 from areal_cppo.core.divergence import token_divergence
 from areal_cppo.core.precision import log_probs, row_entropy
 from areal_cppo.core.scores import TokenScores, score_tokens, token_entropy

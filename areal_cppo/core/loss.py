@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from areal_cppo.core.checks import POSITIVE, Choice, check_argument
+from areal_cppo.checks import POSITIVE, Choice, check_argument
 from areal_cppo.core.cpl import AGGREGATIONS
 from areal_cppo.core.precision import single
 from areal_cppo.core.shapes import check_shapes

@@ -40,7 +40,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     Bool,
     Choice,
     Instance,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import COUNT, check_argument
+from areal_cppo.checks import COUNT, check_argument
 from areal_cppo.core.shapes import check_shapes
 
 # The mean and standard deviation of CLIP's training images, as in Qwen2(.5)-VL's

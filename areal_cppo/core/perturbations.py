@@ -22,7 +22,7 @@ from kornia import enhance, filters
 from kornia.geometry import transform
 from torch import Generator, Tensor
 
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     FRACTION,
     POSITIVE_FRACTION,
     Number,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from areal_cppo.core.checks import POSITIVE, check_argument
+from areal_cppo.checks import POSITIVE, check_argument
 
 # Stands for log 0, the log-probability of a word whose logit is -inf. Far below any of
 # finite half-precision logits, and its square is still finite in fp32.

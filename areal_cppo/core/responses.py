@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import COUNT, check_argument
+from areal_cppo.checks import COUNT, check_argument
 from areal_cppo.core.views import image_digest, view_seed
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import check_chunk_size
+from areal_cppo.checks import check_chunk_size
 from areal_cppo.core.precision import log_probs, row_entropy, row_kl
 from areal_cppo.core.shapes import check_shapes
 

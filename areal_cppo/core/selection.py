@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import POSITIVE_FRACTION, Choice, check_argument
+from areal_cppo.checks import POSITIVE_FRACTION, Choice, check_argument
 from areal_cppo.core.cpl import QUOTAS
 from areal_cppo.core.shapes import check_shapes
 

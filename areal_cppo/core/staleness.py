@@ -10,7 +10,7 @@ Letters: ``N`` selected tokens.
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import FRACTION, Number, check_argument
+from areal_cppo.checks import FRACTION, Number, check_argument
 from areal_cppo.core.cpl import StalenessConfig
 from areal_cppo.core.shapes import check_shapes
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import Choice, check_argument
+from areal_cppo.checks import Choice, check_argument
 from areal_cppo.core.patchify import (
     PatchLayout,
     denormalize,

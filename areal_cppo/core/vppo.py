@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from areal_cppo.core.checks import (
+from areal_cppo.checks import (
     FRACTION,
     POSITIVE_FRACTION,
     Choice,

@@ -30,9 +30,9 @@ from typing import Any
 
 import yaml
 
+from areal_cppo.checks import COUNT, Bool, Number, check_fields, setting
 from areal_cppo.config import SHIFTS, TASK_NAMES
 from areal_cppo.core import parse_perturbations
-from areal_cppo.core.checks import COUNT, Bool, Number, check_fields, setting
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import (
     check_key,
