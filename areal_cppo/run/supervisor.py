@@ -40,6 +40,7 @@ INTERRUPTED, TERMINATED = 130, 143
 _FINAL = (0, 2, STOPPED, INTERRUPTED, TERMINATED)  # not to be tried again
 _POLL_SECONDS = 2.0
 _GRACE_SECONDS = 5.0
+_TELL_SECONDS = 60.0  # of silence before training begins
 
 
 @dataclass
@@ -72,6 +73,7 @@ class _Life:
     stage: str = "start"
     heard: float = field(default_factory=time.monotonic)
     alive: float = field(default_factory=time.monotonic)
+    told: float = 0.0  # of how much silence
     step: int = 0
     retries: int = 0
     grace: float = 0.0
@@ -83,7 +85,7 @@ class _Life:
         kind = event["kind"]
         if kind == "alive":
             return
-        self.heard = self.alive
+        self.heard, self.told = self.alive, 0.0
         if kind == "run":
             self.outcome.folder = Path(event["folder"])
             self.retries = event.get("retries", 0)
@@ -101,6 +103,14 @@ class _Life:
             self.outcome.status = event["status"]
             self.outcome.error = event["text"]
             self.restart = event.get("restart", True)
+
+    def waiting(self) -> str | None:
+        """What to say when another minute has passed before training begins."""
+        silence = time.monotonic() - self.heard
+        if self.stage != "start" or silence < self.told + _TELL_SECONDS:
+            return None
+        self.told = silence
+        return f"still at it, {silence:.0f} s (limit {self.limits.start:.0f} s)"
 
     def check(self) -> None:
         """Raise `RunError` if the run stands still."""
@@ -247,6 +257,8 @@ def _listen(pipe: int, life: _Life, listener: Listener, signals: Signals) -> Non
             signals.obey(life.outcome.folder, life.grace)
             if time.monotonic() >= next_check:
                 life.check()
+                if text := life.waiting():
+                    listener({"kind": "note", "text": text})
                 next_check = time.monotonic() + _POLL_SECONDS
 
 

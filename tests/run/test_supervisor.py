@@ -106,9 +106,12 @@ def test_a_run_that_gets_nowhere_ends(run, scenario, limit):
     assert seconds < 60
 
 
-def test_before_it_says_its_own_the_callers_limits_hold(run):
-    outcome, _, _ = run("no folder yet", Limits(start=0.5))
+def test_before_it_says_its_own_the_callers_limits_hold(run, monkeypatch):
+    monkeypatch.setattr(supervisor, "_TELL_SECONDS", 0.5)
+    outcome, events, _ = run("no folder yet", Limits(start=1.5))
     assert "nothing happened" in outcome.error
+    told = [event["text"] for event in events if event["kind"] == "note"]
+    assert 1 <= len(told) <= 3 and all("still at it" in text for text in told)
 
 
 @pytest.mark.parametrize("scenario", ["fails once", "is killed once"])
