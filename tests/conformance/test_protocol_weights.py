@@ -121,7 +121,8 @@ def test_pause_answers_with_the_part_there_is(server, long):
     assert cut and {reply.reason for reply in cut} == {"abort"}
     for prompt, reply in zip(prompts, replies, strict=True):
         assert len(reply.tokens) == len(reply.logprobs)
-        assert len(reply.tokens) < long or reply.reason == "length"
+        # The last token may be there when the abort comes.
+        assert len(reply.tokens) <= long
         if reply.tokens and not server.vision_ids() & set(reply.tokens):
             server.check_logprobs(prompt, reply)
 

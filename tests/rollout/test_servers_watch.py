@@ -86,6 +86,19 @@ def test_events_reach_the_listeners_once_and_states_the_workers():
     assert fleet.ended == []
 
 
+def test_a_listener_that_comes_later_hears_what_was_before():
+    """A run's is there once its checkpoint is read, which may take longer."""
+    fleet = Fleet()
+    late = fleet.watch._listeners.pop()
+    fleet.replies[0]["events"] = [{"event": "server_up"}]
+    fleet.look()
+    assert fleet.events == []
+    fleet.watch._listeners.append(late)
+    fleet.look()
+    fleet.look()
+    assert fleet.events == [{"event": "server_up"}]
+
+
 def test_a_listener_that_fails_harms_nobody():
     fleet = Fleet()
 

@@ -127,7 +127,7 @@ class FleetWatch:
     log
         Where the servers' output is, for people.
     listeners
-        Called with each event, in this thread.
+        Called with each event, in this thread; they may be added later.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class FleetWatch:
         self._end_run = end_run
         self._log = log
         self._listeners = listeners
+        self._events: list[dict[str, Any]] = []
         self._restarts = dict.fromkeys(servers, 0)
         self._reasons = dict.fromkeys(servers, "")
         self._final: set[str] = set()  # servers without which the run can't go on
@@ -197,7 +198,8 @@ class FleetWatch:
         for event in status["events"]:
             if event["event"] == "server_down":
                 self._reasons[server] = event["reason"]
-            self._tell(event)
+        self._events += status["events"]
+        self._tell()
         self.states[server] = status["state"]
         if not status["can_rejoin"]:
             self._final.add(server)
@@ -205,12 +207,17 @@ class FleetWatch:
         if status["reason"]:
             self._reasons[server] = status["reason"]
 
-    def _tell(self, event: dict[str, Any]) -> None:
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception:  # theirs, and not worth a run
-                logger.exception("a listener failed")
+    def _tell(self) -> None:
+        """Hand on what happened; it waits while there is nobody to hear it."""
+        if not self._listeners:
+            return
+        told, self._events = self._events, []
+        for event in told:
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception:  # theirs, and not worth a run
+                    logger.exception("a listener failed")
 
     def _verdict(self) -> RunError | None:
         """Why the run can't go on; None: it can."""
