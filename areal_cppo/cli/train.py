@@ -15,7 +15,12 @@ from areal_cppo.doctor.packages import check_versions
 from areal_cppo.folder import FAILED, RunFolder
 from areal_cppo.report.live import live_display
 from areal_cppo.run.stop import STOPPED
-from areal_cppo.run.supervisor import RunEnd, supervise
+from areal_cppo.run.supervisor import (
+    INTERRUPTED,
+    TERMINATED,
+    RunEnd,
+    supervise,
+)
 
 
 def add_train(commands: Any) -> None:
@@ -96,7 +101,7 @@ def _conclude(outcome: RunEnd, log: Path) -> int:
         from areal_cppo.run.finish import finish_run
 
         try:
-            if outcome.status not in (0, STOPPED):
+            if outcome.status not in (0, STOPPED, INTERRUPTED, TERMINATED):
                 RunFolder(folder).event(
                     FAILED, reason=outcome.error, status=outcome.status
                 )

@@ -87,9 +87,6 @@ class Change:
 def heldout_points(run: RunContents) -> list[HeldOut]:
     """Every held-out evaluation in order of step, from whichever file has it."""
     points: dict[int, HeldOut] = {}
-    for step, accuracy in zip(*run.series("heldout_accuracy"), strict=True):
-        if is_share(accuracy):
-            points[step] = HeldOut(step, accuracy)
     summary = {} if run.evaluations else run.summary
     for step, key in ((0, "accuracy_before"), (summary.get("steps"), "accuracy_after")):
         if is_number(step) and is_share(summary.get(key)):

@@ -35,7 +35,7 @@ from areal_cppo.step.draw import draw_from_group
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.minibatches import minibatches
 from areal_cppo.step.model import Model
-from areal_cppo.step.objectives.base import Parts, begin_views
+from areal_cppo.step.objectives.base import Parts, begin_views, objective_of
 from areal_cppo.step.pack import Packer
 from areal_cppo.step.rank_state import load_rank, save_rank
 from areal_cppo.step.ranks import Ranks
@@ -167,8 +167,7 @@ class CPPOActor(FSDPPPOActor):
         config, most = self.config, self.config.view_responses
         if most is None:
             return data
-        gate = config.cpl.gate if config.uses_cpl else "none"
-        seed = config.view_seed
+        gate, seed = objective_of(config).gate_of(config), config.view_seed
         return [draw_from_group(group, gate, most, seed, version) for group in data]
 
     @override

@@ -1,6 +1,6 @@
 """Which responses of a group are compared with views, where not all of them are.
 
-Drawn group by group, before AReaL cuts the batch into mini-batches, so that it does not
+Drawn group by group, before the batch is cut into mini-batches, so that it does not
 depend on how. Letters: see `step/__init__.py`.
 """
 

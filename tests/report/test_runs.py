@@ -117,13 +117,11 @@ def test_change_is_unpaired_without_outcomes(run_folder):
     assert change.interval[0] < change.points / 100 < change.interval[1]
 
 
-def test_heldout_points_from_metrics_and_summary(run_folder):
-    run_folder.lines("metrics.jsonl", [{"step": 5, "heldout_accuracy": 0.4}])
+def test_heldout_points_from_the_summary(run_folder):
     run_folder.summary(10)
     points = heldout_points(load_run(run_folder.folder))
     assert [(p.step, p.accuracy, p.n) for p in points] == [
         (0, 0.33, 300),
-        (5, 0.4, None),
         (10, 0.58, 300),
     ]
 

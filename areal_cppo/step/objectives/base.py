@@ -231,7 +231,7 @@ def start_objective(parts: Parts, padded: dict[str, Any]) -> Objective | None:
     """
     if not parts.config.uses_views:
         return None
-    objective = _kind(parts.config)(parts, padded)
+    objective = objective_of(parts.config)(parts, padded)
     return objective if objective.gated.count else None
 
 
@@ -243,7 +243,7 @@ def begin_views(parts: Parts, groups: Sequence[dict[str, Any]]) -> None:
     config = parts.config
     if not config.uses_views:
         return
-    kind = _kind(config)
+    kind = objective_of(config)
     items = [item for group in groups for item in images_of(group)]
     gate = kind.gate_of(config) if config.speed.gate_first else "none"
     gated = torch.cat([gate_tokens(group, gate).any(-1) for group in groups]).tolist()
@@ -256,5 +256,5 @@ def begin_views(parts: Parts, groups: Sequence[dict[str, Any]]) -> None:
     parts.workshop.begin(make, [items[i] for i in firsts], parts.version, device)
 
 
-def _kind(config: CPPOActorConfig) -> type[Objective]:
+def objective_of(config: CPPOActorConfig) -> type[Objective]:
     return import_module(OBJECTIVES[config.objective].module).OBJECTIVE
