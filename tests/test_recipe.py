@@ -192,7 +192,8 @@ def test_the_published_recipe_on_text_and_images(tmp_path, mixed):
 
 
 def test_adapters_by_disk(tmp_path, geometry3k):
-    """LoRA with its bfloat16 optimiser; SGLang loads each version's adapter.
+    """LoRA with its bfloat16 optimiser; SGLang loads each version's adapter. Half of a
+    group is sampled from noisy images, as NoisyRollout does.
 
     Killed while it validates after step 2, the run makes that step anew, and goes on
     without a gap and without a repeat.
@@ -204,6 +205,8 @@ def test_adapters_by_disk(tmp_path, geometry3k):
         "recover.freq_steps": "1",
         "validation.every": "1",
         "validation.k": "8",
+        "augmentation": "{views: [{name: diffusion_noise, steps: 200}], of: responses, "
+        "share: 0.5, train_on: original, fades: true}",
     }
     name = "qwen2_5_vl-3b_geometry3k_lora_24gb.yaml"
     running = train(name, run, geometry3k, 3, **here)
@@ -216,7 +219,8 @@ def test_adapters_by_disk(tmp_path, geometry3k):
     os.kill(controller, signal.SIGKILL)
     assert [line["step"] for line in records(run / "evaluations.jsonl")] == [0, 1]
     assert "going on after step 1" in finish(running)
-    assert_finished(run, 3, fresh=1)
+    for step in assert_finished(run, 3, fresh=1):
+        assert step["augmented_share"] == 0.5
     validated = records(run / "evaluations.jsonl")
     assert [line["step"] for line in validated] == [0, 1, 2, 3]
     for line in validated:

@@ -37,6 +37,7 @@ def disagreements(config: CPPOConfig) -> Iterator[str]:
     yield from _advantages(config)
     yield from _policies(config)
     yield from _rollout(config)
+    yield from _augmentation(config)
     yield from _placement(config)
     yield from _seeds(config)
     yield from _heldout(config)
@@ -191,6 +192,28 @@ def _rollout(config: CPPOConfig) -> Iterator[str]:
             "rollout.tokenizer_path, rollout.fileroot: expected both with "
             f"rollout.dump_to_file, found {rollout.tokenizer_path!r} and "
             f"{rollout.fileroot!r}; set ${{tokenizer_path}} and ${{cluster.fileroot}}"
+        )
+
+
+def _augmentation(config: CPPOConfig) -> Iterator[str]:
+    own, actor, size = config.augmentation, config.actor, config.gconfig.n_samples
+    if not own.on:
+        return
+    if own.of == "responses" and not 0 < own.seeing(size) < size:
+        yield (
+            "augmentation.share: expected a part of each group with "
+            f"augmentation.of=responses, found {own.share:g}, which is "
+            f"{own.seeing(size)} of gconfig.n_samples={size}; set another, or "
+            "augmentation.of=problems"
+        )
+    known = actor.use_decoupled_loss and actor.prox_logp_method == "recompute"
+    if own.trains_unlike and not known:
+        yield (
+            "augmentation.train_on: expected actor.use_decoupled_loss=true and "
+            "actor.prox_logp_method=recompute with original, found "
+            f"{actor.use_decoupled_loss} and {actor.prox_logp_method}: a sampled "
+            "token's ratio would be to what was said of another image; set them, or "
+            "augmentation.train_on=seen"
         )
 
 

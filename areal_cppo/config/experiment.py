@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from areal_cppo.checks import COUNT, Number, check_fields, setting
 from areal_cppo.config import TASK_NAMES, TASK_PROMPT
+from areal_cppo.config.augmentation import AugmentationConfig
 from areal_cppo.config.blocks import (
     DataConfig,
     GroupsConfig,
@@ -85,6 +86,7 @@ class CPPOConfig(PPOConfig):
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     groups: GroupsConfig = field(default_factory=GroupsConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     recover: CheckpointConfig = field(default_factory=CheckpointConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
@@ -151,6 +153,8 @@ def workflow_kwargs(config: CPPOConfig, reward_fn: str) -> dict[str, Any]:
         "processor": config.tokenizer_path,
         "reward": asdict(config.reward),
         "groups": asdict(config.groups),
+        "augmentation": asdict(config.augmentation),
+        "seed": config.actor.view_seed,
         "max_prompt_tokens": config.data.max_prompt_tokens,
         "context_length": config.sglang.context_length,
     }

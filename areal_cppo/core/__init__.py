@@ -35,7 +35,8 @@ from areal_cppo.core.perception import (
     perception_tokens,
     selection_seeds,
 )
-from areal_cppo.core.perturbations import PERTURBATIONS, Perturbation
+from areal_cppo.core.perturbation_base import Perturbation
+from areal_cppo.core.perturbations import PERTURBATIONS
 from areal_cppo.core.responses import draw_responses
 from areal_cppo.core.scores import (
     TokenScores,

@@ -32,7 +32,8 @@ from areal_cppo.checks import (
     setting,
 )
 from areal_cppo.core.divergence import KINDS
-from areal_cppo.core.perturbations import PERTURBATIONS, Perturbation
+from areal_cppo.core.perturbation_base import Perturbation
+from areal_cppo.core.perturbations import PERTURBATIONS
 
 GATES = ("positive_advantage", "none")
 AGGREGATIONS = ("sequence", "token")

@@ -4,7 +4,8 @@ Those that preserve an image's information, the published positive set of arXiv
 2601.00501 and its code: `color_jitter`, `perspective`, `rotation` and `gaussian_blur`.
 Those that remove information: `noise_patches` and `zoom_crop`, the published negative
 set; `black_squares`, in the published code, unused, and the masking of PAPO and VPPO;
-`blank` and `noise`, ours, for controls. Deviations from the published code:
+`blank` and `noise`, ours, for controls. And `diffusion_noise`, what NoisyRollout (arXiv
+2504.13055) samples from. Deviations from the published code of CPPO:
 
 1. Images are tensors after the processor's resize, not PIL images before it.
 2. Rotation and perspective interpolate bilinearly; torchvision's rotation default is
@@ -22,63 +23,10 @@ from kornia import enhance, filters
 from kornia.geometry import transform
 from torch import Generator, Tensor
 
-from areal_cppo.checks import (
-    FRACTION,
-    POSITIVE_FRACTION,
-    Number,
-    Range,
-    check_fields,
-    setting,
-)
+from areal_cppo.checks import FRACTION, POSITIVE_FRACTION, Number, Range, setting
+from areal_cppo.core.perturbation_base import Perturbation, corners, uniform
 
 _FACTOR = Range(Number(low=0, high=100))
-
-
-def uniform(generator: Generator, low: float, high: float) -> float:
-    """Draw one number uniformly from [low, high) on the CPU, in double precision."""
-    draw = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return low + (high - low) * draw
-
-
-def corners(left: float, top: float, right: float, bottom: float) -> Tensor:
-    """Return ``[1, 4, 2]`` fp32 (x, y), clockwise from top left, pixel centres."""
-    return torch.tensor([[[left, top], [right, top], [right, bottom], [left, bottom]]])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Perturbation:
-    """One way to change an image; calling it changes one image.
-
-    Subclasses declare their parameters as checked fields and define ``apply``.
-    """
-
-    name: ClassVar[str]
-
-    probability: float = setting(
-        1.0, FRACTION, "chance that the perturbation is applied once it is drawn"
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self, f"{self.name}.")
-
-    def apply(self, image: Tensor, generator: Generator) -> Tensor:
-        """Return the perturbed image, same shape; it may leave [0, 1] by rounding."""
-        raise NotImplementedError
-
-    def __call__(self, image: Tensor, generator: Generator) -> Tensor:
-        """Perturb an image, or leave it as it is with chance 1 - probability.
-
-        Parameters
-        ----------
-        image
-            ``[C, H, W]`` fp32 in [0, 1], on any device; not changed in place. So is
-            the result, on the same device.
-        generator
-            CPU generator, the only source of randomness.
-        """
-        if uniform(generator, 0.0, 1.0) >= self.probability:
-            return image
-        return self.apply(image, generator).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +91,7 @@ class Rotation(Perturbation):
     """Rotate about the centre by a random angle."""
 
     name: ClassVar[str] = "rotation"
+    strength_field: ClassVar[str | None] = "degrees"
 
     degrees: float = setting(
         10.0, Number(low=0, high=180), "largest angle, degrees, in either direction"
@@ -264,6 +213,7 @@ class Blank(Perturbation):
     """Fill the image with its own mean colour, or fade it towards that."""
 
     name: ClassVar[str] = "blank"
+    strength_field: ClassVar[str | None] = "strength"
 
     strength: float = setting(
         1.0, POSITIVE_FRACTION, "share of the mean colour in the view; 1: nothing else"
@@ -280,6 +230,7 @@ class Noise(Perturbation):
     """Replace the image by uniform noise, or mix that into it."""
 
     name: ClassVar[str] = "noise"
+    strength_field: ClassVar[str | None] = "strength"
 
     strength: float = setting(
         1.0, POSITIVE_FRACTION, "share of the noise in the view; 1: nothing else"
@@ -289,6 +240,31 @@ class Noise(Perturbation):
         """Draw every pixel and channel."""
         noise = torch.rand(image.shape, generator=generator).to(image)
         return (1 - self.strength) * image + self.strength * noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionNoise(Perturbation):
+    """Add normal noise as so many steps of a diffusion do (arXiv 2504.13055).
+
+    ``sqrt(a) image + sqrt(1 - a) noise`` with ``a`` the product of ``1 - b`` over the
+    first ``steps + 1`` of 1,000 steps; their ``b`` rises from 1e-5 to .005 along a
+    sigmoid over [-6, 6]. The paper doesn't give the schedule; this one is its code's.
+    """
+
+    name: ClassVar[str] = "diffusion_noise"
+    strength_field: ClassVar[str | None] = "steps"
+
+    steps: int = setting(
+        500, Number(low=0, high=999, integer=True), "of 1,000, at which all is noise"
+    )
+
+    def apply(self, image: Tensor, generator: Generator) -> Tensor:
+        """Draw every pixel and channel; the result is clamped."""
+        place = torch.linspace(-6, 6, 1000, dtype=torch.float64)
+        added = torch.sigmoid(place) * (0.005 - 1e-5) + 1e-5
+        kept = (1 - added[: self.steps + 1]).prod().item()
+        noise = torch.randn(image.shape, generator=generator).to(image)
+        return kept**0.5 * image + (1 - kept) ** 0.5 * noise
 
 
 PERTURBATIONS: dict[str, type[Perturbation]] = {

@@ -28,9 +28,9 @@ from areal_cppo.core.patchify import (
     patchify,
     unpatchify,
 )
-from areal_cppo.core.perturbations import Perturbation
+from areal_cppo.core.perturbation_base import Perturbation
 
-_KINDS = ("positive", "negative", "tokens", "responses")
+_KINDS = ("positive", "negative", "sampled", "tokens", "responses")
 _DIGEST_BYTES = 16
 # Half of the smallest step of an 8-bit image: below it nothing was changed.
 _UNCHANGED_BELOW = 1 / 255 / 2
@@ -84,8 +84,9 @@ def view_seed(run_seed: int, policy_version: int, digest: bytes, kind: str) -> i
     digest
         Of the image, or of the sequence's token ids, from :func:`image_digest`.
     kind
-        ``positive`` or ``negative`` view, ``tokens`` for the selection within a
-        response, ``responses`` for that among a group's.
+        ``positive`` or ``negative`` view, ``sampled`` for the one that responses are
+        sampled from, ``tokens`` for the selection within a response, ``responses`` for
+        that among a group's.
 
     Returns
     -------

@@ -12,12 +12,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from areal import workflow_context
-from areal.api import InferenceEngine, ModelResponse, RolloutWorkflow
+from areal.api import InferenceEngine, RolloutWorkflow
 from areal.api.cli_args import GenerationHyperparameters
 from areal.utils import logging, stats_tracker
-from areal.utils.data import concat_padded_tensors
 from areal.utils.hf_utils import load_hf_processor_and_tokenizer
 from areal.utils.image import image2base64
 from areal.utils.perf_tracer import (
@@ -28,13 +26,8 @@ from areal.utils.perf_tracer import (
 from areal.workflow.vision_rlvr import VisionRLVRWorkflow
 from typing_extensions import override
 
-from areal_cppo.config.blocks import (
-    REWARD_PARTS,
-    SAME_AS,
-    SAMPLE,
-    GroupsConfig,
-    RewardConfig,
-)
+from areal_cppo.config.augmentation import AugmentationConfig
+from areal_cppo.config.blocks import REWARD_PARTS, SAMPLE, GroupsConfig, RewardConfig
 from areal_cppo.rewards.parts import Reward
 from areal_cppo.rewards.pool import (
     RewardError,
@@ -42,6 +35,7 @@ from areal_cppo.rewards.pool import (
     function_name,
     shared_pool,
 )
+from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.refusals import (
     FEWEST,
     GROUP_DROPPED,
@@ -52,6 +46,7 @@ from areal_cppo.rollout.refusals import (
 )
 from areal_cppo.rollout.requests import VISION_TOKENS, Prompt
 from areal_cppo.rollout.samples import RefusedSamples, about
+from areal_cppo.rollout.trajectories import joined, response_trajectory
 
 logger = logging.getLogger("CPPOWorkflow")
 
@@ -108,6 +103,9 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
     samples
         Folder where refused responses are written, to be read; other responses then
         take along what their samples say. None: neither.
+    augmentation, seed, steps
+        Fields of `AugmentationConfig`, its defaults if left out, the seed of what it
+        draws, and how many steps the run has.
     """
 
     def __init__(
@@ -122,6 +120,9 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         max_prompt_tokens: int | None = None,
         context_length: int | None = None,
         samples: str | None = None,
+        augmentation: dict[str, Any] | None = None,
+        seed: int = 1,
+        steps: int | None = None,
     ):
         if isinstance(processor, str):  # AReaL's loader caches; its workflow's doesn't
             processor, _ = load_hf_processor_and_tokenizer(processor)
@@ -139,6 +140,8 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         self._sees = settings.sees
         self._drop_failed = GroupsConfig(**groups or {}).on_failed_response == "drop"
         self._samples = RefusedSamples(samples)
+        self._augmentation = AugmentationConfig(**augmentation or {})
+        self._augmenter = Augmenter(self._augmentation, seed, steps)
         limits = [self.gconfig.max_tokens - self.gconfig.max_new_tokens]
         if context_length is not None:
             limits.append(context_length - self.gconfig.max_new_tokens)
@@ -158,17 +161,25 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             is dropped.
         """
         prompt = await self._prepare(data)
+        seen = [prompt] * size
         if len(prompt.input_ids) > self._longest_prompt:
             outcomes = [Refused("prompt_too_long")] * size
         else:
+            seen = await self._seen(prompt, data, size, engine)
             outcomes = await asyncio.gather(
-                *[self._respond(engine, prompt, data) for _ in range(size)]
+                *[self._respond(engine, each, data) for each in seen]
             )
         stats = stats_tracker.get(workflow_context.stat_scope())
-        for outcome in outcomes:
+        for each, outcome in zip(seen, outcomes, strict=True):
+            if self._augmentation.on:
+                stats.scalar(augmented=float(each is not prompt))
             reason = getattr(outcome, "reason", None)
             stats.scalar(**{REFUSED + r: float(reason == r) for r in REASONS})
-        kept = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        kept = [
+            (each, outcome)
+            for each, outcome in zip(seen, outcomes, strict=True)
+            if isinstance(outcome, dict)
+        ]
         if len(kept) < size:
             refused = [each for each in outcomes if isinstance(each, Refused)]
             await asyncio.to_thread(self._samples.keep, refused, data, prompt)
@@ -178,12 +189,26 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             stats.scalar(**{REFUSED + GROUP_DROPPED: float(dropped)})
         if dropped:
             return None
-        _add_images(kept, prompt)
-        return concat_padded_tensors(kept)
+        return joined(kept, prompt if self._augmentation.trains_unlike else None)
 
     async def _prepare(self, data: dict[str, Any]) -> Prompt:
         images = await asyncio.to_thread(image2base64, data["images"])
         return Prompt.of(data, self.processor, self.tokenizer, images)
+
+    async def _seen(
+        self, prompt: Prompt, data: dict[str, Any], size: int, engine: InferenceEngine
+    ) -> list[Prompt]:
+        """What each response is sampled from; at most two are different."""
+        if not self._augmentation.on or workflow_context.get().is_eval:
+            return [prompt] * size
+        version = engine.get_version()
+        images, seeing = await asyncio.to_thread(
+            self._augmenter.changed, data["images"], size, version
+        )
+        if not seeing:
+            return [prompt] * size
+        changed = await self._prepare(data | {"images": images})
+        return [changed] * seeing + [prompt] * (size - seeing)
 
     async def _respond(
         self, engine: InferenceEngine, prompt: Prompt, data: dict[str, Any]
@@ -197,7 +222,7 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             )
         except Refused as refused:
             return refused
-        trajectory = _trajectory(prompt, response, reward.value)
+        trajectory = response_trajectory(prompt, response, reward.value)
         if reward.parts:
             trajectory["multi_modal_input"][0][REWARD_PARTS] = reward.parts
         if self._samples.folder:
@@ -244,43 +269,6 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             raise Refused("reward_error") from None
         stats_tracker.get(workflow_context.stat_scope()).scalar(reward=reward.value)
         return reward
-
-
-def _trajectory(
-    prompt: Prompt, response: ModelResponse, reward: float
-) -> dict[str, Any]:
-    """AReaL's dict of one response; `P` prompt tokens and `R` of the response.
-
-    `input_ids`, `mm_token_type_ids` int64, `loss_mask`, `versions` int32 (-1 in the
-    prompt), `logprobs` fp32 (nats, 0 in the prompt), `attention_mask` bool: all
-    `[1, P + R]`; `rewards` fp32 `[1]`; `multi_modal_input` a list of one dict, empty
-    until the group has its images.
-    """
-    n_prompt, n_response = response.input_len, response.output_len
-
-    def row(values: list, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([values], dtype=dtype)
-
-    return {
-        "input_ids": row(response.input_tokens + response.output_tokens, torch.long),
-        "mm_token_type_ids": row(
-            prompt.mm_token_type_ids + [0] * n_response, torch.long
-        ),
-        "loss_mask": row([0] * n_prompt + [1] * n_response, torch.int32),
-        "logprobs": row([0.0] * n_prompt + response.output_logprobs, torch.float32),
-        "versions": row([-1] * n_prompt + response.output_versions, torch.int32),
-        "attention_mask": row([True] * (n_prompt + n_response), torch.bool),
-        "multi_modal_input": [{}],
-        "rewards": torch.tensor([reward], dtype=torch.float32),
-    }
-
-
-def _add_images(group: list[dict[str, Any]], prompt: Prompt) -> None:
-    """The first response of a group carries its images, the others say so."""
-    for i, trajectory in enumerate(group):
-        if prompt.tensors:
-            own = {SAME_AS: 0} if i else prompt.tensors
-            trajectory["multi_modal_input"][0].update(own)
 
 
 def _without_payload(error: Exception) -> str:

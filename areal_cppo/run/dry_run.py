@@ -13,6 +13,7 @@ from copy import copy
 from typing import Any
 
 from areal_cppo.cluster.worker import own_worker
+from areal_cppo.config.augmentation import AugmentationConfig
 from areal_cppo.config.budget import (
     checkpoint_bytes,
     gpu_need,
@@ -77,6 +78,7 @@ def describe(
         f"model: {kind}, {parameters:,} parameters{lora}",
         f"objective: {_objective(config.actor)}, "
         + (f"samples at most {lag} versions old" if lag else "synchronous"),
+        *_describe_augmentation(config.augmentation),
         _describe_gpus(config),
         *_describe_memory(config, model_config, parameters),
         _describe_step(config),
@@ -91,6 +93,18 @@ def _objective(actor: CPPOActorConfig) -> str:
     settings = actor.objective_settings
     words = settings.in_words if settings else ""
     return f"{actor.objective} ({words})" if words else actor.objective
+
+
+def _describe_augmentation(own: AugmentationConfig) -> list[str]:
+    if not own.on:
+        return []
+    names = " or ".join(view["name"] for view in own.views)
+    fading = ", fading" if own.fades else ""
+    return [
+        f"augmentation: {names} on {own.share:.0%} of "
+        + ("a group's responses" if own.of == "responses" else "the problems")
+        + f", trained on {own.train_on} images{fading}"
+    ]
 
 
 def _describe_gpus(config: CPPOConfig) -> str:

@@ -239,9 +239,9 @@ class Experiment:
         try:
             if self.stop.asked:  # between the last look and now
                 raise keeper.stopped()
+            workflow_kwargs = workflow_kwargs | {"steps": keeper.last}
             if self.config.samples.every:
-                kept = {"samples": str(self.folder.pending)}
-                workflow_kwargs = workflow_kwargs | kept
+                workflow_kwargs["samples"] = str(self.folder.pending)
             trainer.train(workflow=WORKFLOW, workflow_kwargs=workflow_kwargs)
         except (NonFinite, DiskFull):
             raise

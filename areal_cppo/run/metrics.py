@@ -129,6 +129,14 @@ METRICS = (
         key=IDLE,
     ),
     Metric(
+        "augmented_share",
+        "Augmented responses",
+        "share",
+        "Share of the responses that were sampled from a changed image; absent without "
+        "augmentation.views.",
+        key="rollout/augmented",
+    ),
+    Metric(
         "policy_loss",
         "Policy loss",
         "",

@@ -140,6 +140,19 @@ def with_images(item: dict[str, Any]) -> dict[str, Any]:
     return item | {IMAGES: images}
 
 
+def known_behaviour(
+    behaviour: Tensor, proximal: Tensor, unlike: Tensor | None
+) -> Tensor:
+    """The behaviour policy's log-probs, where they are of the image that is trained on.
+
+    Elsewhere (`UNLIKE`, 1) the proximal policy's, so that a token's importance weight
+    is 1. All `[T]`, nats.
+    """
+    if unlike is None:
+        return behaviour
+    return torch.where(unlike.bool(), proximal, behaviour)
+
+
 def joined(pieces: list[Tensor]) -> Tensor:
     """Int64: the pieces one after the other, perhaps none."""
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.long)

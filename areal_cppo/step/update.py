@@ -16,10 +16,11 @@ from areal.utils import stats_tracker
 from areal.utils.perf_tracer import trace_scope
 from torch import Tensor
 
+from areal_cppo.config.augmentation import UNLIKE
 from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.core import TokenStatistics
-from areal_cppo.step.batch import Batch, needed_tokens
+from areal_cppo.step.batch import Batch, known_behaviour, needed_tokens
 from areal_cppo.step.gate import Gated
 from areal_cppo.step.objectives.base import Objective, Parts, start_objective
 from areal_cppo.step.pack import MicroBatch
@@ -146,7 +147,11 @@ def _policy_loss(
     logprobs = spread(statistics.logprobs)
     if config.reuses_proximal:  # they are those of this very pass
         micro_batch.data.setdefault("prox_logp", logprobs.detach())
-    loss = policy_loss(logprobs, spread(statistics.entropy), micro_batch.data)
+    data = micro_batch.data
+    if UNLIKE in data:  # then there are proximal ones (`config.agreements`)
+        known = known_behaviour(data["logprobs"], data["prox_logp"], data[UNLIKE])
+        data["logprobs"] = known
+    loss = policy_loss(logprobs, spread(statistics.entropy), data)
     stats_tracker.stat(
         vocab_min_logits=spread(statistics.lowest),
         vocab_max_logits=spread(statistics.highest),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from areal_cppo.config.memory import VIEW_THREADS
 from areal_cppo.core import PatchLayout, parse_perturbations, perturb_kinds
-from areal_cppo.core.perturbations import Perturbation
+from areal_cppo.core.perturbation_base import Perturbation
 
 
 @dataclass(frozen=True)

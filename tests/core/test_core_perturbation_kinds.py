@@ -6,6 +6,7 @@ What holds for all of them is in test_core_perturbations.py.
 import pytest
 import torch
 
+from areal_cppo.core import PERTURBATIONS
 from tests.core.pictures import SHAPE, perturb, ramp, random_image
 
 
@@ -225,3 +226,34 @@ def test_strength_mixes_the_image_with_blank_or_noise():
         torch.testing.assert_close(faded, image + strength * (mean - image))
         mixed = perturb(image, "noise", seed=4, strength=strength)
         torch.testing.assert_close(mixed, image + strength * (noise - image))
+
+
+def test_diffusion_noise_has_the_published_levels():
+    """Shares of image and noise as NoisyRollout's code has them, by step."""
+    grey, white = torch.full((3, 200, 200), 0.5), torch.full((3, 200, 200), 0.6)
+    for steps, kept, added in ((0, 1.0, 0.0047), (100, 0.9983, 0.058)):
+        view = perturb(grey, "diffusion_noise", steps=steps)
+        assert view.mean().item() == pytest.approx(0.5 * kept, abs=1e-3)
+        assert view.std().item() == pytest.approx(added, rel=0.02)
+    # Where nothing is clamped, the noise is the same and the image counts by its share.
+    for steps, kept in ((300, 0.981), (500, 0.863), (999, 0.285)):
+        views = [
+            perturb(each, "diffusion_noise", steps=steps) for each in (grey, white)
+        ]
+        free = torch.stack([(0 < view) & (view < 1) for view in views]).all(0)
+        moved = (views[1] - views[0])[free]
+        assert moved.mean().item() == pytest.approx(0.1 * kept, abs=1e-4)
+        assert moved.std().item() < 1e-6
+
+
+def test_what_can_fade_fades_by_its_strength():
+    for name, field, value in (
+        ("noise", "strength", 0.5),
+        ("blank", "strength", 0.5),
+        ("rotation", "degrees", 8.0),
+        ("diffusion_noise", "steps", 500),
+    ):
+        kind = PERTURBATIONS[name](**{field: value}, probability=0.3)
+        half = kind.faded(0.5)
+        assert getattr(half, field) == value / 2 and half.probability == 0.3
+        assert kind.faded(1.0) == kind

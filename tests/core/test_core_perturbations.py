@@ -63,6 +63,7 @@ STRENGTHS = {
     "black_squares": [{"coverage": 0.1}, {"coverage": 1.0}],
     "blank": [{"strength": 0.1}, {"strength": 1.0}],
     "noise": [{"strength": 0.1}, {"strength": 1.0}],
+    "diffusion_noise": [{"steps": 200}, {"steps": 999}],
 }
 
 

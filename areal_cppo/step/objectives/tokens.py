@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from areal_cppo.config.augmentation import UNLIKE
 from areal_cppo.core import StalenessConfig, token_weights
-from areal_cppo.step.batch import COUNTS
+from areal_cppo.step.batch import COUNTS, known_behaviour
 from areal_cppo.step.gate import gate_tokens
 from areal_cppo.step.pack import MicroBatch
 
@@ -44,6 +45,9 @@ class GatedTokens:
         Int: policy version that sampled the predicted token.
     behaviour_logprobs, proximal_logprobs
         fp32, nats; the latter may be None.
+    unlike
+        Int: 1 where the behaviour policy saw another image, so that the token has no
+        importance weight; None: nowhere.
     """
 
     gate: Tensor
@@ -56,6 +60,7 @@ class GatedTokens:
     versions: Tensor
     behaviour_logprobs: Tensor
     proximal_logprobs: Tensor | None
+    unlike: Tensor | None
 
     @classmethod
     def of(cls, micro_batch: MicroBatch, gate: str, responses: Tensor) -> GatedTokens:
@@ -78,6 +83,7 @@ class GatedTokens:
             versions=torch.roll(data["versions"], shifts=-1, dims=-1),
             behaviour_logprobs=data["logprobs"],
             proximal_logprobs=data.get("prox_logp"),
+            unlike=data.get(UNLIKE),
         )
 
     def weights(
@@ -87,12 +93,14 @@ class GatedTokens:
 
         `logprobs` `[T]` are the current policy's, for want of proximal ones.
         """
-        proximal = self.proximal_logprobs
+        proximal, behaviour = self.proximal_logprobs, self.behaviour_logprobs
+        start = logprobs.detach() if proximal is None else proximal
+        behaviour = known_behaviour(behaviour, start, self.unlike)
         return token_weights(
             config,
             logprobs[at],
             None if proximal is None else proximal[at],
-            self.behaviour_logprobs[at],
+            behaviour[at],
             self.versions[at],
             version,
         )
