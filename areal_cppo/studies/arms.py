@@ -89,6 +89,19 @@ def read_arms(named: Any, grid: Any) -> dict[str, list[str]]:
     return arms
 
 
+def read_seeds(seeds: Any) -> list[int]:
+    """A number of seeds, from 1, or the seeds themselves."""
+    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
+        return list(range(1, seeds + 1))
+    plain = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not plain or not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(
+            "seeds: expected a number >= 1, or a list of different ones, found "
+            f"{seeds!r}; correct it"
+        )
+    return seeds
+
+
 def read_overrides(where: str, settings: Any) -> list[str]:
     """A mapping of configuration keys to values, as overrides."""
     made = []

@@ -52,11 +52,13 @@ class Evaluator:
 
     def accuracy(self, plan: EvaluationSpec, count: int) -> list[dict[str, Any]]:
         """A record of `count` held-out problems, with what is known of the tokens of
-        the first sampled responses to them; and one per shift, of accuracy alone."""
+        the first sampled responses to them; and one per shift, of accuracy alone, on
+        the first of them."""
         sampled = self._respond(count, self.config.actor.temperature)
         shared = {"shift": NO_SHIFT, **self._shares(self._respond(count, 0.0), sampled)}
         some = sampled.first(min(count, plan.tokens))
         records = [shared | self._tokens(some)]
+        count = min(count, plan.shifted)
         for shift in plan.shifts:
             greedy = self._respond(count, 0.0, shift)
             sampled = self._respond(count, self.config.actor.temperature, shift)

@@ -103,12 +103,12 @@ def samples_per_step(config: CPPOConfig) -> int:
 
 
 def _evaluation_seconds(plan: EvaluationSpec, steps: int) -> float:
-    before = _points(plan.every, steps) - 1
-    problems = before * plan.problems + plan.final
-    shifts = 1 + len(plan.shifts)
-    return problems * 2 * shifts * _PER_RESPONSE + (before + 1) * plan.tokens * (
-        3 * _PER_PASS
+    counts = [plan.problems] * (_points(plan.every, steps) - 1) + [plan.final]
+    problems = sum(
+        count + len(plan.shifts) * min(count, plan.shifted) for count in counts
     )
+    passes = 3 * len(counts) * plan.tokens
+    return problems * 2 * _PER_RESPONSE + passes * _PER_PASS
 
 
 def _detection_seconds(run: Run) -> float:

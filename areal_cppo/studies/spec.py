@@ -42,6 +42,7 @@ from areal_cppo.studies.arms import (
     read_arms,
     read_document,
     read_overrides,
+    read_seeds,
 )
 
 NO_SHIFT = SHIFTS[0]
@@ -78,9 +79,13 @@ class EvaluationSpec:
     tokens: int = setting(200, COUNT, "sampled responses whose tokens are looked at")
     gradients: int = setting(0, _STEPS, "batches whose gradients are compared; 0: none")
     shifts: list[str] = field(default_factory=list)
+    shifted: int = setting(500, COUNT, "held-out problems under each shift")
+    means: dict[str, list[str]] = field(default_factory=dict)  # over shifts, by label
 
     def __post_init__(self):
         check_fields(self, "evaluate.")
+        if not self.means and len(self.shifts) > 1:
+            object.__setattr__(self, "means", {"mean of shifts": self.shifts})
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,8 @@ def _study(file: _File, stem: str, extra: list[str]) -> Study:
     evaluate = _made(EvaluationSpec, mapping("evaluate", file.evaluate), "evaluate.")
     if evaluate.shifts:
         names("evaluate.shifts", evaluate.shifts, sorted({*SHIFTS} - {NO_SHIFT}))
+    for label, some in mapping("evaluate.means", evaluate.means).items():
+        names(f"evaluate.means.{label}", some, evaluate.shifts)
     arms = read_arms(file.arms, file.grid)
     shared = read_overrides("settings", file.settings) + extra
     references = file.references
@@ -252,25 +259,13 @@ def _study(file: _File, stem: str, extra: list[str]) -> Study:
         name=name,
         tasks=tasks,
         steps=file.steps,
-        seeds=_seeds(file.seeds),
+        seeds=read_seeds(file.seeds),
         arms={arm: shared + own for arm, own in arms.items()},
         references=names("references", references, list(arms)),
         evaluate=evaluate,
         detection=_detection(file.detection, list(arms)),
         keep_checkpoints=file.keep_checkpoints,
     )
-
-
-def _seeds(seeds: Any) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
-        return list(range(1, seeds + 1))
-    plain = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
-    if not plain or not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(
-            "seeds: expected a number >= 1, or a list of different ones, found "
-            f"{seeds!r}; correct it"
-        )
-    return seeds
 
 
 def _detection(given: Any, arms: list[str]) -> Detection | None:

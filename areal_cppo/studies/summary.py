@@ -10,18 +10,14 @@ give, for these held-out problems.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from scipy.stats import sem
-from scipy.stats import t as student
 
 from areal_cppo.report.table import table as aligned
+from areal_cppo.studies.intervals import Interval, mean_interval, paired_difference
 from areal_cppo.studies.spec import NO_SHIFT, Study
-
-_LEVEL = 0.95
 
 Line = dict[str, Any]
 
@@ -70,46 +66,6 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean of `n` values; without an interval where n = 1."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low is not None and (self.low > 0 or self.high < 0)
-
-
-def mean_interval(values: Sequence[float] | pd.Series) -> Interval:
-    """Mean and its 95 % interval.
-
-    Raises
-    ------
-    ValueError
-        There are no values.
-    """
-    n = len(values)
-    if n == 0:
-        raise ValueError("values: expected at least one, found none; pass some")
-    mean = fmean(values)
-    if n == 1:
-        return Interval(mean, None, None, 1)
-    half = float(student.ppf((1 + _LEVEL) / 2, n - 1) * sem(values))
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_difference(arm: pd.Series, reference: pd.Series) -> Interval | None:
-    """Mean of `arm - reference` over the seeds, their index, that both have; None if
-    they share none."""
-    differences = (arm - reference).dropna()
-    return mean_interval(differences) if len(differences) else None
-
-
 def means(lines: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """Of each column an `Interval` as a dict; lines without a value are left out, and
     so are columns without any."""
@@ -134,13 +90,18 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
     Returns
     -------
     dict
-        `tasks`: by task and shift a list of arms, each with `means` (name to
-        `Interval`) and `differences` (reference to name to `Interval`).
+        `tasks`: by task and shift, and by mean over shifts, a list of arms, each with
+        `means` (name to `Interval`) and `differences` (reference to name to
+        `Interval`).
     """
-    last = pd.DataFrame(lines).query("step == @study.steps").set_index("seed")
+    last = pd.DataFrame(lines).query("step == @study.steps")
+    last = pd.concat(
+        [last, *(over_shifts(last, *x) for x in study.evaluate.means.items())]
+    )
+    last = last.set_index("seed")
     tasks: dict[str, Any] = {}
     for task in study.tasks:
-        for shift in (NO_SHIFT, *study.evaluate.shifts):
+        for shift in (NO_SHIFT, *study.evaluate.shifts, *study.evaluate.means):
             here = last.query("task == @task and shift == @shift")
             by_arm = dict(iter(here.groupby("arm")))
             tasks.setdefault(task, {})[shift] = [
@@ -155,6 +116,19 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
         "references": study.references,
         "tasks": tasks,
     }
+
+
+def over_shifts(lines: pd.DataFrame, label: str, shifts: Sequence[str]) -> pd.DataFrame:
+    """A line for each run that has all of the shifts: the mean over them of what arms
+    are compared by, under a label in place of the shift."""
+    some = lines[lines["shift"].isin(shifts)]
+    runs = some.groupby(["task", "arm", "seed"], as_index=False)
+    found = runs.agg(
+        {name: "mean" for name in COMPARED}
+        | {name: "first" for name in ("samples", "n", "seconds", "cpu_seconds")}
+    )
+    whole = runs["shift"].nunique()["shift"] == len(shifts)
+    return found[whole].assign(shift=label)
 
 
 def _arm(

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from areal.utils.data import concat_padded_tensors
 
 from areal_cppo.config.blocks import RewardConfig
 from areal_cppo.rollout.requests import Prompt
-from areal_cppo.rollout.workflow import _add_images, _trajectory
+from areal_cppo.rollout.trajectories import joined, response_trajectory
 from areal_cppo.step.batch import with_images
 from areal_cppo.studies.rollout import Policies, generator, make_batch
 from areal_cppo.tasks import sampling
@@ -116,9 +115,8 @@ def test_groups_are_those_of_the_workflow(task, problems):
                 input_len=len(prompt),
                 output_len=n,
             )
-            rows.append(_trajectory(own, response, value))
-        _add_images(rows, own)
-        expected = with_images(concat_padded_tensors(rows))
+            rows.append((own, response_trajectory(own, response, value)))
+        expected = with_images(joined(rows))
         assert item.keys() == expected.keys()
         inside = expected["attention_mask"]
         for key, value in expected.items():

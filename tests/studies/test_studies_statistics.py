@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from areal_cppo.studies.summary import mean_interval, paired_difference
+from areal_cppo.studies.intervals import mean_interval, paired_difference
+from areal_cppo.studies.spec import EvaluationSpec
+from areal_cppo.studies.summary import over_shifts
 
 T_2 = 4.302652729749464  # two-sided 95 % quantile, 2 degrees of freedom (tables: 4.303)
 
@@ -68,3 +70,43 @@ def test_interval_moves_with_its_values(values, shift):
     assert moved.mean == pytest.approx(found.mean + shift, abs=1e-9)
     width = found.high - found.low
     assert moved.high - moved.low == pytest.approx(width, abs=1e-6)
+
+
+def line(seed: int, shift: str, greedy: float, sampled: float):
+    return {
+        "task": "triangles",
+        "arm": "grpo",
+        "seed": seed,
+        "shift": shift,
+        "accuracy": greedy,
+        "accuracy_sampled": sampled,
+        "samples": 80,
+        "n": 500,
+        "seconds": 4.0,
+        "cpu_seconds": 3.0,
+    }
+
+
+def test_a_mean_over_shifts_is_of_whole_runs():
+    lines = pd.DataFrame(
+        [
+            line(1, "none", 0.9, 0.8),
+            line(1, "font", 0.4, 0.2),
+            line(1, "noise", 0.6, 0.5),
+            line(2, "font", 0.1, 0.1),  # cut off before its second shift
+        ]
+    )
+    found = over_shifts(lines, "mean of shifts", ["font", "noise"])
+    assert len(found) == 1
+    mean = found.iloc[0]
+    assert (mean["seed"], mean["shift"], mean["n"]) == (1, "mean of shifts", 500)
+    assert mean["accuracy"] == pytest.approx(0.5)
+    assert mean["accuracy_sampled"] == pytest.approx(0.35)
+
+
+def test_means_are_over_all_shifts_unless_said():
+    assert EvaluationSpec(shifts=["font"]).means == {}
+    shifts = ["font", "noise"]
+    assert EvaluationSpec(shifts=shifts).means == {"mean of shifts": shifts}
+    own = {"seen": ["noise"], "held out": ["font"]}
+    assert EvaluationSpec(shifts=shifts, means=own).means == own
