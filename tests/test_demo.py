@@ -1,4 +1,4 @@
-"""The demo with real AReaL and real SGLang, a few steps long, and three ways to end it.
+"""The demo with real AReaL and real SGLang, a few steps long, and ways to end it.
 
 Each run takes a minute or so to start. What it learns is not looked at here: a few
 steps teach nothing (see README for the figures of whole runs).
@@ -26,8 +26,7 @@ pytestmark = [pytest.mark.sglang, pytest.mark.slow, pytest.mark.timeout(900)]
 START_SECONDS = 400  # generous: the machine may be busy
 END_SECONDS = 60  # the promise
 MARK = "AREAL_CPPO_TEST_RUN"  # in the environment of all that a demo starts
-# In their command lines.
-SERVER, SCHEDULER = "areal_cppo.serving.launch", "sglang::scheduler"
+SCHEDULER = "sglang::scheduler"  # in its command line
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen:
@@ -165,7 +164,7 @@ def test_a_few_steps(tmp_path):
     assert (out / "checkpoints" / "step-00004" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("end", ["kill the server", "kill the scheduler", "Ctrl-C"])
+@pytest.mark.parametrize("end", ["kill the scheduler", "Ctrl-C"])
 def test_ends(tmp_path, end):
     """Of a server that dies and isn't started again, as if it had died too often."""
     out = tmp_path / "run"
@@ -177,7 +176,7 @@ def test_ends(tmp_path, end):
         if end == "Ctrl-C":
             os.kill(demo.pid, signal.SIGINT)
         else:
-            kill(out, SERVER if end == "kill the server" else SCHEDULER)
+            kill(out, SCHEDULER)
         output, _ = demo.communicate(timeout=END_SECONDS)
         seconds = time.monotonic() - begin
     finally:
