@@ -139,9 +139,12 @@ def _heldout_samples(
 ) -> list[SampleView]:
     actor = task.config.actor
     model = load_model(checkpoint)
-    ids = sampling.sample(model, views.pixels["anchor"], temperature=0.0).ids
+    prompts = [problem.prompt for problem in problems]
+    ids = sampling.sample(
+        model, views.pixels["anchor"], prompts=prompts, temperature=0.0
+    ).ids
     logits = {
-        kind: response_logits(model, pixels, ids)
+        kind: response_logits(model, pixels, ids, prompts)
         for kind, pixels in views.pixels.items()
     }
     images = {kind: views.pictures(kind) for kind in views.pixels}
@@ -163,7 +166,7 @@ def _heldout_samples(
         samples.append(
             SampleView(
                 title=f"Held-out problem {i + 1}",
-                prompt=f"{responses.QUESTION} (answer: {problem.answer})",
+                prompt=f"{problem.prompt.question} (answer: {problem.answer})",
                 tokens=token_views(pieces, numbers, responses.token_roles(pieces)),
                 correct=score.correct,
                 answer="none" if answer is None else str(answer),

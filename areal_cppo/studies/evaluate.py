@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,12 @@ class Evaluator:
         cpl = self.config.actor.cpl
         responses = self._respond(plan.problems, self.config.actor.temperature)
         anchor = token_logits(self.model, responses, responses.pixels)
-        positive_pixels = self.views.make(
-            responses.pixels, "positive", cpl.views.positive
-        )
+        positive_pixels = self._view(responses, "positive", cpl.views.positive)
         positive = token_logits(self.model, responses, positive_pixels)
         by_score, by_role = [], []
         own = {"own": cpl.views.negative}
         for label, specs in (own | plan.compared).items():
-            pixels = self.views.make(responses.pixels, "negative", specs)
+            pixels = self._view(responses, "negative", specs)
             negative = token_logits(self.model, responses, pixels)
             measures = measure(self.config.actor, responses, anchor, positive, negative)
             lines = detection.records(responses, measures, cpl)
@@ -116,6 +115,11 @@ class Evaluator:
             seed=_SAMPLING_SEED,
         )
 
+    def _view(
+        self, responses: Responses, kind: str, specs: Sequence[Mapping[str, Any]]
+    ) -> torch.Tensor:
+        return self.views.make(responses.pixels, kind, specs, responses.prompts)
+
     def _shares(self, greedy: Responses, sampled: Responses) -> dict[str, Any]:
         n = len(greedy.scores)
         correct = [score for score in sampled.scores if score.correct]
@@ -137,7 +141,7 @@ class Evaluator:
             kind: token_logits(
                 self.model,
                 responses,
-                self.views.make(responses.pixels, kind, getattr(views, kind)),
+                self._view(responses, kind, getattr(views, kind)),
             )
             for kind in ("positive", "negative")
         }

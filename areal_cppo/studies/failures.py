@@ -15,8 +15,8 @@ from areal_cppo.inspection.page import Inspection, inspection_html
 from areal_cppo.inspection.views import pictures
 from areal_cppo.report.samples import SampleView, TokenView, write_samples
 from areal_cppo.studies.tokens import PERCEPTION, Measures, Responses
-from areal_cppo.tasks.pixels import N_PATCHES, image_grid
-from areal_cppo.tasks.responses import QUESTION, boxed_answer
+from areal_cppo.tasks.pixels import prompt_grids, split_pixels
+from areal_cppo.tasks.responses import boxed_answer
 
 
 def worst(
@@ -36,7 +36,7 @@ def worst(
     responses, measures
         Of all tokens.
     views
-        `positive` and `negative` pictures `[B * P, 1176]`.
+        `positive` and `negative` pictures `[sum of P, 1176]`.
     layout
         Of the pictures.
     count
@@ -54,10 +54,13 @@ def worst(
         for span in spans
     ]
     order = np.argsort(quality, kind="stable")[:count]
-    pixels = {"anchor": responses.pixels, **views}
+    pixels = {
+        kind: split_pixels(values, responses.prompts)
+        for kind, values in {"anchor": responses.pixels, **views}.items()
+    }
     samples = []
     for i in order.tolist():
-        span, own = spans[i], slice(i * N_PATCHES, (i + 1) * N_PATCHES)
+        span, grid = spans[i], prompt_grids([responses.prompts[i]])
         selected, true = measures.selected[span], truth[span]
         missed, wrong = int((true & ~selected).sum()), int((selected & ~true).sum())
         problem, score = responses.problems[i], responses.scores[i]
@@ -66,9 +69,9 @@ def worst(
             SampleView(
                 title=f"{title}, held-out problem {i + 1}: {missed} of "
                 f"{int(true.sum())} reading tokens missed, {wrong} others selected",
-                prompt=f"{QUESTION} (answer: {problem.answer})",
+                prompt=f"{problem.prompt.question} (answer: {problem.answer})",
                 **{
-                    kind: pictures(values[own], image_grid(1), layout)[0]
+                    kind: pictures(values[i], grid, layout)[0]
                     for kind, values in pixels.items()
                 },
                 tokens=_tokens(responses, measures, i, span),

@@ -3,7 +3,7 @@
 A batch has the form in which `areal_cppo.rollout.workflow` hands groups over, and the
 same responses are refused: those that hold a vision token.
 
-Letters: `B` responses of a batch, `P` patches of a picture (36).
+Letters: `B` responses of a batch, `P` patches of a picture.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from areal_cppo.rollout.requests import VISION_TOKENS
 from areal_cppo.step.batch import IMAGES
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model
-from areal_cppo.tasks.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.pixels import prompt_grids, split_pixels
 from areal_cppo.tasks.problems import DrawnProblem
-from areal_cppo.tasks.responses import IMAGE, VOCABULARY
-from areal_cppo.tasks.tokenizer import PROMPT_IDS
+from areal_cppo.tasks.responses import IMAGE, VOCABULARY, Prompt
+from areal_cppo.tasks.tokenizer import prompt_ids
 
-_PROMPT = torch.tensor(PROMPT_IDS)
 _IMAGE_ID = VOCABULARY.index(IMAGE)
 _VISION_IDS = torch.tensor([VOCABULARY.index(token) for token in VISION_TOKENS])
 _FEWEST = 2  # responses that can be compared
@@ -112,7 +111,7 @@ def make_batch(
     problems
         One per group.
     pixels
-        float32 `[problems * P, 1176]`.
+        float32 `[sum of P, 1176]`.
     sampled
         B responses, those of a problem neighbours.
     version
@@ -128,6 +127,8 @@ def make_batch(
     size = len(sampled.ids) // len(problems)
     texts = ["".join(tokens) for tokens in spell(sampled.ids, sampled.lengths)]
     refused = torch.isin(sampled.ids, _VISION_IDS).any(-1)
+    prompts = [problem.prompt for problem in problems]
+    pictures = split_pixels(pixels, prompts)
     items = []
     for i, problem in enumerate(problems):
         rows = torch.arange(i * size, (i + 1) * size)
@@ -141,35 +142,35 @@ def make_batch(
             for score in scores
         ]
         own = sampling.Sampled(*(part[rows] for part in sampled))
-        picture = pixels[i * N_PATCHES : (i + 1) * N_PATCHES]
-        items.append(_group(own, picture, version, torch.tensor(worth)))
+        worth = torch.tensor(worth)
+        items.append(_group(prompts[i], pictures[i], own, version, worth))
     kept = sum(len(item["rewards"]) for item in items)
     return StudyBatch(items, len(sampled.ids) - kept)
 
 
 def _group(
-    sampled: sampling.Sampled,
+    prompt: Prompt,
     picture: torch.Tensor,
+    sampled: sampling.Sampled,
     version: int,
     rewards: torch.Tensor,
 ) -> dict[str, Any]:
     """AReaL's trajectory dict of one group, padded at the end to its longest row."""
     rows, width = len(sampled.ids), int(sampled.lengths.max())
     response = torch.arange(width) < sampled.lengths[:, None]
+    asked = torch.tensor(prompt_ids(prompt))
 
-    def joined(prompt: torch.Tensor | float, values: torch.Tensor) -> torch.Tensor:
-        before = torch.as_tensor(prompt).expand(rows, len(_PROMPT)).to(values.dtype)
-        return torch.cat([before, values[:, :width] * response], dim=1)
+    def joined(before: torch.Tensor | float, values: torch.Tensor) -> torch.Tensor:
+        first = torch.as_tensor(before).expand(rows, len(asked)).to(values.dtype)
+        return torch.cat([first, values[:, :width] * response], dim=1)
 
-    ids = joined(_PROMPT, sampled.ids)
-    images = {"pixel_values": picture, "image_grid_thw": image_grid(1).clone()}
+    ids = joined(asked, sampled.ids)
+    images = {"pixel_values": picture, "image_grid_thw": prompt_grids([prompt])}
     loss_mask = joined(0, torch.ones_like(sampled.ids, dtype=torch.int32))
     versions = torch.full_like(sampled.ids, version, dtype=torch.int32)
     return {
         "input_ids": ids,
-        "mm_token_type_ids": joined(
-            _PROMPT == _IMAGE_ID, torch.zeros_like(sampled.ids)
-        ),
+        "mm_token_type_ids": joined(asked == _IMAGE_ID, torch.zeros_like(sampled.ids)),
         "loss_mask": loss_mask,
         "logprobs": joined(0.0, sampled.logprobs),
         "versions": joined(-1, versions),

@@ -152,6 +152,7 @@ class StudyRun:
         sampled = sampling.sample(
             self.policies.model,
             pixels,
+            prompts=[problem.prompt for problem in problems],
             samples=config.gconfig.n_samples,
             temperature=config.actor.temperature,
             generator=generator(self.run.seed, step),

@@ -1,7 +1,7 @@
 """Responses to held-out problems, and what views do to each of their tokens.
 
 Letters: `B` responses, `T` tokens of the longest, `N` response tokens of all of them,
-one response after the other, `V` vocabulary, `P` patches of a picture (36).
+one response after the other, `V` vocabulary, `P` patches of a picture.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from areal_cppo.core import (
 from areal_cppo.studies.rollout import spell
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import response_logits
-from areal_cppo.tasks.pixels import N_PATCHES, image_grid
+from areal_cppo.tasks.pixels import image_grid, prompt_grids
 from areal_cppo.tasks.problems import DrawnProblem, ReadingTask
-from areal_cppo.tasks.responses import Score, token_roles
+from areal_cppo.tasks.responses import Prompt, Score, token_roles
 
 PERCEPTION = "R"  # the role of true perception tokens
 TEMPLATE = "T"  # the role of tokens that no picture should change
@@ -48,7 +48,7 @@ class Responses:
     problems
         B of them.
     pixels
-        float32 `[B * P, 1176]`.
+        float32 `[sum of P, 1176]`.
     ids
         int64 `[B, T]`; pads after a response's end.
     lengths
@@ -70,6 +70,11 @@ class Responses:
     roles: np.ndarray
 
     @cached_property
+    def prompts(self) -> list[Prompt]:
+        """B of them."""
+        return [problem.prompt for problem in self.problems]
+
+    @cached_property
     def mask(self) -> torch.Tensor:
         """Bool `[B, T]`: tokens of responses."""
         return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
@@ -89,13 +94,18 @@ class Responses:
         lengths = self.lengths[:count]
         return Responses(
             self.problems[:count],
-            self.pixels[: count * N_PATCHES],
+            self.pixels[: _patches(self.prompts[:count])],
             self.ids[:count],
             lengths,
             self.tokens[:count],
             self.scores[:count],
             self.roles[: int(lengths.sum())],
         )
+
+
+def _patches(prompts: Sequence[Prompt]) -> int:
+    """Of all pictures together."""
+    return sum(prompt.n_patches for prompt in prompts)
 
 
 def respond(
@@ -110,11 +120,13 @@ def respond(
     source = torch.Generator().manual_seed(seed)
     pixels, parts = [], []
     for start in range(0, len(problems), _CHUNK):
-        pixels.append(sampling.problem_pixels(problems[start : start + _CHUNK]))
+        some = problems[start : start + _CHUNK]
+        pixels.append(sampling.problem_pixels(some))
         parts.append(
             sampling.sample(
                 model,
                 pixels[-1],
+                prompts=[problem.prompt for problem in some],
                 temperature=temperature,
                 generator=source,
                 max_new_tokens=max_new_tokens,
@@ -142,15 +154,19 @@ def token_logits(
     responses: Responses,
     pixels: torch.Tensor,
 ) -> torch.Tensor:
-    """Logits of each response token given other pictures `[B * P, 1176]`: `[N, V]`."""
+    """Logits of each response token given other pictures of the same sizes, `[sum of
+    P, 1176]`: `[N, V]`."""
+    starts = range(0, len(responses.ids), _CHUNK)
+    prompts = [responses.prompts[start : start + _CHUNK] for start in starts]
     parts = []
-    for ids, mask, some in zip(
+    for ids, mask, asked, some in zip(
         responses.ids.split(_CHUNK),
         responses.mask.split(_CHUNK),
-        pixels.split(_CHUNK * N_PATCHES),
+        prompts,
+        pixels.split([_patches(some) for some in prompts]),
         strict=True,
     ):
-        parts.append(response_logits(model, some, ids)[mask])
+        parts.append(response_logits(model, some, ids, asked)[mask])
     return torch.cat(parts)
 
 
@@ -162,12 +178,18 @@ class StudyViews:
         self.layout = PatchLayout.from_image_processor(processor)
 
     def make(
-        self, pixels: torch.Tensor, kind: str, specs: Sequence[Mapping[str, Any]]
+        self,
+        pixels: torch.Tensor,
+        kind: str,
+        specs: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Prompt] | None = None,
     ) -> torch.Tensor:
-        """Pictures `[B * P, 1176]` through `positive` or `negative` views."""
+        """Pictures `[sum of P, 1176]` through `positive` or `negative` views; their
+        prompts are by default those of most tasks."""
+        plain = image_grid(len(pixels) // Prompt().n_patches)
         return perturb_pixel_values(
             pixels,
-            image_grid(len(pixels) // N_PATCHES),
+            prompt_grids(prompts) if prompts else plain,
             self.layout,
             parse_perturbations(specs),
             kind=kind,

@@ -1,15 +1,17 @@
 """A Qwen2.5-VL of 948 thousand parameters: the stock class, in a tiny size.
 
-All problems of all tasks share one prompt, so a batch needs no padding, and its rotary
-positions are those of one sequence. The vision tower and the language model are run as
-they are; only what `forward` of transformers does around them is left out.
+Prompts whose pictures have the same number of image tokens are of one length, so that a
+batch of such ones needs no padding; others make batches of their own. Most tasks have
+one prompt, the default everywhere here. The vision tower and the language model are run
+as they are; only what `forward` of transformers does around them is left out.
 
-Letters: `B` responses, `T` response tokens, `V` vocabulary (29), `P` patches of one
-picture (36).
+Letters: `B` responses, `T` response tokens, `V` vocabulary, `P` patches of one picture,
+`I` its image tokens (a quarter).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +19,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from areal_cppo.patches.transformers import correct_image_positions
 from areal_cppo.tasks import responses
-from areal_cppo.tasks.pixels import MERGE, N_PATCHES, PATCH, TEMPORAL, image_grid
-from areal_cppo.tasks.tokenizer import IDS, MODEL_MAX_LENGTH, PROMPT_IDS
+from areal_cppo.tasks.pictures import MERGE, PATCH
+from areal_cppo.tasks.pixels import TEMPORAL, prompt_grids
+from areal_cppo.tasks.responses import Prompt
+from areal_cppo.tasks.tokenizer import IDS, MODEL_MAX_LENGTH, prompt_ids
 
 correct_image_positions()  # so that this process sees pictures as the server does
 
@@ -100,76 +104,128 @@ def load_model(folder: str | Path) -> TinyModel:
     ).eval()
 
 
+def embed_pictures(
+    model: TinyModel, pixel_values: torch.Tensor, prompts: Sequence[Prompt]
+) -> tuple[torch.Tensor, ...]:
+    """Image tokens `[I, hidden]` of each prompt's picture, with gradient.
+
+    Parameters
+    ----------
+    pixel_values
+        float32 `[sum of P, 1176]`.
+    """
+    grids = prompt_grids(prompts)
+    features = model.model.visual(pixel_values, grid_thw=grids).pooler_output
+    return features.split([prompt.n_image_tokens for prompt in prompts])
+
+
 def embed_images(model: TinyModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Image tokens of pictures `[B * P, 1176]`: `[B, 9, hidden]`, with gradient."""
-    grid = image_grid(pixel_values.shape[0] // N_PATCHES)
-    features = model.model.visual(pixel_values, grid_thw=grid).pooler_output
-    return features.reshape(grid.shape[0], responses.N_IMAGE_TOKENS, -1)
+    """Image tokens of pictures `[B * 36, 1176]`: `[B, 9, hidden]`, with gradient."""
+    prompts = [Prompt()] * (len(pixel_values) // Prompt().n_patches)
+    return torch.stack(embed_pictures(model, pixel_values, prompts))
 
 
-def rotary_positions(model: TinyModel, length: int, batch: int) -> torch.Tensor:
-    """Rotary positions of prompt and response: int64 `[3, batch, length]`."""
-    row = torch.zeros(1, length, dtype=torch.long)
-    row[0, : len(PROMPT_IDS)] = torch.tensor(PROMPT_IDS)
-    kinds = (row == IDS[responses.IMAGE]).int()
-    positions, _ = model.model.get_rope_index(row, kinds, image_grid(1))
-    return positions.expand(3, batch, length)
+def rotary_positions(
+    model: TinyModel, length: int, prompts: Sequence[Prompt]
+) -> torch.Tensor:
+    """Rotary positions of prompts and responses: int64 `[3, B, length]`."""
+    by_prompt = {}
+    for prompt in set(prompts):
+        ids = prompt_ids(prompt)
+        row = torch.zeros(1, length, dtype=torch.long)
+        row[0, : len(ids)] = torch.tensor(ids)
+        kinds = (row == IDS[responses.IMAGE]).int()
+        grid = prompt_grids([prompt])
+        by_prompt[prompt] = model.model.get_rope_index(row, kinds, grid)[0]
+    return torch.cat([by_prompt[prompt] for prompt in prompts], dim=1)
 
 
-def embed_prompt(model: TinyModel, images: torch.Tensor) -> torch.Tensor:
-    """The prompt around image tokens `[B, 9, hidden]`: `[B, prompt, hidden]`."""
-    embed = model.get_input_embeddings()
-    prompt = embed(torch.tensor(PROMPT_IDS)).expand(images.shape[0], -1, -1)
-    return torch.cat([prompt[:, :1], images, prompt[:, 1 + images.shape[1] :]], dim=1)
+def embed_prompts(
+    model: TinyModel, images: torch.Tensor, prompts: Sequence[Prompt]
+) -> torch.Tensor:
+    """Prompts around image tokens `[B, I, hidden]`: `[B, prompt, hidden]`."""
+    ids = torch.tensor([prompt_ids(prompt) for prompt in prompts])
+    embedded = model.get_input_embeddings()(ids)
+    return torch.cat(
+        [embedded[:, :1], images, embedded[:, 1 + images.shape[1] :]], dim=1
+    )
+
+
+def batches(prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+    """Which prompts are of one length: int64 indices, the shortest prompts first."""
+    sizes = torch.tensor([prompt.n_image_tokens for prompt in prompts])
+    return [(sizes == size).nonzero().squeeze(1) for size in sizes.unique()]
+
+
+def in_order(parts: Sequence[torch.Tensor], own: Sequence[torch.Tensor]):
+    """Rows of `batches`, `own`, as the prompts were: `[B, ...]`."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(list(parts))[torch.cat(list(own)).argsort()]
 
 
 def logits_from_images(
     model: TinyModel,
-    images: torch.Tensor,
+    images: Sequence[torch.Tensor],
     response_ids: torch.Tensor,
+    prompts: Sequence[Prompt] | None = None,
 ) -> torch.Tensor:
     """Logits of each response token, given image tokens made before.
 
     Parameters
     ----------
     images
-        `[B, 9, hidden]` of `embed_images`, repeated where responses share a picture.
+        B times `[I, hidden]`, repeated where responses share a picture.
     response_ids
         int64 `[B, T]`, without the prompt.
+    prompts
+        B; by default that of most tasks.
 
     Returns
     -------
     Tensor
         `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
     """
-    prompt = embed_prompt(model, images)
-    said = model.get_input_embeddings()(response_ids[:, :-1])
-    inputs = torch.cat([prompt, said], dim=1)
-    hidden = model.model.language_model(
-        inputs_embeds=inputs,
-        position_ids=rotary_positions(model, inputs.shape[1], inputs.shape[0]),
-        use_cache=False,
-    ).last_hidden_state
-    return model.lm_head(hidden[:, len(PROMPT_IDS) - 1 :])
+    prompts = prompts or [Prompt()] * len(images)
+    groups = batches(prompts)
+    parts = []
+    for group in groups:
+        asked = [prompts[i] for i in group]
+        seen = torch.stack([images[i] for i in group])
+        before = embed_prompts(model, seen, asked)
+        said = model.get_input_embeddings()(response_ids[group, :-1])
+        inputs = torch.cat([before, said], dim=1)
+        hidden = model.model.language_model(
+            inputs_embeds=inputs,
+            position_ids=rotary_positions(model, inputs.shape[1], asked),
+            use_cache=False,
+        ).last_hidden_state
+        parts.append(model.lm_head(hidden[:, before.shape[1] - 1 :]))
+    return in_order(parts, groups)
 
 
 def response_logits(
     model: TinyModel,
     pixel_values: torch.Tensor,
     response_ids: torch.Tensor,
+    prompts: Sequence[Prompt] | None = None,
 ) -> torch.Tensor:
     """Logits of each response token, given its picture.
 
     Parameters
     ----------
     pixel_values
-        float32 `[B * P, 1176]`, one picture per response.
+        float32 `[sum of P, 1176]`, one picture per response.
     response_ids
         int64 `[B, T]`, without the prompt.
+    prompts
+        B; by default that of most tasks.
 
     Returns
     -------
     Tensor
         `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
     """
-    return logits_from_images(model, embed_images(model, pixel_values), response_ids)
+    prompts = prompts or [Prompt()] * len(response_ids)
+    images = embed_pictures(model, pixel_values, prompts)
+    return logits_from_images(model, images, response_ids, prompts)

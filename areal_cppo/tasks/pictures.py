@@ -31,7 +31,9 @@ from PIL import Image, ImageFont
 
 from areal_cppo.config import SHIFTS
 
-IMAGE_SIDE = 84  # pixels: 6 x 6 patches of 14, merged 2 x 2 into 9 image tokens
+PATCH = 14  # pixels, the side of a patch
+MERGE = 2  # patches, the side of what becomes one image token
+IMAGE_SIDE = 84  # pixels: 6 x 6 patches, merged into 9 image tokens; of most pictures
 
 BACKGROUND = (215, 255)  # range of each colour channel: light
 INK = (0, 90)  # range of each colour channel: dark
@@ -127,7 +129,7 @@ def finish(image: Image.Image, rng: random.Random, style: Style) -> Image.Image:
     Parameters
     ----------
     image
-        RGB, 84 x 84 pixels; its corner shows the background.
+        RGB, of any size; its corner shows the background.
     rng
         Source of the noise; left advanced, by the same amount whatever the style.
     """
@@ -140,13 +142,14 @@ def finish(image: Image.Image, rng: random.Random, style: Style) -> Image.Image:
     pixels = np.asarray(image, np.int16)
     if style.light != TRAINED.light:
         pixels = np.rint(pixels * np.asarray(style.light)).astype(np.int16)
-    noisy = pixels + _grey_noise(rng, style.noise)
+    noisy = pixels + _grey_noise(rng, image.size, style.noise)
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def _grey_noise(rng: random.Random, level: int) -> np.ndarray:
-    """Noise of that standard deviation, alike in all channels: int16 `[84, 84, 1]`."""
-    shape = (_N_BYTES, IMAGE_SIDE, IMAGE_SIDE, 1)
+def _grey_noise(rng: random.Random, size: tuple[int, int], level: int) -> np.ndarray:
+    """Noise of that standard deviation, alike in all channels: int16 `[H, W, 1]`."""
+    width, height = size
+    shape = (_N_BYTES, height, width, 1)
     drawn = np.frombuffer(rng.randbytes(math.prod(shape)), np.uint8).reshape(shape)
     centred = drawn.astype(np.int16).sum(0, dtype=np.int16) - _BYTE_SUM_MEAN
     return centred * level // _BYTE_SUM_STD

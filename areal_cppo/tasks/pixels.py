@@ -1,8 +1,9 @@
 """Pictures of the tasks as the tensor that Qwen2.5-VL's vision tower takes.
 
-The same numbers as the stock image processor's, for many pictures of 84 x 84 pixels at
-once. And pictures without their information, for the warm-up's share of blind ones.
-Letters: `B` pictures, `P` patches of one picture (36).
+The same numbers as the stock image processor's, for many pictures at once. And pictures
+without their information, for the warm-up's share of blind ones.
+Letters: `B` pictures, `P` patches of one picture (36 of 84 x 84 pixels), `H`, `W` its
+height and width.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from areal_cppo.tasks.pictures import IMAGE_SIDE
+from areal_cppo.tasks.pictures import IMAGE_SIDE, MERGE, PATCH
+from areal_cppo.tasks.responses import Prompt
 
-PATCH = 14  # pixels, the side of a patch
-MERGE = 2  # patches, the side of what becomes one image token
 TEMPORAL = 2  # frames of a patch; a still picture is repeated
-GRID = IMAGE_SIDE // PATCH  # patches, the side of a picture
-N_PATCHES = GRID * GRID
+GRID = IMAGE_SIDE // PATCH  # patches, the side of most pictures
 
 # Mean of the light background: around .5 the vision tower stays at chance.
 IMAGE_MEAN = 0.925
@@ -34,18 +33,20 @@ _CROP = (0.25, 0.40)  # of the picture's side
 _KINDS = ("blank", "covered_mean", "covered_black", "noise", "dense_noise", "crop")
 
 
-def stack_images(images: Sequence[Image.Image]) -> np.ndarray:
-    """The pictures' bytes: uint8 `[B, 84, 84, 3]`.
+def stack_images(
+    images: Sequence[Image.Image], size: tuple[int, int] = (IMAGE_SIDE, IMAGE_SIDE)
+) -> np.ndarray:
+    """The bytes of pictures of one size (width, height): uint8 `[B, H, W, 3]`.
 
     Raises
     ------
     ValueError
-        If a picture is not RGB of 84 x 84 pixels.
+        If a picture is not RGB of that size.
     """
     for image in images:
-        if image.mode != "RGB" or image.size != (IMAGE_SIDE, IMAGE_SIDE):
+        if image.mode != "RGB" or image.size != size:
             raise ValueError(
-                f"expected RGB pictures of {IMAGE_SIDE} x {IMAGE_SIDE} pixels, got "
+                f"expected RGB pictures of {size[0]} x {size[1]} pixels, got "
                 f"{image.mode} of {image.size[0]} x {image.size[1]}; use the "
                 "checkpoint's processor for others"
             )
@@ -58,7 +59,7 @@ def patch_pixels(pictures: np.ndarray) -> torch.Tensor:
     Parameters
     ----------
     pictures
-        uint8 `[B, 84, 84, 3]`.
+        uint8 `[B, H, W, 3]`; both sides multiples of 28.
 
     Returns
     -------
@@ -66,18 +67,31 @@ def patch_pixels(pictures: np.ndarray) -> torch.Tensor:
         float32 `[B * P, 3 * 2 * 14 * 14]`: patches of one merged token are neighbours;
         a patch holds channel, frame, row, column.
     """
-    blocks = GRID // MERGE
+    side = MERGE * PATCH
+    rows, columns = pictures.shape[1] // side, pictures.shape[2] // side
     scaled = torch.from_numpy(pictures).float().div(255)
     normal = (scaled - IMAGE_MEAN) / IMAGE_STD
-    cut = normal.reshape(-1, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3)
+    cut = normal.reshape(-1, rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
     ordered = cut.permute(0, 1, 4, 2, 5, 7, 3, 6)  # B, rows, columns, 2, 2, C, 14, 14
     frames = ordered.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, TEMPORAL, -1, -1)
     return frames.reshape(-1, 3 * TEMPORAL * PATCH * PATCH)
 
 
 def image_grid(n_images: int) -> torch.Tensor:
-    """`image_grid_thw` of pictures of a task: int64 `[n_images, 3]`."""
+    """`image_grid_thw` of pictures of 84 x 84 pixels: int64 `[n_images, 3]`."""
     return torch.tensor([[1, GRID, GRID]]).expand(n_images, 3)
+
+
+def prompt_grids(prompts: Sequence[Prompt]) -> torch.Tensor:
+    """`image_grid_thw` of the pictures of as many prompts: int64 `[B, 3]`."""
+    return torch.tensor([[1, prompt.rows, prompt.columns] for prompt in prompts])
+
+
+def split_pixels(
+    pixels: torch.Tensor, prompts: Sequence[Prompt]
+) -> tuple[torch.Tensor, ...]:
+    """The patches of each picture, `[P, 1176]`, out of those of all."""
+    return pixels.split([prompt.n_patches for prompt in prompts])
 
 
 def _mean_colour(picture: np.ndarray) -> np.ndarray:
@@ -85,27 +99,34 @@ def _mean_colour(picture: np.ndarray) -> np.ndarray:
 
 
 def _cover(picture: np.ndarray, colour: np.ndarray | int, rng: random.Random) -> None:
-    for place in rng.sample(range(GRID * GRID), round(_COVERED_SHARE * GRID * GRID)):
-        y, x = divmod(place, GRID)
-        rows, columns = slice(y * PATCH, (y + 1) * PATCH), slice(x * PATCH, None)
-        picture[rows, columns][:, :PATCH] = colour
+    columns = picture.shape[1] // PATCH
+    n = picture.shape[0] // PATCH * columns
+    for place in rng.sample(range(n), round(_COVERED_SHARE * n)):
+        y, x = divmod(place, columns)
+        rows, beyond = slice(y * PATCH, (y + 1) * PATCH), slice(x * PATCH, None)
+        picture[rows, beyond][:, :PATCH] = colour
 
 
 def _add_noise(
     picture: np.ndarray, bounds: tuple[float, float], rng: random.Random
 ) -> None:
+    full_height, full_width = picture.shape[:2]
     for _ in range(_N_NOISE_PATCHES):
-        width, height = (round(rng.uniform(*bounds) * IMAGE_SIDE) for _ in range(2))
-        x, y = rng.randint(0, IMAGE_SIDE - width), rng.randint(0, IMAGE_SIDE - height)
+        width = round(rng.uniform(*bounds) * full_width)
+        height = round(rng.uniform(*bounds) * full_height)
+        x, y = rng.randint(0, full_width - width), rng.randint(0, full_height - height)
         drawn = np.frombuffer(rng.randbytes(width * height * 3), np.uint8)
         picture[y : y + height, x : x + width] = drawn.reshape(height, width, 3)
 
 
 def _zoom(picture: np.ndarray, rng: random.Random) -> None:
-    side = round(rng.uniform(*_CROP) * IMAGE_SIDE)
-    x, y = rng.randint(0, IMAGE_SIDE - side), rng.randint(0, IMAGE_SIDE - side)
-    index = np.arange(IMAGE_SIDE) * side // IMAGE_SIDE  # nearest neighbour
-    picture[:] = picture[y + index][:, x + index]
+    height, width = picture.shape[:2]
+    share = rng.uniform(*_CROP)
+    high, wide = round(share * height), round(share * width)
+    x, y = rng.randint(0, width - wide), rng.randint(0, height - high)
+    rows = np.arange(height) * high // height  # nearest neighbour
+    columns = np.arange(width) * wide // width
+    picture[:] = picture[y + rows][:, x + columns]
 
 
 def make_uninformative(picture: np.ndarray, rng: random.Random) -> np.ndarray:
@@ -119,14 +140,14 @@ def make_uninformative(picture: np.ndarray, rng: random.Random) -> np.ndarray:
     Parameters
     ----------
     picture
-        uint8 `[84, 84, 3]`; left as it is.
+        uint8 `[H, W, 3]`; left as it is.
     rng
         Source of everything random; left advanced.
 
     Returns
     -------
     ndarray
-        uint8 `[84, 84, 3]`.
+        uint8 `[H, W, 3]`.
     """
     changed = picture.copy()
     kind = rng.choice(_KINDS)

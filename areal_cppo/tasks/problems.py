@@ -14,8 +14,8 @@ from areal_cppo.config import SHIFTS
 from areal_cppo.errors import UserError
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.drawings import BARS, SIDES, draw_chart, draw_triangle
-from areal_cppo.tasks.pictures import Style, draw_style
-from areal_cppo.tasks.responses import QUESTION, Names, Score, Values
+from areal_cppo.tasks.pictures import PATCH, Style, draw_style
+from areal_cppo.tasks.responses import QUESTION, Names, Prompt, Score, Values
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -42,6 +42,12 @@ class DrawnProblem:
     def answer(self) -> int:
         """The sum of the values."""
         return sum(self.values)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What a model is given."""
+        width, height = self.image.size
+        return Prompt(QUESTION, height // PATCH, width // PATCH)
 
     def score(self, text: str) -> Score:
         """What a response is worth, decoded, with or without its `<eos>`."""
@@ -191,11 +197,12 @@ class ReadingDataset:
         self.split = split
         self.shift = shift
         content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-        self.prompt = processor.apply_chat_template(
+        around = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=False,
             add_generation_prompt=True,
         )
+        self.around = tuple(around.split(QUESTION))  # a question
 
     def __len__(self) -> int:
         return self.size
@@ -207,8 +214,8 @@ class ReadingDataset:
         problem = self.task.make_problem(self.seed, index, self.split, self.shift)
         return {
             "images": [problem.image],
-            "messages": self.prompt,
-            "question": QUESTION,
+            "messages": problem.prompt.question.join(self.around),
+            "question": problem.prompt.question,
             "answer": problem.answer,
             "query_id": f"{self.split}-{self.seed}-{index}",
             "names": list(problem.names),

@@ -29,7 +29,7 @@ import random
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 PAD, EOS = "<pad>", "<eos>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -42,6 +42,28 @@ VOCABULARY = (*CONTROL_TOKENS, *ANSWER_TOKENS, *CHARACTERS)  # a token's id is i
 
 QUESTION = "P?"  # of a triangle the perimeter, of any picture the sum of what it shows
 N_IMAGE_TOKENS = 9  # of one 84 x 84 picture, after merging
+
+
+class Prompt(NamedTuple):
+    """A picture of so many patches, and a question: `QUESTION`'s length is that of all.
+
+    The defaults are those of 84 x 84 pixels.
+    """
+
+    question: str = QUESTION
+    rows: int = 6
+    columns: int = 6
+
+    @property
+    def n_patches(self) -> int:
+        """Of the picture."""
+        return self.rows * self.columns
+
+    @property
+    def n_image_tokens(self) -> int:
+        """Of the picture, after merging 2 x 2 patches."""
+        return self.n_patches // 4
+
 
 _TOKEN = re.compile(
     "|".join(re.escape(token) for token in (*CONTROL_TOKENS, *ANSWER_TOKENS)) + "|."

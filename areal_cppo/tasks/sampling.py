@@ -1,12 +1,13 @@
 """Generates with the tiny model and scores it, many pictures at once.
 
-Letters: `B` responses, `T` response tokens, `P` patches of one picture (36).
+Letters: `B` responses, `T` response tokens, `P` patches of one picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -14,21 +15,26 @@ from transformers import DynamicCache
 
 from areal_cppo.tasks.model import (
     TinyModel,
-    embed_images,
-    embed_prompt,
+    batches,
+    embed_pictures,
+    embed_prompts,
+    in_order,
     rotary_positions,
 )
 from areal_cppo.tasks.pixels import patch_pixels, stack_images
 from areal_cppo.tasks.problems import DrawnProblem
-from areal_cppo.tasks.responses import EOS, Score
+from areal_cppo.tasks.responses import EOS, Prompt, Score
 from areal_cppo.tasks.tokenizer import IDS, PAD_ID, decode
 
 MAX_NEW_TOKENS = 40  # a right response has 32 to 36
 
 
 def problem_pixels(problems: Sequence[DrawnProblem]) -> torch.Tensor:
-    """The problems' pictures for the model: float32 `[B * P, 1176]`."""
-    return patch_pixels(stack_images([problem.image for problem in problems]))
+    """The problems' pictures for the model: float32 `[sum of P, 1176]`."""
+    parts = []
+    for size, some in groupby([p.image for p in problems], lambda image: image.size):
+        parts.append(patch_pixels(stack_images(list(some), size)))
+    return torch.cat(parts)
 
 
 class Sampled(NamedTuple):
@@ -55,12 +61,13 @@ def sample(
     model: TinyModel,
     pixel_values: torch.Tensor,
     *,
+    prompts: Sequence[Prompt] | None = None,
     samples: int = 1,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Sampled:
-    """Generate responses to the task's prompt, with their log-probabilities.
+    """Generate responses to prompts, with their log-probabilities.
 
     The prompt of a picture is computed once for all of its responses. What is drawn at
     a step does not depend on which responses have ended.
@@ -68,7 +75,10 @@ def sample(
     Parameters
     ----------
     pixel_values
-        float32 `[n_pictures * P, 1176]`.
+        float32 `[sum of P, 1176]`.
+    prompts
+        One per picture; by default that of most tasks. Those of one length are sampled
+        together, with draws of their own.
     samples
         Responses per picture; those of one picture are neighbours in the result.
     temperature
@@ -90,13 +100,56 @@ def sample(
     """
     if temperature < 0:
         raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
-    inputs = embed_prompt(model, embed_images(model, pixel_values))
+    if prompts is None:
+        prompts = [Prompt()] * (len(pixel_values) // Prompt().n_patches)
+    images = embed_pictures(model, pixel_values, prompts)
+    draw = partial(
+        _sample, model, samples=samples, temperature=temperature, limit=max_new_tokens
+    )
+    groups = batches(prompts)
+    if len(groups) == 1:
+        return draw(torch.stack(images), prompts, generator=generator)
+    seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
+    parts = []
+    for group, seed in zip(groups, seeds, strict=True):
+        own = torch.Generator().manual_seed(seed)
+        seen = torch.stack([images[i] for i in group])
+        parts.append(draw(seen, [prompts[i] for i in group], generator=own))
+    width = max(part.ids.shape[1] for part in parts)
+    rows = [
+        (group[:, None] * samples + torch.arange(samples)).flatten() for group in groups
+    ]
+    return Sampled(
+        in_order([_widen(part.ids, width) for part in parts], rows),
+        in_order([_widen(part.logprobs, width) for part in parts], rows),
+        in_order([part.lengths for part in parts], rows),
+    )
+
+
+def _widen(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """Rows `[B, T]` filled up with zeros, pads among ids, to `[B, width]`."""
+    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]))
+
+
+def _sample(
+    model: TinyModel,
+    images: torch.Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    limit: int,
+) -> Sampled:
+    """`sample` for prompts of one length; image tokens `[n_pictures, I, hidden]`."""
+    inputs = embed_prompts(model, images, prompts)
     pictures, start = inputs.shape[:2]
     batch = pictures * samples
-    positions = rotary_positions(model, start + max_new_tokens, batch)
+    positions = rotary_positions(model, start + limit, prompts)
     cache = DynamicCache(config=model.config.text_config)
     run = partial(model.model.language_model, past_key_values=cache, use_cache=True)
-    hidden = run(inputs_embeds=inputs, position_ids=positions[:, :pictures, :start])
+    hidden = run(inputs_embeds=inputs, position_ids=positions[..., :start])
+    positions = positions.repeat_interleave(samples, dim=1)
     last = hidden.last_hidden_state[:, -1].repeat_interleave(samples, dim=0)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
@@ -113,7 +166,7 @@ def sample(
         logprobs.append(chosen.masked_fill(ended, 0.0))
         lengths += ~ended
         ended = ended | (token == IDS[EOS])
-        if len(tokens) == max_new_tokens or ended.all():
+        if len(tokens) == limit or ended.all():
             break
         place = start + len(tokens) - 1
         hidden = run(
@@ -173,7 +226,11 @@ def evaluate(
     for i in range(0, len(problems), batch_size):
         some = problems[i : i + batch_size]
         sampled = sample(
-            model, problem_pixels(some), temperature=temperature, generator=generator
+            model,
+            problem_pixels(some),
+            prompts=[problem.prompt for problem in some],
+            temperature=temperature,
+            generator=generator,
         )
         scores += score_responses(sampled.ids, some)
     model.train(was_training)

@@ -18,21 +18,25 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import (
 
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
-from areal_cppo.tasks.responses import VOCABULARY
+from areal_cppo.tasks.responses import VOCABULARY, Prompt
 
 MODEL_MAX_LENGTH = 256  # tokens, prompt and response
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
 PAD_ID = IDS[responses.PAD]
-# All problems of all tasks share one prompt.
-PROMPT_IDS = tuple(
-    IDS[token]
-    for token in (
+
+
+def prompt_ids(prompt: Prompt) -> tuple[int, ...]:
+    """Token ids of a prompt, one for each image token."""
+    tokens = (
         responses.VISION_START,
-        *[responses.IMAGE] * responses.N_IMAGE_TOKENS,
+        *[responses.IMAGE] * prompt.n_image_tokens,
         responses.VISION_END,
-        *responses.QUESTION,
+        *prompt.question,
     )
-)
+    return tuple(IDS[token] for token in tokens)
+
+
+PROMPT_IDS = prompt_ids(Prompt())  # of most tasks, whose problems share it
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
