@@ -24,6 +24,7 @@ BASE = Path(areal_cppo.__file__).parent / "configs" / "triangles.yaml"
 _READ = (
     "actor.",
     "reward.",
+    "augmentation.",
     "gconfig.n_samples",
     "gconfig.max_new_tokens",
     "gconfig.temperature",

@@ -9,16 +9,19 @@ Letters: `B` responses of a batch, `P` patches of a picture.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from areal.engine.fsdp_engine import FSDPPPOActor
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 
+from areal_cppo.config.augmentation import UNLIKE
 from areal_cppo.config.blocks import RewardConfig
+from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.requests import VISION_TOKENS
 from areal_cppo.step.batch import IMAGES
 from areal_cppo.tasks import sampling
@@ -26,7 +29,7 @@ from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import prompt_grids, split_pixels
 from areal_cppo.tasks.problems import DrawnProblem
 from areal_cppo.tasks.responses import IMAGE, VOCABULARY, Prompt
-from areal_cppo.tasks.tokenizer import prompt_ids
+from areal_cppo.tasks.tokenizer import PAD_ID, prompt_ids
 
 _IMAGE_ID = VOCABULARY.index(IMAGE)
 _VISION_IDS = torch.tensor([VOCABULARY.index(token) for token in VISION_TOKENS])
@@ -97,12 +100,71 @@ def spell(ids: torch.Tensor, lengths: torch.Tensor) -> list[list[str]]:
     ]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What responses are sampled from, if not the problems' own pictures.
+
+    `pixels` `[sum of P, 1176]` are of pictures as they are seen, one a problem;
+    `counts` says how many responses of each see it, the first of its group.
+    """
+
+    pixels: torch.Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        augmenter: Augmenter,
+        problems: Sequence[DrawnProblem],
+        samples: int,
+        version: int,
+    ) -> Seen:
+        """Pictures of problems with so many responses each."""
+        shown, counts = [], []
+        for problem in problems:
+            images, count = augmenter.changed([problem.image], samples, version)
+            shown.append(replace(problem, image=images[0]))
+            counts.append(count)
+        return cls(sampling.problem_pixels(shown), counts)
+
+
+def sample_seen(
+    draw: Callable[..., sampling.Sampled],
+    pixels: torch.Tensor,
+    seen: Seen | None,
+    samples: int,
+) -> sampling.Sampled:
+    """`samples` responses to each picture of `pixels`, some of which are `seen`.
+
+    `draw` is `sampling.sample` but for pixels and samples.
+    """
+    if seen is None:
+        return draw(pixels, samples=samples)
+    some = max(seen.counts)
+    if some in (0, samples):  # whole groups: the others' pictures are their own
+        return draw(seen.pixels, samples=samples)
+    parts = draw(seen.pixels, samples=some), draw(pixels, samples=samples - some)
+    width = max(part.ids.shape[1] for part in parts)
+    fills = PAD_ID, 0.0, 0
+    joined = []
+    for columns, fill in zip(zip(*parts, strict=True), fills, strict=True):
+        groups = []
+        for column in columns:
+            short = width - column.shape[1] if column.ndim > 1 else 0
+            column = pad(column, (0, short), value=fill)
+            groups.append(column.unflatten(0, (len(seen.counts), -1)))
+        joined.append(torch.cat(groups, dim=1).flatten(0, 1))
+    return sampling.Sampled(*joined)
+
+
 def make_batch(
     problems: Sequence[DrawnProblem],
     pixels: torch.Tensor,
     sampled: sampling.Sampled,
     version: int,
     reward: RewardConfig,
+    seen: Seen | None = None,
+    train_on: str = "seen",
 ) -> StudyBatch:
     """Responses as the trainer takes them.
 
@@ -118,6 +180,9 @@ def make_batch(
         That sampled them.
     reward
         What answer and format are worth.
+    seen, train_on
+        What some were sampled from, and whether they are trained on that or on the
+        `original`.
 
     Returns
     -------
@@ -129,6 +194,7 @@ def make_batch(
     refused = torch.isin(sampled.ids, _VISION_IDS).any(-1)
     prompts = [problem.prompt for problem in problems]
     pictures = split_pixels(pixels, prompts)
+    shown = split_pixels(pixels if seen is None else seen.pixels, prompts)
     items = []
     for i, problem in enumerate(problems):
         rows = torch.arange(i * size, (i + 1) * size)
@@ -142,8 +208,17 @@ def make_batch(
             for score in scores
         ]
         own = sampling.Sampled(*(part[rows] for part in sampled))
-        worth = torch.tensor(worth)
-        items.append(_group(prompts[i], pictures[i], own, version, worth))
+        item = _group(prompts[i], pictures[i], own, version, torch.tensor(worth))
+        if seen is not None:
+            changed = rows < i * size + seen.counts[i]
+            if train_on == "original":
+                item[UNLIKE] = (
+                    changed[:, None].int().expand_as(item["versions"]).clone()
+                )
+            else:
+                for row in changed.nonzero().flatten().tolist():
+                    item[IMAGES][row]["pixel_values"] = shown[i]
+        items.append(item)
     kept = sum(len(item["rewards"]) for item in items)
     return StudyBatch(items, len(sampled.ids) - kept)
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,21 @@ from areal.api import FinetuneSpec
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.train_step import train_step
 from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.run.recorder import MetricsRecorder
 from areal_cppo.step.actor import CPPOActor
 from areal_cppo.studies.evaluate import Evaluator
 from areal_cppo.studies.folder import StudyRunFolder
 from areal_cppo.studies.gradients import gradient_moments
 from areal_cppo.studies.preflight import load_run_config, samples_per_step
-from areal_cppo.studies.rollout import Policies, StudyBatch, generator, make_batch
+from areal_cppo.studies.rollout import (
+    Policies,
+    Seen,
+    StudyBatch,
+    generator,
+    make_batch,
+    sample_seen,
+)
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.problems import ReadingTask, reading_task
 
@@ -100,6 +109,9 @@ class StudyRun:
         bound = config.rollout.max_head_offpolicyness
         self.policies = Policies(task.checkpoint, bound)
         self.policies.remember(actor)
+        own = config.augmentation
+        seed, steps = config.actor.view_seed, self.run.steps
+        self.augmenter = Augmenter(own, seed, steps) if own.on else None
         self.evaluator = Evaluator(self.policies.model, task, config)
         self.recorder = MetricsRecorder(folder, lambda *_, **__: None)
         self.clock = Clock()
@@ -147,18 +159,28 @@ class StudyRun:
             self.task.make_problem(self.run.seed, index, "train")
             for index in range((step - 1) * size, step * size)
         ]
-        pixels = sampling.problem_pixels(problems)
+        pixels, samples = sampling.problem_pixels(problems), config.gconfig.n_samples
         sampled_by = self.policies.behaviour(version)
-        sampled = sampling.sample(
+        seen = None
+        if self.augmenter is not None:
+            seen = Seen.of(self.augmenter, problems, samples, sampled_by)
+        draw = partial(
+            sampling.sample,
             self.policies.model,
-            pixels,
             prompts=[problem.prompt for problem in problems],
-            samples=config.gconfig.n_samples,
             temperature=config.actor.temperature,
             generator=generator(self.run.seed, step),
             max_new_tokens=config.gconfig.max_new_tokens,
         )
-        return make_batch(problems, pixels, sampled, sampled_by, config.reward)
+        return make_batch(
+            problems,
+            pixels,
+            sample_seen(draw, pixels, seen, samples),
+            sampled_by,
+            config.reward,
+            seen,
+            config.augmentation.train_on,
+        )
 
     def _look(self, step: int) -> None:
         """Evaluate and detect where the study asks for it."""

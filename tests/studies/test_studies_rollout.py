@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from areal_cppo.config.augmentation import UNLIKE, AugmentationConfig
 from areal_cppo.config.blocks import RewardConfig
+from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.requests import Prompt
 from areal_cppo.rollout.trajectories import joined, response_trajectory
 from areal_cppo.step.batch import with_images
-from areal_cppo.studies.rollout import Policies, generator, make_batch
+from areal_cppo.studies.rollout import (
+    Policies,
+    Seen,
+    generator,
+    make_batch,
+    sample_seen,
+)
 from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model, response_logits
 from areal_cppo.tasks.pixels import image_grid
@@ -179,3 +188,49 @@ def test_generation_is_exactly_so_many_versions_behind(task, bound):
     policies.use(6)
     now = actor.model.parameters()
     assert all(map(torch.equal, policies.model.parameters(), now))
+
+
+@pytest.mark.parametrize(
+    ("settings", "train_on"),
+    [
+        ({"of": "problems", "share": 0.5}, "seen"),
+        ({"of": "responses", "share": 0.5}, "original"),
+        ({"of": "responses", "share": 0.25}, "seen"),
+    ],
+)
+def test_augmented_responses_are_sampled_from_what_was_seen(
+    policies, task, settings, train_on
+):
+    """Their log-probs are the model's for the changed picture; what is trained on is
+    as said."""
+    problems = [task.make_problem(1, i, "train") for i in range(6)]
+    views = [{"name": "noise", "strength": 0.3}]
+    config = AugmentationConfig(views=views, train_on=train_on, **settings)
+    seen = Seen.of(Augmenter(config, seed=1), problems, 4, version=0)
+    assert {*seen.counts} == ({0, 4} if config.of == "problems" else {seen.counts[0]})
+    pixels, model = sampling.problem_pixels(problems), policies.model
+    ask = partial(sampling.sample, model, generator=generator(1, 1))
+    sampled = sample_seen(ask, pixels, seen, 4)
+    changed = torch.arange(4) < torch.tensor(seen.counts)[:, None]  # [problems, 4]
+
+    original = pixels.unflatten(0, (6, 1, -1)).expand(-1, 4, -1, -1)
+    other = seen.pixels.unflatten(0, (6, 1, -1)).expand(-1, 4, -1, -1)
+    sources = torch.where(changed[..., None, None], other, original)
+    with torch.no_grad():
+        logits = response_logits(model, sources.flatten(0, 2), sampled.ids)
+    expected = logits.log_softmax(-1).gather(-1, sampled.ids[..., None]).squeeze(-1)
+    inside = torch.arange(sampled.ids.shape[1]) < sampled.lengths[:, None]
+    torch.testing.assert_close(
+        sampled.logprobs[inside], expected[inside], rtol=0, atol=2e-5
+    )
+
+    batch = make_batch(problems, pixels, sampled, 0, RewardConfig(), seen, train_on)
+    assert batch.refused == 0
+    for i, item in enumerate(batch.items):
+        assert (UNLIKE in item) == (train_on == "original")
+        if UNLIKE in item:
+            assert item[UNLIKE].shape == item["versions"].shape
+            assert item[UNLIKE].bool().all(1).tolist() == changed[i].tolist()
+        trained = original[i] if train_on == "original" else sources[i]
+        for row, images in enumerate(item["multi_modal_input"]):
+            assert torch.equal(images["pixel_values"], trained[row])
