@@ -189,11 +189,11 @@ def _batches(config: CPPOConfig) -> Iterator[str]:
         return
     responses = problems * samples // ranks
     minibatches = config.actor.ppo_n_minibatches
-    if responses % minibatches:
+    if minibatches > responses:
         yield (
-            f"actor.ppo_n_minibatches: expected a divisor of a rank's {responses} "
-            f"responses ({problems} problems x {samples} / {ranks} ranks), found "
-            f"{minibatches}; change one of them"
+            f"actor.ppo_n_minibatches: expected at most a rank's {responses} responses "
+            f"({problems} problems x {samples} / {ranks} ranks), found {minibatches}; "
+            "change one of them"
         )
         return
     spec = config.actor.mb_spec

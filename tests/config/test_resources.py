@@ -67,10 +67,11 @@ def found(load):
         (FULL, [*TURNS, "enable_offload=false"], "expected both true"),
         (FULL, [*TURNS, "sglang.enable_memory_saver=false"], "expected both true"),
         (FULL, ["train_dataset.batch_size=62"], "a multiple of the trainer's 4"),
-        (FULL, ["actor.ppo_n_minibatches=3"], "a divisor of a rank's 128 responses"),
+        (FULL, ["actor.ppo_n_minibatches=3"], None),  # whole groups are dealt out
+        (FULL, ["actor.ppo_n_minibatches=129"], "at most a rank's 128 responses"),
         (PUBLISHED, ["actor.ppo_n_minibatches=16", "gconfig.n_samples=4"], None),
         (PUBLISHED, ["actor.ppo_n_minibatches=16", "gconfig.n_samples=3"], None),
-        (PUBLISHED, ["actor.ppo_n_minibatches=6"], "a rank's 640 responses"),
+        (PUBLISHED, ["actor.ppo_n_minibatches=641"], "a rank's 640 responses"),
         (FULL, ["actor.mb_spec.n_mbs=129"], "no more micro-batches than the 128"),
         (FULL, ["actor.reward_norm.group_size=4"], "reward_norm.group_size"),
         (FULL, ["sglang.context_length=4095"], "2048 of the prompt + 2048 of the re"),
