@@ -15,6 +15,7 @@ import sys
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.config import add_config
 from areal_cppo.cli.demo import add_demo
 from areal_cppo.cli.doctor import add_doctor
 from areal_cppo.cli.eval import add_eval
@@ -41,6 +42,7 @@ _COMMANDS = (
     add_views,
     add_inspect,
     add_reward,
+    add_config,
     add_bench,
     add_plan,
     add_slurm,

@@ -57,7 +57,7 @@ class AugmentationConfig:
         "strength is 1 - sigmoid(fade_steepness (x - fade_middle)) of that in views",
     )
     fade_middle: float = setting(
-        2 / 3, FRACTION, "share of the run after which half of the strength is left"
+        0.667, FRACTION, "share of the run after which half of the strength is left"
     )
     fade_steepness: float = setting(
         30.0, Number(low=0, low_open=True), "how suddenly it fades"
