@@ -113,6 +113,8 @@ def _default(field: Any, listed: bool) -> str:
     if isinstance(value, list | dict | tuple):
         value = list(value) if isinstance(value, tuple) else value
         return re.sub(r"'([\w.-]+)'", r"\1", str(value))
+    if isinstance(value, str) and value.startswith("/storage"):
+        return "of AReaL's own cluster"
     return str(value) if value != "" else '""'
 
 
