@@ -198,6 +198,8 @@ def test_areals_own_schedulers(kind, tmp_path):
     from areal.infra.scheduler.local import LocalScheduler
     from areal.infra.scheduler.ray import RayScheduler
 
+    if kind == "ray" and hasattr(RayScheduler, "_fork_single_worker"):
+        pytest.skip("since v2.0.0 AReaL's Ray scheduler takes no cluster without GPUs")
     config = load_config(CONFIG, [f"scheduler.type={kind}", f"run_dir={tmp_path}"])
     Path(config.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
     scheduler = make_scheduler(config)
