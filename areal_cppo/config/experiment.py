@@ -19,7 +19,7 @@ from areal.utils.stats_logger import StatsLogger
 from typing_extensions import override
 
 from areal_cppo.checks import COUNT, Number, check_fields, setting
-from areal_cppo.config import TASK_NAMES, TASK_PROMPT
+from areal_cppo.config import TASK_PROMPTS
 from areal_cppo.config.augmentation import AugmentationConfig
 from areal_cppo.config.blocks import (
     DataConfig,
@@ -125,11 +125,10 @@ class CPPOConfig(PPOConfig):
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt that is let in.
 
-        A synthetic task's are all alike: so long with the task's own model, with
-        another not shorter.
+        Of a synthetic task: so long with the task's own model, with another not
+        shorter.
         """
-        synthetic = self.data.source in TASK_NAMES
-        return TASK_PROMPT if synthetic else self.data.max_prompt_tokens
+        return TASK_PROMPTS.get(self.data.source, self.data.max_prompt_tokens)
 
 
 def _check_servers(backend: str) -> None:

@@ -28,11 +28,12 @@ from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import prompt_grids, split_pixels
 from areal_cppo.tasks.problems import DrawnProblem
-from areal_cppo.tasks.responses import IMAGE, VOCABULARY, Prompt
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import IMAGE, WITH_WORDS
 from areal_cppo.tasks.tokenizer import PAD_ID, prompt_ids
 
-_IMAGE_ID = VOCABULARY.index(IMAGE)
-_VISION_IDS = torch.tensor([VOCABULARY.index(token) for token in VISION_TOKENS])
+_IMAGE_ID = WITH_WORDS.index(IMAGE)
+_VISION_IDS = torch.tensor([WITH_WORDS.index(token) for token in VISION_TOKENS])
 _FEWEST = 2  # responses that can be compared
 
 
@@ -95,7 +96,7 @@ def generator(seed: int, step: int) -> torch.Generator:
 def spell(ids: torch.Tensor, lengths: torch.Tensor) -> list[list[str]]:
     """Token strings of responses `[B, T]` of the given lengths `[B]`."""
     return [
-        [VOCABULARY[i] for i in row[:length]]
+        [WITH_WORDS[i] for i in row[:length]]
         for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)
     ]
 
@@ -224,7 +225,7 @@ def make_batch(
 
 
 def _group(
-    prompt: Prompt,
+    prompt: TaskPrompt,
     picture: torch.Tensor,
     sampled: sampling.Sampled,
     version: int,

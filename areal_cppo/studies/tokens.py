@@ -30,7 +30,8 @@ from areal_cppo.tasks import sampling
 from areal_cppo.tasks.model import response_logits
 from areal_cppo.tasks.pixels import image_grid, prompt_grids
 from areal_cppo.tasks.problems import DrawnProblem, ReadingTask
-from areal_cppo.tasks.responses import Prompt, Score, token_roles
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import Score, token_roles
 
 PERCEPTION = "R"  # the role of true perception tokens
 TEMPLATE = "T"  # the role of tokens that no picture should change
@@ -70,7 +71,7 @@ class Responses:
     roles: np.ndarray
 
     @cached_property
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> list[TaskPrompt]:
         """B of them."""
         return [problem.prompt for problem in self.problems]
 
@@ -103,7 +104,7 @@ class Responses:
         )
 
 
-def _patches(prompts: Sequence[Prompt]) -> int:
+def _patches(prompts: Sequence[TaskPrompt]) -> int:
     """Of all pictures together."""
     return sum(prompt.n_patches for prompt in prompts)
 
@@ -182,11 +183,11 @@ class StudyViews:
         pixels: torch.Tensor,
         kind: str,
         specs: Sequence[Mapping[str, Any]],
-        prompts: Sequence[Prompt] | None = None,
+        prompts: Sequence[TaskPrompt] | None = None,
     ) -> torch.Tensor:
         """Pictures `[sum of P, 1176]` through `positive` or `negative` views; their
         prompts are by default those of most tasks."""
-        plain = image_grid(len(pixels) // Prompt().n_patches)
+        plain = image_grid(len(pixels) // TaskPrompt().n_patches)
         return perturb_pixel_values(
             pixels,
             prompt_grids(prompts) if prompts else plain,

@@ -20,8 +20,8 @@ from areal_cppo.tasks.pictures import (
     IMAGE_SIDE,
     INK,
     TRAINED,
-    Colour,
     Style,
+    darker,
     draw_colour,
     finish,
     font,
@@ -118,11 +118,6 @@ def draw_triangle(
     return finish(image, rng, style)
 
 
-def _darker(colour: Colour, levels: int) -> Colour:
-    red, green, blue = (channel - levels for channel in colour)
-    return (red, green, blue)
-
-
 def draw_chart(
     heights: Values, rng: random.Random, style: Style = TRAINED
 ) -> Image.Image:
@@ -160,7 +155,7 @@ def draw_chart(
     rows = [round(base - unit * height) for height in range(_N_LINES + 1)]
     for height, row in enumerate(rows):
         levels = _NUMBERED_LINE if height == _NUMBERED else _LINE
-        pen.line([(left, row), (right, row)], fill=_darker(background, levels))
+        pen.line([(left, row), (right, row)], fill=darker(background, levels))
     place = (left - _NUMBER_DISTANCE, rows[_NUMBERED])
     pen.text(place, str(_NUMBERED), ink, font(_NUMBER_SIZE, style.font), anchor="mm")
     letter = font(_NAME_SIZE, style.font)

@@ -21,7 +21,8 @@ from areal_cppo.patches.transformers import correct_image_positions
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.pictures import MERGE, PATCH
 from areal_cppo.tasks.pixels import TEMPORAL, prompt_grids
-from areal_cppo.tasks.responses import Prompt
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import VOCABULARY
 from areal_cppo.tasks.tokenizer import IDS, MODEL_MAX_LENGTH, prompt_ids
 
 correct_image_positions()  # so that this process sees pictures as the server does
@@ -33,10 +34,11 @@ TinyModel = Qwen2_5_VLForConditionalGeneration
 
 
 def tiny_config(
-    ids: dict[str, int] = IDS, max_length: int = MODEL_MAX_LENGTH
+    tokens: Sequence[str] = VOCABULARY, max_length: int = MODEL_MAX_LENGTH
 ) -> Qwen2_5_VLConfig:
-    """The configuration for a vocabulary, that of `tokenizer.build_tokenizer` if not
-    said; it has the control tokens of `responses`."""
+    """The configuration for a vocabulary, that of most tasks if not said; it has the
+    control tokens of `responses`."""
+    ids = {token: i for i, token in enumerate(tokens)}
     vision = dict(
         depth=_VISION_DEPTH,
         hidden_size=96,
@@ -105,7 +107,7 @@ def load_model(folder: str | Path) -> TinyModel:
 
 
 def embed_pictures(
-    model: TinyModel, pixel_values: torch.Tensor, prompts: Sequence[Prompt]
+    model: TinyModel, pixel_values: torch.Tensor, prompts: Sequence[TaskPrompt]
 ) -> tuple[torch.Tensor, ...]:
     """Image tokens `[I, hidden]` of each prompt's picture, with gradient.
 
@@ -121,12 +123,12 @@ def embed_pictures(
 
 def embed_images(model: TinyModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """Image tokens of pictures `[B * 36, 1176]`: `[B, 9, hidden]`, with gradient."""
-    prompts = [Prompt()] * (len(pixel_values) // Prompt().n_patches)
+    prompts = [TaskPrompt()] * (len(pixel_values) // TaskPrompt().n_patches)
     return torch.stack(embed_pictures(model, pixel_values, prompts))
 
 
 def rotary_positions(
-    model: TinyModel, length: int, prompts: Sequence[Prompt]
+    model: TinyModel, length: int, prompts: Sequence[TaskPrompt]
 ) -> torch.Tensor:
     """Rotary positions of prompts and responses: int64 `[3, B, length]`."""
     by_prompt = {}
@@ -141,7 +143,7 @@ def rotary_positions(
 
 
 def embed_prompts(
-    model: TinyModel, images: torch.Tensor, prompts: Sequence[Prompt]
+    model: TinyModel, images: torch.Tensor, prompts: Sequence[TaskPrompt]
 ) -> torch.Tensor:
     """Prompts around image tokens `[B, I, hidden]`: `[B, prompt, hidden]`."""
     ids = torch.tensor([prompt_ids(prompt) for prompt in prompts])
@@ -151,7 +153,7 @@ def embed_prompts(
     )
 
 
-def batches(prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+def batches(prompts: Sequence[TaskPrompt]) -> list[torch.Tensor]:
     """Which prompts are of one length: int64 indices, the shortest prompts first."""
     sizes = torch.tensor([prompt.n_image_tokens for prompt in prompts])
     return [(sizes == size).nonzero().squeeze(1) for size in sizes.unique()]
@@ -168,7 +170,7 @@ def logits_from_images(
     model: TinyModel,
     images: Sequence[torch.Tensor],
     response_ids: torch.Tensor,
-    prompts: Sequence[Prompt] | None = None,
+    prompts: Sequence[TaskPrompt] | None = None,
 ) -> torch.Tensor:
     """Logits of each response token, given image tokens made before.
 
@@ -186,7 +188,7 @@ def logits_from_images(
     Tensor
         `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
     """
-    prompts = prompts or [Prompt()] * len(images)
+    prompts = prompts or [TaskPrompt()] * len(images)
     groups = batches(prompts)
     parts = []
     for group in groups:
@@ -208,7 +210,7 @@ def response_logits(
     model: TinyModel,
     pixel_values: torch.Tensor,
     response_ids: torch.Tensor,
-    prompts: Sequence[Prompt] | None = None,
+    prompts: Sequence[TaskPrompt] | None = None,
 ) -> torch.Tensor:
     """Logits of each response token, given its picture.
 
@@ -226,6 +228,6 @@ def response_logits(
     Tensor
         `[B, T, V]`: position `t` predicts `response_ids[:, t]`; with gradient.
     """
-    prompts = prompts or [Prompt()] * len(response_ids)
+    prompts = prompts or [TaskPrompt()] * len(response_ids)
     images = embed_pictures(model, pixel_values, prompts)
     return logits_from_images(model, images, response_ids, prompts)

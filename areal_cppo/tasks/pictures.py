@@ -7,6 +7,9 @@
 | noise | three times the noise |
 | rotation | turned by 4 to 10 degrees, either way |
 | colour | lit in a colour: each channel times .75 to 1 |
+| jpeg | strongly compressed |
+| clutter | stray thin lines and dots across it |
+| place | drawn a little smaller, and elsewhere |
 
 Answer, layout and the colours before lighting stay those of the unshifted problem, so
 that accuracies can be compared in pairs.
@@ -24,10 +27,11 @@ import math
 import random
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from areal_cppo.config import SHIFTS
 
@@ -48,6 +52,14 @@ _FONTS = ("DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 _NOISE = 24  # int16 holds the product with a sum of four bytes
 _DEGREES = (4.0, 10.0)
 _LIGHT = (0.75, 1.0)
+_QUALITY = (6, 14)  # of JPEG, whose scale ends at 95
+_LINES, _DOTS = (1, 3), (5, 10)  # stray marks
+_DOT = (0.8, 1.8)  # pixels, the radius
+_SCALE = (0.92, 0.98)
+
+Mark = tuple[
+    float, ...
+]  # of 84 x 84 pixels: two ends of a line, or a dot and its radius
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,19 @@ class Style:
     The defaults are those of training. `font`: a file of matplotlib's, without its
     ending; None is Pillow's own font. `noise`: standard deviation of the grey noise, in
     levels of 255. `degrees`: of a rotation around the middle, counter-clockwise.
-    `light`: by what red, green and blue are multiplied.
+    `light`: by what red, green and blue are multiplied. `quality`: of a compression by
+    JPEG, None for none. `marks`: stray ones. `place`: by what the drawing's size is
+    multiplied, and where it stands in the room that this leaves, from 0 to 1, across
+    and down.
     """
 
     font: str | None = None
     noise: int = 8
     degrees: float = 0.0
     light: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    quality: int | None = None
+    marks: tuple[Mark, ...] = ()
+    place: tuple[float, float, float] | None = None
 
 
 TRAINED = Style()
@@ -77,7 +95,7 @@ def draw_style(shift: str, rng: random.Random) -> Style:
     shift
         One of `areal_cppo.config.SHIFTS`.
     rng
-        Draws family, angle or light; left advanced.
+        Draws family, angle, light and so on; left advanced.
 
     Raises
     ------
@@ -97,7 +115,22 @@ def draw_style(shift: str, rng: random.Random) -> Style:
     if shift == "colour":
         red, green, blue = (rng.uniform(*_LIGHT) for _ in range(3))
         return Style(light=(red, green, blue))
+    if shift == "jpeg":
+        return Style(quality=rng.randint(*_QUALITY))
+    if shift == "clutter":
+        return Style(marks=_draw_marks(rng))
+    if shift == "place":
+        return Style(place=(rng.uniform(*_SCALE), rng.random(), rng.random()))
     return TRAINED
+
+
+def _draw_marks(rng: random.Random) -> tuple[Mark, ...]:
+    def anywhere() -> tuple[float, float]:
+        return (rng.uniform(0, IMAGE_SIDE), rng.uniform(0, IMAGE_SIDE))
+
+    lines = [(*anywhere(), *anywhere()) for _ in range(rng.randint(*_LINES))]
+    dots = [(*anywhere(), rng.uniform(*_DOT)) for _ in range(rng.randint(*_DOTS))]
+    return (*lines, *dots)
 
 
 @cache
@@ -123,8 +156,14 @@ def draw_colour(rng: random.Random, bounds: tuple[int, int]) -> Colour:
     return (rng.randint(*bounds), rng.randint(*bounds), rng.randint(*bounds))
 
 
+def darker(colour: Colour, levels: int) -> Colour:
+    """A colour with so many levels less of each channel."""
+    red, green, blue = (channel - levels for channel in colour)
+    return (red, green, blue)
+
+
 def finish(image: Image.Image, rng: random.Random, style: Style) -> Image.Image:
-    """Turn, light and dust a clean drawing, in this order.
+    """Place, mark, turn, light, dust and compress a clean drawing, in this order.
 
     Parameters
     ----------
@@ -133,6 +172,10 @@ def finish(image: Image.Image, rng: random.Random, style: Style) -> Image.Image:
     rng
         Source of the noise; left advanced, by the same amount whatever the style.
     """
+    if style.place:
+        image = _placed(image, *style.place)
+    if style.marks:
+        image = _marked(image, style.marks)
     if style.degrees:
         image = image.rotate(
             style.degrees,
@@ -143,7 +186,45 @@ def finish(image: Image.Image, rng: random.Random, style: Style) -> Image.Image:
     if style.light != TRAINED.light:
         pixels = np.rint(pixels * np.asarray(style.light)).astype(np.int16)
     noisy = pixels + _grey_noise(rng, image.size, style.noise)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    finished = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return finished if style.quality is None else _compressed(finished, style.quality)
+
+
+def _placed(
+    image: Image.Image, scale: float, across: float, down: float
+) -> Image.Image:
+    """The picture in a smaller size, on its own background."""
+    small = image.resize(
+        (round(image.width * scale), round(image.height * scale)),
+        Image.Resampling.BICUBIC,
+    )
+    paper = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    room = (image.width - small.width, image.height - small.height)
+    paper.paste(small, (round(across * room[0]), round(down * room[1])))
+    return paper
+
+
+def _marked(image: Image.Image, marks: tuple[Mark, ...]) -> Image.Image:
+    """With stray marks, in a colour between the background and black."""
+    marked = image.copy()
+    pen = ImageDraw.Draw(marked)
+    across, down = image.width / IMAGE_SIDE, image.height / IMAGE_SIDE
+    red, green, blue = image.getpixel((0, 0))
+    colour = (red // 2, green // 2, blue // 2)
+    for x, y, *rest in marks:
+        x, y = x * across, y * down
+        if len(rest) == 2:
+            pen.line([(x, y), (rest[0] * across, rest[1] * down)], fill=colour)
+        else:
+            (radius,) = rest
+            pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+    return marked
+
+
+def _compressed(image: Image.Image, quality: int) -> Image.Image:
+    with BytesIO() as buffer:
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer).convert("RGB")
 
 
 def _grey_noise(rng: random.Random, size: tuple[int, int], level: int) -> np.ndarray:

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from areal_cppo.tasks.pictures import IMAGE_SIDE, MERGE, PATCH
-from areal_cppo.tasks.responses import Prompt
+from areal_cppo.tasks.prompts import GRID, TaskPrompt
 
 TEMPORAL = 2  # frames of a patch; a still picture is repeated
-GRID = IMAGE_SIDE // PATCH  # patches, the side of most pictures
 
 # Mean of the light background: around .5 the vision tower stays at chance.
 IMAGE_MEAN = 0.925
@@ -30,6 +29,11 @@ _COVERED_SHARE = 0.8  # of the patches
 _N_NOISE_PATCHES = 50
 _SMALL, _LARGE = (0.05, 0.15), (0.15, 0.30)  # of the picture's side
 _CROP = (0.25, 0.40)  # of the picture's side
+# Of mild changes.
+_TURN = 5.0  # degrees, either way
+_BLUR = (0.5, 1.1)  # pixels, standard deviation
+_DUST = (5.0, 18.0)  # levels, standard deviation
+_LIGHT = (0.8, 1.2)  # factors of brightness, contrast and saturation
 _KINDS = ("blank", "covered_mean", "covered_black", "noise", "dense_noise", "crop")
 
 
@@ -82,13 +86,13 @@ def image_grid(n_images: int) -> torch.Tensor:
     return torch.tensor([[1, GRID, GRID]]).expand(n_images, 3)
 
 
-def prompt_grids(prompts: Sequence[Prompt]) -> torch.Tensor:
+def prompt_grids(prompts: Sequence[TaskPrompt]) -> torch.Tensor:
     """`image_grid_thw` of the pictures of as many prompts: int64 `[B, 3]`."""
     return torch.tensor([[1, prompt.rows, prompt.columns] for prompt in prompts])
 
 
 def split_pixels(
-    pixels: torch.Tensor, prompts: Sequence[Prompt]
+    pixels: torch.Tensor, prompts: Sequence[TaskPrompt]
 ) -> tuple[torch.Tensor, ...]:
     """The patches of each picture, `[P, 1176]`, out of those of all."""
     return pixels.split([prompt.n_patches for prompt in prompts])
@@ -127,6 +131,51 @@ def _zoom(picture: np.ndarray, rng: random.Random) -> None:
     rows = np.arange(height) * high // height  # nearest neighbour
     columns = np.arange(width) * wide // width
     picture[:] = picture[y + rows][:, x + columns]
+
+
+def change_mildly(picture: np.ndarray, rng: random.Random) -> np.ndarray:
+    """A copy of a picture that shows the same otherwise, one of four ways at random.
+
+    Turned a little, blurred, dusted in colours, or in another light: what a model has
+    to have seen, so that it reads pictures that training changes in such ways. Plain
+    byte operations, as those of `make_uninformative`.
+
+    Parameters
+    ----------
+    picture
+        uint8 `[H, W, 3]`; left as it is.
+    rng
+        Source of everything random; left advanced.
+
+    Returns
+    -------
+    ndarray
+        uint8 `[H, W, 3]`.
+    """
+    kind = rng.choice(("turn", "blur", "dust", "light"))
+    if kind == "turn":
+        turned = Image.fromarray(picture).rotate(
+            rng.uniform(-_TURN, _TURN),
+            Image.Resampling.BILINEAR,
+            fillcolor=tuple(_mean_colour(picture).tolist())
+            if rng.random() < 0.5
+            else 0,
+        )
+        return np.array(turned)
+    if kind == "blur":
+        blur = ImageFilter.GaussianBlur(rng.uniform(*_BLUR))
+        return np.array(Image.fromarray(picture).filter(blur))
+    changed = picture.astype(np.float32)
+    if kind == "dust":
+        seeded = np.random.default_rng(rng.getrandbits(64))
+        changed += seeded.normal(0, rng.uniform(*_DUST), changed.shape)
+    else:
+        brightness, contrast, saturation = (rng.uniform(*_LIGHT) for _ in range(3))
+        changed = changed * brightness
+        changed = (changed - changed.mean()) * contrast + changed.mean()
+        grey = changed.mean(-1, keepdims=True)
+        changed = (changed - grey) * saturation + grey
+    return np.rint(changed).clip(0, 255).astype(np.uint8)
 
 
 def make_uninformative(picture: np.ndarray, rng: random.Random) -> np.ndarray:

@@ -14,8 +14,19 @@ from areal_cppo.config import SHIFTS
 from areal_cppo.errors import UserError
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.drawings import BARS, SIDES, draw_chart, draw_triangle
+from areal_cppo.tasks.legend_charts import NAMED, SHADES, draw_legend_chart
 from areal_cppo.tasks.pictures import PATCH, Style, draw_style
-from areal_cppo.tasks.responses import QUESTION, Names, Prompt, Score, Values
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import (
+    ASK_LARGEST,
+    QUESTION,
+    VOCABULARY,
+    WITH_WORDS,
+    Colours,
+    Names,
+    Score,
+    Values,
+)
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -24,38 +35,45 @@ SPLITS = ("train", "held_out", "warm_up")  # streams that share no problem
 TOLD = ("answer", "question", "query_id", "names", "values")  # to a reward, if asked
 LARGEST = 9  # of the values; the smallest is 1
 
-Draw = Callable[[Values, random.Random, Style], Image.Image]
-
 
 @dataclass(frozen=True)
 class DrawnProblem:
-    """One picture and what it shows: `values[i]` is that of `names[i]`.
+    """One picture, what it shows, and what is asked: `values[i]` is that of `names[i]`.
 
-    A response may read them in any order.
+    A response may read them in any order, and where `colours` is given these, too.
     """
 
     names: Names
     values: Values
     image: Image.Image
+    colours: Colours | None = None
+    question: str = QUESTION
 
     @property
-    def answer(self) -> int:
-        """The sum of the values."""
-        return sum(self.values)
+    def answer(self) -> int | str:
+        """The sum of the values, or the colour of the largest."""
+        return responses.right_answer(self.values, self.colours or (), self.question)
 
     @property
-    def prompt(self) -> Prompt:
+    def prompt(self) -> TaskPrompt:
         """What a model is given."""
         width, height = self.image.size
-        return Prompt(QUESTION, height // PATCH, width // PATCH)
+        return TaskPrompt(self.question, height // PATCH, width // PATCH)
 
     def score(self, text: str) -> Score:
         """What a response is worth, decoded, with or without its `<eos>`."""
-        return responses.score_response(text, self.names, self.values)
+        return responses.score_response(
+            text, self.names, self.values, self.colours, self.question
+        )
 
     def reference_response(self, rng: random.Random) -> tuple[str, list[str]]:
         """A right response, read in a random order, and the roles of its tokens."""
-        return responses.reference_response(self.names, self.values, rng)
+        return responses.reference_response(
+            self.names, self.values, rng, self.colours, self.question
+        )
+
+
+Make = Callable[[Values, random.Random, Style], DrawnProblem]
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class ReadingTask:
         In configurations and commands, and of the streams of problems.
     names
         Of the three values.
-    draw
+    make
         Draws the values, in the order of their names, with what is random from a
         `random.Random`.
     checkpoint
@@ -76,13 +94,28 @@ class ReadingTask:
     prior
         Share of the split `warm_up` whose three values are all equal: a prior that a
         model can answer from without looking, and that other splits don't bear out.
+    vocabulary
+        Of its model.
+    one_largest
+        Whether one value is larger than the others, always.
+    mild
+        Share of the pictures that a warm-up shows mildly changed
+        (`pixels.change_mildly`), so that a model reads training's positive views.
     """
 
     name: str
     names: Names
-    draw: Draw
+    make: Make
     checkpoint: Path
     prior: float = 0.0
+    vocabulary: tuple[str, ...] = VOCABULARY
+    one_largest: bool = False
+    mild: float = 0.0
+
+    @property
+    def coloured(self) -> bool:
+        """Whether colours are read, too."""
+        return self.vocabulary is WITH_WORDS
 
     def make_problem(
         self, seed: int, index: int, split: str = "train", shift: str = "none"
@@ -109,26 +142,55 @@ class ReadingTask:
         stream = f"areal_cppo.{self.name}/{split}/{seed}/{index}"
         style = draw_style(shift, random.Random(f"{stream}/{shift}"))
         rng = random.Random(stream)
-        first, second, third = (rng.randint(1, LARGEST) for _ in range(3))
-        values = (first, second, third)
+        values = self._draw_values(rng)
         if (
             split == "warm_up"
             and random.Random(f"{stream}/prior").random() < self.prior
         ):
-            values = (first, first, first)
-        return DrawnProblem(self.names, values, self.draw(values, rng, style))
+            values = (values[0],) * 3
+        return self.make(values, rng, style)
+
+    def _draw_values(self, rng: random.Random) -> Values:
+        while True:
+            values = (*(rng.randint(1, LARGEST) for _ in range(3)),)
+            if not self.one_largest or values.count(max(values)) == 1:
+                return values
+
+
+def _triangle(values: Values, rng: random.Random, style: Style) -> DrawnProblem:
+    return DrawnProblem(SIDES, values, draw_triangle(values, rng, style))
+
+
+def _chart(values: Values, rng: random.Random, style: Style) -> DrawnProblem:
+    return DrawnProblem(BARS, values, draw_chart(values, rng, style))
+
+
+def _legend(values: Values, rng: random.Random, style: Style) -> DrawnProblem:
+    question = rng.choice((QUESTION, ASK_LARGEST))
+    colours = (*rng.sample(list(SHADES), 3),)
+    image = draw_legend_chart(values, colours, rng, style)
+    return DrawnProblem(NAMED, values, image, colours, question)
 
 
 _FOLDER = Path(__file__).parent
 TRIANGLES = ReadingTask(
-    "triangles", SIDES, draw_triangle, _FOLDER / "triangles" / "checkpoint"
+    "triangles", SIDES, _triangle, _FOLDER / "triangles" / "checkpoint"
 )
-CHARTS = ReadingTask("charts", BARS, draw_chart, _FOLDER / "charts" / "checkpoint")
+CHARTS = ReadingTask("charts", BARS, _chart, _FOLDER / "charts" / "checkpoint")
 # The same pictures, for a model that has learnt that most triangles are equilateral.
 PRIOR = ReadingTask(
-    "prior", SIDES, draw_triangle, _FOLDER / "triangles" / "prior_checkpoint", prior=0.7
+    "prior", SIDES, _triangle, _FOLDER / "triangles" / "prior_checkpoint", prior=0.7
 )
-_TASKS = {task.name: task for task in (TRIANGLES, CHARTS, PRIOR)}
+LEGENDS = ReadingTask(
+    "legends",
+    NAMED,
+    _legend,
+    _FOLDER / "legends" / "checkpoint",
+    vocabulary=WITH_WORDS,
+    one_largest=True,
+    mild=0.4,
+)
+_TASKS = {task.name: task for task in (TRIANGLES, CHARTS, PRIOR, LEGENDS)}
 
 
 def reading_task(name: str) -> ReadingTask:

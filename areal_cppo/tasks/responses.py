@@ -20,16 +20,20 @@ is one letter:
 | T | template: tags, signs, the end |
 
 Names are made of the letters A, B and C: `AB`, `BC`, `CA` for sides, `A`, `B`, `C` for
-bars.
+bars. Of a chart with a legend colours are read, too, and the largest may be asked for:
+
+    <think>B=green 4 A=blue 7 C=red 2;4?7=7;7?2=7;7=blue</think>\\boxed{blue}
 """
 
 from __future__ import annotations
 
+import operator
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 PAD, EOS = "<pad>", "<eos>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -39,34 +43,16 @@ CONTROL_TOKENS = (PAD, EOS, VISION_START, VISION_END, IMAGE, VIDEO)
 ANSWER_TOKENS = (THINK, THINK_END, BOXED, BOXED_END)
 CHARACTERS = "0123456789+=; ?ABCP"
 VOCABULARY = (*CONTROL_TOKENS, *ANSWER_TOKENS, *CHARACTERS)  # a token's id is its index
+WORDS = ("red", "orange", "green", "cyan", "blue", "purple")  # a token each
+WITH_WORDS = (*VOCABULARY, "L", *WORDS)  # of the tasks that need them
 
 QUESTION = "P?"  # of a triangle the perimeter, of any picture the sum of what it shows
+ASK_LARGEST = "L?"  # which colour has the largest value; as long as the other question
 N_IMAGE_TOKENS = 9  # of one 84 x 84 picture, after merging
 
-
-class Prompt(NamedTuple):
-    """A picture of so many patches, and a question: `QUESTION`'s length is that of all.
-
-    The defaults are those of 84 x 84 pixels.
-    """
-
-    question: str = QUESTION
-    rows: int = 6
-    columns: int = 6
-
-    @property
-    def n_patches(self) -> int:
-        """Of the picture."""
-        return self.rows * self.columns
-
-    @property
-    def n_image_tokens(self) -> int:
-        """Of the picture, after merging 2 x 2 patches."""
-        return self.n_patches // 4
-
-
 _TOKEN = re.compile(
-    "|".join(re.escape(token) for token in (*CONTROL_TOKENS, *ANSWER_TOKENS)) + "|."
+    "|".join(re.escape(token) for token in (*CONTROL_TOKENS, *ANSWER_TOKENS, *WORDS))
+    + "|."
 )
 
 ROLES = "RNCAFT"
@@ -74,9 +60,11 @@ REWARD_FN = "areal_cppo.tasks.responses.reward_fn"  # as AReaL is told
 
 Names = tuple[str, str, str]
 Values = tuple[int, int, int]
+Colours = tuple[str, str, str]  # out of `WORDS`
 
-_FORMAT = re.compile(r"<think>[^<]*</think>\\boxed\{[0-9]+\}")
-_BOXED_NUMBER = re.compile(r"\\boxed\{([0-9]+)\}")
+_ANSWER = rf"\\boxed\{{([0-9]+|{'|'.join(WORDS)})\}}"
+_FORMAT = re.compile(f"<think>[^<]*</think>{_ANSWER}")
+_BOXED = re.compile(_ANSWER)
 _MAX_ANSWER_DIGITS = 4  # int() of a longer run is refused by Python, or slow
 
 
@@ -89,11 +77,12 @@ def split_tokens(text: str) -> list[str]:
 class Score:
     """What a response is worth.
 
-    `correct`: its last boxed number is the sum. `format_ok`: it is one
-    `<think>...</think>` followed by one boxed number, and nothing else. `values_read`:
-    the share of the three values that were read right, the first reading of each name.
-    `consistent`: it reads each name once, and its answer is the sum of what it read
-    (so if it is not correct, perception is to blame).
+    `correct`: what it boxed last is the answer, the sum or the colour of the largest.
+    `format_ok`: it is one `<think>...</think>` followed by one boxed number or colour,
+    and nothing else. `values_read`: the share of the three values, and of their colours
+    where these are read, too, that were read right, the first reading of each name.
+    `consistent`: it reads each name once, and its answer follows from what it read (so
+    if it is not correct, perception is to blame).
     """
 
     correct: bool
@@ -107,8 +96,21 @@ class Score:
         return 0.9 * self.correct + 0.1 * self.format_ok
 
 
+def right_answer(
+    values: Sequence[int], colours: Sequence[str] = (), question: str = QUESTION
+) -> int | str:
+    """The sum, or the colour of the first of the largest values."""
+    if question == QUESTION:
+        return sum(values)
+    return colours[values.index(max(values))]
+
+
 def reference_response(
-    names: Names, values: Values, rng: random.Random
+    names: Names,
+    values: Values,
+    rng: random.Random,
+    colours: Colours | None = None,
+    question: str = QUESTION,
 ) -> tuple[str, list[str]]:
     """A right response that reads in a random order, ended by `<eos>`.
 
@@ -118,6 +120,10 @@ def reference_response(
         What the picture shows; digits from 1 to 9.
     rng
         Draws the order.
+    colours
+        Of the values, where they are to be read as well.
+    question
+        `QUESTION`, or with colours `ASK_LARGEST`.
 
     Returns
     -------
@@ -129,15 +135,23 @@ def reference_response(
     parts = [(THINK, "T")]
     for place, i in enumerate(order):
         separator = " " if place < 2 else ";"
-        parts += [(names[i], "N"), ("=", "T"), (str(values[i]), "R"), (separator, "T")]
-    subtotal = first + second
-    for left, right, result, end in (
-        (first, second, subtotal, ";"),
-        (subtotal, third, subtotal + third, THINK_END),
-    ):
-        parts += [(str(left), "C"), ("+", "T"), (str(right), "C"), ("=", "T")]
-        parts += [(str(result), "A"), (end, "T")]
-    parts += [(BOXED, "T"), (str(sum(values)), "F"), (BOXED_END, "T"), (EOS, "T")]
+        parts += [(names[i], "N"), ("=", "T")]
+        if colours:
+            parts += [(colours[i], "R"), (" ", "T")]
+        parts += [(str(values[i]), "R"), (separator, "T")]
+    sign, join = ("+", operator.add) if question == QUESTION else ("?", max)
+    result = join(first, second)
+    total = join(result, third)
+    answer = str(right_answer(values, colours or (), question))
+    for left, right, result in ((first, second, result), (result, third, total)):
+        parts += [(str(left), "C"), (sign, "T"), (str(right), "C"), ("=", "T")]
+        parts += [(str(result), "A"), (";", "T")]
+    if question == QUESTION:
+        parts.pop()
+    else:
+        parts += [(str(total), "C"), ("=", "T"), (answer, "A")]
+    parts.append((THINK_END, "T"))
+    parts += [(BOXED, "T"), (answer, "F"), (BOXED_END, "T"), (EOS, "T")]
     text = "".join(part for part, _ in parts)
     return text, [role for part, role in parts for _ in split_tokens(part)]
 
@@ -145,9 +159,10 @@ def reference_response(
 def token_roles(tokens: list[str]) -> list[str]:
     """The role of each token of a response, well formed or not.
 
-    Up to the first `;` a response reads: a digit is R if it follows a name's letter and
-    `=`, and a letter is N. From there on it reasons: a digit is A if its number follows
-    `=`, and C otherwise. After `\\boxed{` a digit is F. All else is T.
+    Up to the first `;` a response reads: a digit or colour is R if it follows a name's
+    letter and `=`, a digit also if it follows a colour and a space, and a letter is N.
+    From there on it reasons: a digit is A if its number follows `=`, and C otherwise,
+    and so is a colour. After `\\boxed{` either is F. All else is T.
 
     Parameters
     ----------
@@ -166,14 +181,17 @@ def token_roles(tokens: list[str]) -> list[str]:
     for token in tokens:
         role = "T"
         is_digit = len(token) == 1 and token in "0123456789"
+        is_word = token in WORDS
         if section == "reading":
             if len(token) == 1 and token in "ABC":
                 role = "N"
-            elif is_digit and last == "=" and len(before) == 1 and before in "ABC":
-                role = "R"
-        elif is_digit and section == "sums":
-            role = number_role or ("A" if last == "=" else "C")
-        elif is_digit:
+            elif is_digit or is_word:
+                named = last == "=" and len(before) == 1 and before in "ABC"
+                beside = is_digit and last == " " and before in WORDS
+                role = "R" if named or beside else "T"
+        elif (is_digit or is_word) and section == "sums":
+            role = (is_digit and number_role) or ("A" if last == "=" else "C")
+        elif is_digit or is_word:
             role = "F"
         number_role = role if is_digit else ""
         roles.append(role)
@@ -185,15 +203,21 @@ def token_roles(tokens: list[str]) -> list[str]:
     return roles
 
 
-def score_response(text: str, names: Names, values: Values) -> Score:
+def score_response(
+    text: str,
+    names: Names,
+    values: Values,
+    colours: Colours | None = None,
+    question: str = QUESTION,
+) -> Score:
     """Score a response; what follows its first `<eos>` is not looked at.
 
     Parameters
     ----------
     text
         The decoded response, with or without its `<eos>`.
-    names, values
-        What the picture shows.
+    names, values, colours, question
+        What the picture shows, and what is asked for; as of `reference_response`.
 
     Returns
     -------
@@ -202,29 +226,35 @@ def score_response(text: str, names: Names, values: Values) -> Score:
     """
     text = text.split(EOS, 1)[0]
     answer = boxed_answer(text)
-    readings = _reading(names).findall(text.split(";", 1)[0])
-    read: dict[str, int] = {}
-    for name, digit in readings:
-        read.setdefault(name, int(digit))
-    truth = dict(zip(names, values, strict=True))
+    readings = _reading(names, bool(colours)).findall(text.split(";", 1)[0])
+    read: dict[str, tuple[str, int]] = {}
+    for name, colour, digit in readings:
+        read.setdefault(name, (colour, int(digit)))
+    right = []
+    for name, value, colour in zip(names, values, colours or [""] * 3, strict=True):
+        said_colour, said_value = read.get(name, (None, None))
+        right += [said_value == value, *([said_colour == colour] if colours else [])]
+    whole = len(readings) == len(read) == 3
+    said_colours, said_values = zip(*read.values()) if whole else ((), ())
     return Score(
-        correct=answer == sum(values),
+        correct=answer == right_answer(values, colours or (), question),
         format_ok=has_format(text),
-        values_read=sum(read.get(name) == truth[name] for name in names) / 3,
-        consistent=len(readings) == len(read) == 3 and answer == sum(read.values()),
+        values_read=sum(right) / len(right),
+        consistent=whole
+        and answer == right_answer(said_values, said_colours, question),
     )
 
 
-def boxed_answer(text: str) -> int | None:
-    """The last boxed number of a text, or None where there is no usable one."""
-    numbers = _BOXED_NUMBER.findall(text)
-    if not numbers or len(numbers[-1]) > _MAX_ANSWER_DIGITS:
-        return None
-    return int(numbers[-1])
+def boxed_answer(text: str) -> int | str | None:
+    """What a text boxed last, a number or a colour; None where there is neither."""
+    answers = _BOXED.findall(text)
+    if not answers or answers[-1] in WORDS:
+        return answers[-1] if answers else None
+    return int(answers[-1]) if len(answers[-1]) <= _MAX_ANSWER_DIGITS else None
 
 
 def has_format(text: str) -> bool:
-    """Whether a text (without `<eos>`) is thinking, then one boxed number."""
+    """Whether a text (without `<eos>`) is thinking, then one boxed answer."""
     return _FORMAT.fullmatch(text) is not None
 
 
@@ -236,7 +266,7 @@ def reward_fn(
     answer: int | str,
     **kwargs: Any,
 ) -> dict[str, float]:
-    """Whether the boxed number is the sum, and the format kept.
+    """Whether what is boxed is the answer, and the format kept.
 
     The workflow calls it by its name, in a process of its own.
 
@@ -245,7 +275,7 @@ def reward_fn(
     completions
         The decoded response, with or without its `<eos>`.
     answer
-        The sum.
+        The sum, or a colour.
     prompt, prompt_ids, completion_ids, kwargs
         Part of AReaL's signature; unused.
 
@@ -255,11 +285,12 @@ def reward_fn(
         Parts `answer` and `format`, 0 or 1.
     """
     text = completions.split(EOS, 1)[0]
-    correct = boxed_answer(text) == int(answer)
+    correct = boxed_answer(text) == (answer if answer in WORDS else int(answer))
     return {"answer": float(correct), "format": float(has_format(text))}
 
 
 @cache
-def _reading(names: Names) -> re.Pattern[str]:
-    """A name that stands alone, and the one digit given for it."""
-    return re.compile(rf"(?<![ABC])({'|'.join(names)})=([0-9])(?![0-9])")
+def _reading(names: Names, coloured: bool) -> re.Pattern[str]:
+    """A name that stands alone, the colour where there are any, and the one digit."""
+    colour = rf"({'|'.join(WORDS)}) " if coloured else "()"
+    return re.compile(rf"(?<![ABC])({'|'.join(names)})={colour}([0-9])(?![0-9])")

@@ -23,7 +23,8 @@ from areal_cppo.tasks.model import (
 )
 from areal_cppo.tasks.pixels import patch_pixels, stack_images
 from areal_cppo.tasks.problems import DrawnProblem
-from areal_cppo.tasks.responses import EOS, Prompt, Score
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import EOS, Score
 from areal_cppo.tasks.tokenizer import IDS, PAD_ID, decode
 
 MAX_NEW_TOKENS = 40  # a right response has 32 to 36
@@ -61,7 +62,7 @@ def sample(
     model: TinyModel,
     pixel_values: torch.Tensor,
     *,
-    prompts: Sequence[Prompt] | None = None,
+    prompts: Sequence[TaskPrompt] | None = None,
     samples: int = 1,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
@@ -101,7 +102,7 @@ def sample(
     if temperature < 0:
         raise ValueError(f"expected a temperature of 0 or more, got {temperature}")
     if prompts is None:
-        prompts = [Prompt()] * (len(pixel_values) // Prompt().n_patches)
+        prompts = [TaskPrompt()] * (len(pixel_values) // TaskPrompt().n_patches)
     images = embed_pictures(model, pixel_values, prompts)
     draw = partial(
         _sample, model, samples=samples, temperature=temperature, limit=max_new_tokens
@@ -134,7 +135,7 @@ def _widen(rows: torch.Tensor, width: int) -> torch.Tensor:
 def _sample(
     model: TinyModel,
     images: torch.Tensor,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TaskPrompt],
     *,
     samples: int,
     temperature: float,

@@ -95,7 +95,7 @@ class TextLesson:
 
     def build(self, seed: int) -> tuple[TinyModel, torch.nn.Linear]:
         """The head says of each image token what its cell shows."""
-        return build_with_head(seed, 1, N_LABELS, tiny_config(IDS, MAX_LENGTH))
+        return build_with_head(seed, 1, N_LABELS, tiny_config(VOCABULARY, MAX_LENGTH))
 
     def loss(
         self, model: TinyModel, head: torch.nn.Linear, seed: int, step: int

@@ -1,13 +1,14 @@
-"""A tokenizer of 29 tokens, and the stock Qwen2.5-VL processor around it.
+"""A tokenizer of few tokens, and the stock Qwen2.5-VL processor around it.
 
 The tokenizer knows single characters, and a few tags that are one token each. Its
-vocabulary is `responses.VOCABULARY`: a token's id is its index there. `encode` and
-`decode` do the same for many responses at once, without it.
+vocabulary is `responses.VOCABULARY`, 29 tokens, or `responses.WITH_WORDS`, which begins
+with it: a token's id is its index there. `encode` and `decode` do the same for many
+responses at once, without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -18,14 +19,15 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import (
 
 from areal_cppo.tasks import responses
 from areal_cppo.tasks.pixels import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
-from areal_cppo.tasks.responses import VOCABULARY, Prompt
+from areal_cppo.tasks.prompts import TaskPrompt
+from areal_cppo.tasks.responses import VOCABULARY, WITH_WORDS
 
 MODEL_MAX_LENGTH = 256  # tokens, prompt and response
-IDS = {token: i for i, token in enumerate(VOCABULARY)}
+IDS = {token: i for i, token in enumerate(WITH_WORDS)}
 PAD_ID = IDS[responses.PAD]
 
 
-def prompt_ids(prompt: Prompt) -> tuple[int, ...]:
+def prompt_ids(prompt: TaskPrompt) -> tuple[int, ...]:
     """Token ids of a prompt, one for each image token."""
     tokens = (
         responses.VISION_START,
@@ -36,7 +38,7 @@ def prompt_ids(prompt: Prompt) -> tuple[int, ...]:
     return tuple(IDS[token] for token in tokens)
 
 
-PROMPT_IDS = prompt_ids(Prompt())  # of most tasks, whose problems share it
+PROMPT_IDS = prompt_ids(TaskPrompt())  # of most tasks, whose problems share it
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -50,16 +52,21 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: 29 tokens, exact both ways.
+def build_tokenizer(
+    vocabulary: Sequence[str] = VOCABULARY,
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a vocabulary, exact both ways.
 
     Decoding puts nothing between tokens. Only `responses.CONTROL_TOKENS` are special:
     `<think>`, `</think>` and `\\boxed{` survive `skip_special_tokens=True`. A character
     outside the vocabulary is an error, as there is no token to stand for it.
     """
-    core = Tokenizer(models.WordLevel(IDS))
+    core = Tokenizer(models.WordLevel({token: IDS[token] for token in vocabulary}))
+    whole = [*responses.ANSWER_TOKENS, *responses.WORDS]
     tags = (
-        tag.replace("\\", r"\\").replace("{", r"\{") for tag in responses.ANSWER_TOKENS
+        tag.replace("\\", r"\\").replace("{", r"\{")
+        for tag in whole
+        if tag in vocabulary
     )
     core.pre_tokenizer = pre_tokenizers.Split(
         Regex("|".join((*tags, r"[\s\S]"))), behavior="isolated"
@@ -145,5 +152,5 @@ def decode(response_ids: torch.Tensor) -> list[list[str]]:
     for row in response_ids.tolist():
         while row and row[-1] == PAD_ID:
             row.pop()
-        texts.append([VOCABULARY[i] for i in row])
+        texts.append([WITH_WORDS[i] for i in row])
     return texts

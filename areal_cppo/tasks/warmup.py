@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
 
 from areal_cppo.tasks.model import TinyModel, build_model
-from areal_cppo.tasks.pixels import make_uninformative, patch_pixels
+from areal_cppo.tasks.pixels import change_mildly, make_uninformative, patch_pixels
 
 # Of starts between .32 and .49, one at .45 left reinforcement learning most to gain.
 TARGET_ACCURACY = 0.45
@@ -117,12 +117,25 @@ def build_with_head(
         return model, torch.nn.Linear(width * hidden, n_classes)
 
 
-def blind_some(pictures: np.ndarray, rng: random.Random) -> torch.Tensor:
-    """The patches of pictures, some of which are made uninformative in place."""
-    for i in range(len(pictures)):
-        if rng.random() < _UNINFORMATIVE_SHARE:
-            pictures[i] = make_uninformative(pictures[i], rng)
-    return patch_pixels(pictures)
+def blind_some(pictures: Sequence[np.ndarray], rng: random.Random) -> torch.Tensor:
+    """The patches of pictures `[H, W, 3]`, some of which are made uninformative."""
+    shown = [
+        make_uninformative(picture, rng)
+        if rng.random() < _UNINFORMATIVE_SHARE
+        else picture
+        for picture in pictures
+    ]
+    return torch.cat([patch_pixels(picture[None]) for picture in shown])
+
+
+def mild_some(
+    pictures: Sequence[np.ndarray], share: float, rng: random.Random
+) -> list[np.ndarray]:
+    """Pictures `[H, W, 3]`, some of which are changed mildly."""
+    return [
+        change_mildly(picture, rng) if rng.random() < share else picture
+        for picture in pictures
+    ]
 
 
 def imitation_loss(

@@ -13,6 +13,7 @@ import yaml
 from areal.api.cli_args import parse_cli_args, to_structured_cfg
 from omegaconf import OmegaConf
 
+from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig, load_config
 from areal_cppo.config.keys import forced
 from areal_cppo.config.models import read_model_config
@@ -71,7 +72,8 @@ def here(models, data):
 
     def here(name: str) -> list[str]:
         if name not in RECIPES:
-            task = "charts" if "charts" in name else "triangles"
+            names = (task for task in TASK_NAMES if f"{task}.yaml" == name)
+            task = next(names, "triangles")
             folder = CONFIGS.parent / f"areal_cppo/tasks/{task}/checkpoint"
             return [f"actor.path='{folder}'"]
         source = "virl39k" if "virl39k" in name else "geometry3k"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoProcessor
 
+from areal_cppo.config import TASK_NAMES
 from areal_cppo.errors import UserError
 from areal_cppo.run import preflight
 from areal_cppo.tasks.problems import ReadingDataset, reading_task
@@ -161,10 +162,14 @@ def test_a_tokenizer_of_another_model(load):
         preflight.check_tokenizer(config, {"text_config": {"vocab_size": 5}})
 
 
-@pytest.mark.parametrize("name", ["triangles", "charts", "prior"])
+@pytest.mark.parametrize("name", TASK_NAMES)
 def test_a_synthetic_prompt_has_its_tokens(load, name):
     task = reading_task(name)
     processor = AutoProcessor.from_pretrained(task.checkpoint)
-    item = ReadingDataset(task, processor, 1, seed=0)[0]
-    found = processor(text=[item["messages"]], images=item["images"])
-    assert len(found["input_ids"][0]) == load(DEMO).longest_prompt
+    lengths = set()
+    for item in ReadingDataset(task, processor, 12, seed=0):
+        found = processor(text=[item["messages"]], images=item["images"])
+        lengths.add(len(found["input_ids"][0]))
+    config = load(DEMO, f"data.source={name}", f"train_dataset.path={name}")
+    assert max(lengths) == config.longest_prompt
+    assert len(lengths) == (3 if name == "legends" else 1)

@@ -1,9 +1,10 @@
-"""Both tasks: problems, roles, scores, reward. Needs no torch, no transformers.
+"""All tasks: problems, roles, scores, reward. Needs no torch, no transformers.
 
 Pictures are looked at in test_drawings.py and test_pictures.py.
 """
 
 import random
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from areal_cppo.errors import UserError
 from areal_cppo.rewards.parts import Reward
 from areal_cppo.tasks.problems import SPLITS, reading_task
 from areal_cppo.tasks.responses import (
+    QUESTION,
     ROLES,
     VOCABULARY,
     Score,
@@ -50,7 +52,7 @@ def test_vocabulary_has_29_different_tokens():
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(UserError, match="triangles, charts, prior, found 'squares'"):
+    with pytest.raises(UserError, match="charts, prior, legends, found 'squares'"):
         reading_task("squares")
 
 
@@ -58,7 +60,9 @@ def test_problem_is_the_same_each_time(task):
     first, second = task.make_problem(3, 5), task.make_problem(3, 5)
     assert (first.names, first.values) == (second.names, second.values)
     assert first.image.tobytes() == second.image.tobytes()
-    assert first.answer == sum(first.values)
+    assert (first.colours, first.question) == (second.colours, second.question)
+    if first.question == QUESTION:
+        assert first.answer == sum(first.values)
     assert first.names == task.names
 
 
@@ -134,10 +138,12 @@ def test_a_reference_response_scores_in_full(names, values, seed):
 def test_a_problem_asks_for_what_it_shows(task):
     problem = task.make_problem(0, 0)
     text, made = problem.reference_response(random.Random(0))
-    assert problem.score(text).reward == 1.0 and made.count("R") == 3
-    assert {f"{n}={v}" for n, v in zip(problem.names, problem.values)} == set(
-        text.removeprefix("<think>").split(";")[0].split(" ")
-    )
+    reads = 6 if problem.colours else 3
+    assert problem.score(text).reward == 1.0 and made.count("R") == reads
+    colours = [f"{colour} " for colour in problem.colours or ()] or [""] * 3
+    shown = zip(problem.names, colours, problem.values, strict=True)
+    read = re.split(" (?=[ABC])", text.removeprefix("<think>").split(";")[0])
+    assert set(read) == {f"{name}={colour}{value}" for name, colour, value in shown}
 
 
 def test_reference_responses_come_in_all_orders():
