@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from areal_cppo.config import TASK_NAMES
-from areal_cppo.config.keys import check_early, compose, refused
+from areal_cppo.config.files import compose
+from areal_cppo.config.keys import check_early, refused
 from areal_cppo.errors import UserError
 from areal_cppo.rewards.answers import final_answer
 from areal_cppo.rewards.explain import explain

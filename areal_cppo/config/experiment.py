@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from areal.api.alloc_mode import AllocationValidationError
-from areal.api.cli_args import PPOConfig, RecoverConfig, parse_cli_args, save_config
+from areal.api.cli_args import PPOConfig, RecoverConfig, save_config
 from areal.utils import name_resolve
 from areal.utils.stats_logger import StatsLogger
 from typing_extensions import override
@@ -35,7 +35,8 @@ from areal_cppo.config.engines import (
     GenerationServerConfig,
     allocation,
 )
-from areal_cppo.config.keys import check_file, forced, refused
+from areal_cppo.config.files import check_file, compose
+from areal_cppo.config.keys import refused
 from areal_cppo.config.operation import WatchdogConfig
 from areal_cppo.config.reading import build
 
@@ -170,10 +171,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOCon
     """
     path = check_file(path)
     with refused(path):
-        arguments = ["--config", str(path), *map(forced, overrides or [])]
-        # AReaL's `load_expr_config`, in whose midst values are checked.
-        composed, _ = parse_cli_args(arguments)
-        config = build(composed, CPPOConfig)
+        config = build(compose(path, overrides or []), CPPOConfig)
         try:
             name_resolve.reconfigure(config.cluster.name_resolve)
         except Exception as error:  # whatever a service's client raises

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.config import SOURCES, TASK_NAMES
+from areal_cppo.config.files import check_file, compose, real_names
 from areal_cppo.errors import UserError
 
 _ROOT = "CPPOConfig"
@@ -76,25 +77,6 @@ def check_early(
                 raise no_data(block, where)
 
 
-def check_file(path: str | Path) -> Path:
-    """The configuration's file; a UserError if there is none."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"config: expected a YAML file, found none at {path}; {_near(path)}"
-        )
-    return path
-
-
-def _near(path: Path) -> str:
-    """What may have been meant by a file that isn't there."""
-    there = [file.name for file in path.parent.glob("*.yaml")]
-    near = get_close_matches(path.name, there, n=1)
-    if near:
-        return f"did you mean {path.with_name(near[0])}?"
-    return "configs/ of the repository holds ready ones"
-
-
 @contextmanager
 def refused(path: Path) -> Iterator[None]:
     """What hydra, OmegaConf and the dataclasses raise, as a UserError of one line."""
@@ -110,14 +92,6 @@ def refused(path: Path) -> Iterator[None]:
         if type(error).__module__.startswith("hydra"):
             raise UserError(f"{path.name}: {_one_line(error)}") from error
         raise
-
-
-def forced(override: str) -> str:
-    """Let `key=value` set any key of the configuration, also one the file lacks.
-
-    hydra would ask for a `+` there; unknown keys are refused later, by type.
-    """
-    return override if override[:1] in "+~" else f"++{override}"
 
 
 def _key_error(error: ConfigKeyError) -> str:
@@ -141,18 +115,7 @@ def _one_line(error: Exception) -> str:
     """The part of a (possibly many-lined) error text that names key and cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line for line in lines if line.startswith("full_key:")]
-    return " ".join(lines[:1] + [f"({key})" for key in keys[:1]])
-
-
-def compose(path: Path, overrides: Sequence[str]) -> DictConfig:
-    """A file and its settings, unchecked, as AReaL's `load_expr_config` composes it."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()  # AReaL leaves it
-    with initialize_config_dir(str(path.parent.absolute()), version_base=None):
-        return hydra_compose(path.name.split(".yaml")[0], list(map(forced, overrides)))
+    return real_names(" ".join(lines[:1] + [f"({key})" for key in keys[:1]]))
 
 
 def config_classes() -> dict[str, Fields]:

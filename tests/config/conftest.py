@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig, load_config
-from areal_cppo.config.keys import forced
+from areal_cppo.config.files import forced
 from areal_cppo.config.models import read_model_config
 from areal_cppo.config.reading import instantiate, wrong_values
 from areal_cppo.config.resources import violations

@@ -66,7 +66,9 @@ def different(as_shipped) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def said(value: Any) -> str:
-    return "null" if value is None else str(value)
+    """As in the document: paths of the package begin with its name."""
+    text = "null" if value is None else str(value)
+    return text.removeprefix(f"{DOCUMENT.parents[1]}/")
 
 
 def cell(values: set[str]) -> str:

@@ -1,0 +1,81 @@
+"""Where a configuration's file is, and what its `defaults` find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from areal_cppo.config.experiment import load_config
+from areal_cppo.config.files import PACKAGE, SHIPPED, check_file, compose
+from areal_cppo.config.keys import check_early
+from areal_cppo.errors import UserError
+
+OWN = "defaults:\n  - {}\n  - _self_\n{}\n"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, base: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(OWN.format(base, text))
+        return path
+
+    return write
+
+
+def test_the_packages_configurations_are_found_from_any_folder(write):
+    write("mine.yaml", "qwen2_5_vl-3b_geometry3k_grpo", "total_train_steps: 7")
+    config = load_config("mine.yaml")
+    assert (config.total_train_steps, config.actor.objective) == (7, "grpo")
+
+
+def test_absolute_paths_and_theirs(write):
+    first = write("one/base.yaml", "triangles", "total_train_steps: 7")
+    second = write("two/base.yaml", str(first.with_suffix("")), "seed: 9")
+    third = write("third.yaml", f"{second}   # said why", "seed: 11")
+    config = load_config(third, ["actor.cpl.tau=0.5"])
+    assert (config.total_train_steps, config.seed, config.actor.cpl.tau) == (7, 11, 0.5)
+    assert load_config(second).seed == 9
+
+
+def test_a_folders_own_file_comes_before_the_packages(write):
+    write("charts.yaml", "triangles", "seed: 12")
+    mine = write("mine.yaml", "charts", "total_train_steps: 3")
+    composed = compose(mine, [])
+    assert (composed.seed, composed.data.source) == (12, "triangles")
+
+
+def test_a_packages_file_by_its_name(write, tmp_path):
+    for name in ("triangles.yaml", "configs/triangles.yaml"):
+        assert check_file(name) == SHIPPED / "triangles.yaml"
+    model = load_config("triangles.yaml").actor.path
+    assert Path(model) == PACKAGE / "tasks" / "triangles" / "checkpoint"
+    own = tmp_path / "triangles.yaml"
+    own.write_text("seed: 1\n")
+    assert check_file("triangles.yaml") == Path("triangles.yaml")  # one's own is first
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("trangles.yaml", "did you mean triangles.yaml?"),
+        ("nothing_like_it.yaml", "of the package there are charts.yaml, "),
+    ],
+)
+def test_a_file_that_is_not_there(write, name, said):
+    with pytest.raises(UserError, match="config: expected a YAML file, found none at"):
+        check_file(name)
+    with pytest.raises(UserError) as caught:
+        check_file(name)
+    assert said in str(caught.value)
+
+
+def test_a_missing_default_is_told_by_the_files_own_name(write):
+    write("mine.yaml", "triangels", "seed: 1")
+    with pytest.raises(UserError) as caught:
+        check_early("mine.yaml")
+    assert "In 'mine': Could not load 'triangels'" in str(caught.value)
