@@ -19,7 +19,7 @@ from areal_cppo.checks import Number, check_argument, check_fields, setting
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
-from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
+from areal_cppo.core import CPLConfig, DVRPConfig, PAPOConfig, VPPOConfig
 
 _KEPT = Number(0, 100_000_000, integer=True)
 
@@ -45,7 +45,8 @@ class CPPOActorConfig(PPOActorConfig):
         metadata={
             "help": "cppo: policy loss + coef * CPL; grpo: the policy loss alone "
             "(no view is ever computed); cpl: coef * CPL alone; papo: PAPO (arXiv "
-            "2507.06448); vppo: VPPO (arXiv 2510.09285).",
+            "2507.06448); vppo: VPPO (arXiv 2510.09285); dvrp: DVRP (arXiv "
+            "2601.06801).",
             "choices": list(OBJECTIVES),
         },
     )
@@ -63,6 +64,7 @@ class CPPOActorConfig(PPOActorConfig):
     cpl: CPLConfig = field(default_factory=CPLConfig)
     papo: PAPOConfig = field(default_factory=PAPOConfig)
     vppo: VPPOConfig = field(default_factory=VPPOConfig)
+    dvrp: DVRPConfig = field(default_factory=DVRPConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     kept_view_tokens: int = setting(
         0,
@@ -118,7 +120,9 @@ class CPPOActorConfig(PPOActorConfig):
         return self.objective_settings is None or self.objective_settings.has_effect
 
     @property
-    def objective_settings(self) -> CPLConfig | PAPOConfig | VPPOConfig | None:
+    def objective_settings(
+        self,
+    ) -> CPLConfig | PAPOConfig | VPPOConfig | DVRPConfig | None:
         """The objective's block; None if it has none."""
         block = OBJECTIVES[self.objective].settings
         return getattr(self, block) if block else None

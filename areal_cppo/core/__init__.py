@@ -1,6 +1,7 @@
 """The algorithm of CPPO (arXiv 2601.00501): pure functions on tensors, and settings.
 
-And those of PAPO (arXiv 2507.06448) and VPPO (arXiv 2510.09285), to compare it with.
+And those of PAPO (arXiv 2507.06448), VPPO (arXiv 2510.09285) and DVRP (arXiv
+2601.06801), to compare it with.
 Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """
@@ -12,6 +13,7 @@ from areal_cppo.core.cpl import (
     parse_perturbations,
 )
 from areal_cppo.core.divergence import token_divergence
+from areal_cppo.core.dvrp import DVRPConfig, dvrp_loss
 from areal_cppo.core.head import (
     TokenStatistics,
     hidden_entropy,
@@ -66,6 +68,7 @@ from areal_cppo.core.vppo import (
 __all__ = [
     "PERTURBATIONS",
     "CPLConfig",
+    "DVRPConfig",
     "PAPOConfig",
     "PatchLayout",
     "PerceptionLoss",
@@ -81,6 +84,7 @@ __all__ = [
     "contrastive_perception_loss",
     "denormalize",
     "draw_responses",
+    "dvrp_loss",
     "entropy_gain",
     "entropy_rise",
     "hidden_entropy",
