@@ -19,8 +19,19 @@ from areal_cppo.checks import Number, check_argument, check_fields, setting
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
-from areal_cppo.core import CPLConfig, DVRPConfig, PAPOConfig, VPPOConfig
+from areal_cppo.core import (
+    CPLConfig,
+    DVRPConfig,
+    PAPOConfig,
+    PGPOConfig,
+    VPPOConfig,
+)
 
+# Objectives that need a ratio a token, and what comes of one a response.
+_TOKEN_LEVEL = {
+    "vppo": "tokens that VPPO filters out have a gradient",
+    "pgpo": "a response has one advantage and PGPO's weights have no effect",
+}
 _KEPT = Number(0, 100_000_000, integer=True)
 
 
@@ -46,7 +57,7 @@ class CPPOActorConfig(PPOActorConfig):
             "help": "cppo: policy loss + coef * CPL; grpo: the policy loss alone "
             "(no view is ever computed); cpl: coef * CPL alone; papo: PAPO (arXiv "
             "2507.06448); vppo: VPPO (arXiv 2510.09285); dvrp: DVRP (arXiv "
-            "2601.06801).",
+            "2601.06801); pgpo: PGPO (arXiv 2604.01840).",
             "choices": list(OBJECTIVES),
         },
     )
@@ -65,6 +76,7 @@ class CPPOActorConfig(PPOActorConfig):
     papo: PAPOConfig = field(default_factory=PAPOConfig)
     vppo: VPPOConfig = field(default_factory=VPPOConfig)
     dvrp: DVRPConfig = field(default_factory=DVRPConfig)
+    pgpo: PGPOConfig = field(default_factory=PGPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     kept_view_tokens: int = setting(
         0,
@@ -122,7 +134,7 @@ class CPPOActorConfig(PPOActorConfig):
     @property
     def objective_settings(
         self,
-    ) -> CPLConfig | PAPOConfig | VPPOConfig | DVRPConfig | None:
+    ) -> CPLConfig | PAPOConfig | VPPOConfig | DVRPConfig | PGPOConfig | None:
         """The objective's block; None if it has none."""
         block = OBJECTIVES[self.objective].settings
         return getattr(self, block) if block else None
@@ -163,11 +175,12 @@ class CPPOActorConfig(PPOActorConfig):
                 "actor.cpl.coef: expected a number > 0 with actor.objective=cpl, found "
                 "0, which leaves nothing to train on; set it to 0.01"
             )
-        if self.objective == "vppo" and self.importance_sampling_level != "token":
+        why = _TOKEN_LEVEL.get(self.objective)
+        if why and self.importance_sampling_level != "token":
             raise ValueError(
                 "actor.importance_sampling_level: expected token with "
-                f"actor.objective=vppo, found {self.importance_sampling_level!r}, in "
-                "which tokens that VPPO filters out have a gradient; set it to token"
+                f"actor.objective={self.objective}, found "
+                f"{self.importance_sampling_level!r}, in which {why}; set it to token"
             )
 
     def check_layout(self) -> None:

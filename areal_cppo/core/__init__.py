@@ -1,7 +1,7 @@
 """The algorithm of CPPO (arXiv 2601.00501): pure functions on tensors, and settings.
 
-And those of PAPO (arXiv 2507.06448), VPPO (arXiv 2510.09285) and DVRP (arXiv
-2601.06801), to compare it with.
+And those of PAPO (arXiv 2507.06448), VPPO (arXiv 2510.09285), DVRP (arXiv 2601.06801)
+and PGPO (arXiv 2604.01840), to compare it with.
 Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """
@@ -39,6 +39,11 @@ from areal_cppo.core.perception import (
 )
 from areal_cppo.core.perturbation_base import Perturbation
 from areal_cppo.core.perturbations import PERTURBATIONS
+from areal_cppo.core.pgpo import (
+    PGPOConfig,
+    dependency_positions,
+    perception_weights,
+)
 from areal_cppo.core.responses import draw_responses
 from areal_cppo.core.scores import (
     TokenScores,
@@ -70,6 +75,7 @@ __all__ = [
     "CPLConfig",
     "DVRPConfig",
     "PAPOConfig",
+    "PGPOConfig",
     "PatchLayout",
     "PerceptionLoss",
     "Perturbation",
@@ -83,6 +89,7 @@ __all__ = [
     "aggregate_token_loss",
     "contrastive_perception_loss",
     "denormalize",
+    "dependency_positions",
     "draw_responses",
     "dvrp_loss",
     "entropy_gain",
@@ -97,6 +104,7 @@ __all__ = [
     "perception_divergence",
     "perception_loss",
     "perception_tokens",
+    "perception_weights",
     "perturb_kinds",
     "perturb_pixel_values",
     "response_dependency",

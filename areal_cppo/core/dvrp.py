@@ -26,8 +26,8 @@ What the paper doesn't say, and what is done here:
 Deviations: the paper's noise fades from 500 steps of a diffusion to 3 along a sigmoid
 over the run (Eq. 5, 6; the number of all steps isn't given, nor what noise one adds).
 Here it is fixed at half of that, the schedule's mean, in the steps of NoisyRollout's
-code: a trainer's step doesn't know how long the run will be. Tokens are weighted for their staleness, as in
-CPPO; with every token on-policy the weight is exactly 1.
+code: a trainer's step doesn't know how long the run will be. Tokens are weighted for
+their staleness, as in CPPO; with every token on-policy the weight is exactly 1.
 
 Letters: ``N`` response tokens.
 """

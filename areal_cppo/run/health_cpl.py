@@ -46,6 +46,7 @@ DIVERGENCE = "cpl_unselected_divergence"
 MOVED = (
     *("cpl_negative_divergence", "cpl_gain_p90"),
     *("papo_divergence", "vppo_dependency", "dvrp_negative_divergence"),
+    "pgpo_dependency",
 )
 
 

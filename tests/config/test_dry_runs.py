@@ -73,6 +73,7 @@ def test_every_configuration(said, name, tmp_path):
         (["papo"], "papo (gamma 0.01, eta1 0.03, eta2 0), "),
         (["vppo"], "vppo (top 0.4 of the tokens, advantages times 0.9 to dynamic), "),
         (["dvrp"], "dvrp (lambda_nec 0.01, lambda_rob 0.01, lambda_ent 0.05), "),
+        (["pgpo"], "pgpo (tau 0.4, beta 2), "),
         (["vppo", "actor.vppo.beta_max=1.1"], "advantages times 0.9 to 1.1), "),
     ],
 )

@@ -103,6 +103,7 @@ def test_the_recipe_for_the_3b(load):
         (["actor.cpl.grad=[anchor]"], 1, 2),
         (["actor.cpl.grad=[anchor,negative]"], 2, 2),
         (["actor.objective=vppo"], 1, 1),
+        (["actor.objective=pgpo"], 1, 1),
         (["actor.objective=dvrp"], 3, 2),
         (["actor.objective=dvrp", "actor.dvrp.grad=[anchor,negative]"], 2, 2),
         (["actor.objective=papo", "actor.papo.negative_grad=true"], 2, 1),

@@ -1,4 +1,4 @@
-"""PAPO, VPPO and DVRP from their formulas, one response at a time, with transformers.
+"""PAPO and its like from their formulas, one response at a time, with transformers.
 
 As `naive.py`: no packing, no AReaL, no function of `areal_cppo.core` but the views.
 """
@@ -205,6 +205,52 @@ def vppo_advantages(
         count = math.ceil(round(top_fraction * n, 9))
         kept = sorted(range(n), key=lambda t: -values[t])[:count]
         advantages.append([factor * own[t] if t in kept else 0.0 for t in range(n)])
+    return advantages
+
+
+@torch.no_grad()
+def pgpo_advantages(
+    model,
+    batch: list[dict[str, Any]],
+    *,
+    tau: float = 0.4,
+    beta: float = 2.0,
+    dependency: str = "k3",
+    max_dependency: float | None = None,
+    views: Sequence[dict] = ({"name": "blank"},),
+    version: int = 0,
+) -> list[list[float]]:
+    """Each response's advantages, token by token."""
+    advantages = []
+    for item in batch:
+        n = naive.n_response(item)
+        own = item["advantages"][0, -n - 1 : -1].tolist()
+        advantages.append(own)
+        logits = both_logits(model, item, list(views), version)
+        if logits is None:
+            continue
+        log_p, log_q = (torch.log_softmax(x, -1) for x in logits)
+        scores = []
+        for t, token in enumerate(labels(item)):
+            ratio = math.exp(log_q[t, token] - log_p[t, token])
+            value = (ratio - 1) - math.log(ratio)
+            if dependency == "kl":
+                value = float((log_p[t].exp() * (log_p[t] - log_q[t])).sum())
+            if max_dependency is not None:
+                value = min(value, max_dependency)
+            scores.append(math.log(1 + value))
+        low, high = min(scores), max(scores)
+        if high - low < 1e-6:
+            continue
+        weights = []
+        for score in scores:
+            place = (score - low) / (high - low)
+            if place < tau:
+                weights.append(place / tau)
+            else:
+                weights.append(1 + beta * (place - tau) / (1 - tau + 1e-12))
+        mean = sum(weights) / n
+        advantages[-1] = [w / mean * a for w, a in zip(weights, own)]
     return advantages
 
 

@@ -25,6 +25,7 @@ from areal_cppo.core import (  # noqa: E402
     CPLConfig,
     DVRPConfig,
     PAPOConfig,
+    PGPOConfig,
     VPPOConfig,
 )
 from areal_cppo.step.gate import Gated  # noqa: E402
@@ -45,7 +46,12 @@ from tests.step.harness import (  # noqa: E402
 
 SIGNALS = [f"cppo/equal_rewards{kind}" for kind in ("", "_zero", "_correct")]
 SIGNALS += ["cppo/cut_off"]
-OTHERS = {"papo": PAPOConfig, "vppo": VPPOConfig, "dvrp": DVRPConfig}
+OTHERS = {
+    "papo": PAPOConfig,
+    "vppo": VPPOConfig,
+    "dvrp": DVRPConfig,
+    "pgpo": PGPOConfig,
+}
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 SPLIT = MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60)
 
@@ -191,6 +197,7 @@ CASES = (
         "DVRP, no image on the first rank": Case(
             {"lambda_nec": 1.0}, "no image on the first rank", objective="dvrp"
         ),
+        "PGPO, groups cut": Case({}, "groups cut", objective="pgpo"),
         "PAPO, poisoned": Case(
             {"negative_grad": True, "eta2": 0.1},
             spec=ONE_ROW,
@@ -210,6 +217,8 @@ STATS = (
     "papo/loss",
     "papo/divergence",
     "papo/skipped_responses",
+    "pgpo/raised_tokens",
+    "pgpo/weight/max",
     "dvrp/loss",
     "dvrp/positive_divergence",
     "vppo/gated_responses",

@@ -112,7 +112,7 @@ def test_what_is_said_of_a_response(actor, keep):
     assert (shown - whole.clamp(0, 1)).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("objective", ["grpo", "papo", "vppo", "dvrp"])
+@pytest.mark.parametrize("objective", ["grpo", "papo", "vppo", "dvrp", "pgpo"])
 def test_other_objectives_have_no_perception_tokens(actor, keep, objective):
     actor.config.objective = objective
     records = keep(harness.uneven_batch())
