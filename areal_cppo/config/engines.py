@@ -15,7 +15,7 @@ from areal.api.cli_args import InferenceEngineConfig, PPOActorConfig, SGLangConf
 from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from typing_extensions import override
 
-from areal_cppo.checks import Number, check_argument, check_fields, setting
+from areal_cppo.checks import Choice, Number, check_argument, check_fields, setting
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
@@ -32,6 +32,7 @@ _TOKEN_LEVEL = {
     "vppo": "tokens that VPPO filters out have a gradient",
     "pgpo": "a response has one advantage and PGPO's weights have no effect",
 }
+_DIVISOR = Choice(("tokens", "max_tokens"))
 _KEPT = Number(0, 100_000_000, integer=True)
 
 
@@ -78,6 +79,13 @@ class CPPOActorConfig(PPOActorConfig):
     dvrp: DVRPConfig = field(default_factory=DVRPConfig)
     pgpo: PGPOConfig = field(default_factory=PGPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    loss_divisor: str = setting(
+        "tokens",
+        _DIVISOR,
+        "What the policy loss's sum over tokens is divided by. tokens: their number in "
+        "the global batch; max_tokens: the number of responses times max_new_tokens, "
+        "however long they are (Dr. GRPO, arXiv 2503.20783).",
+    )
     kept_view_tokens: int = setting(
         0,
         _KEPT,
@@ -164,6 +172,9 @@ class CPPOActorConfig(PPOActorConfig):
             )
         check_argument(
             "actor.kept_view_tokens", self.kept_view_tokens, _KEPT, "0 keeps none"
+        )
+        check_argument(
+            "actor.loss_divisor", self.loss_divisor, _DIVISOR, "tokens is AReaL's"
         )
         if self.objective not in OBJECTIVES:
             raise ValueError(
