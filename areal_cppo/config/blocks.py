@@ -222,12 +222,20 @@ class RewardConfig:
 
 @dataclass
 class GroupsConfig:
-    """`groups`: what becomes of the responses to a problem when one was lost."""
+    """`groups`: what becomes of the responses to a problem."""
 
     on_failed_response: str = setting(
         "keep",
         Choice(("keep", "drop")),
-        "keep: train on the rest of the group; drop: on none of it; counted either way",
+        "What becomes of a group that lost a response. keep: train on the rest; drop: "
+        "on none of it; counted either way.",
+    )
+    all_equal: str = setting(
+        "keep",
+        Choice(("keep", "drop")),
+        "What becomes of a group whose responses all have the same reward. keep: it is "
+        "part of the batch and teaches nothing; drop: it is counted, and another takes "
+        "its place (dynamic sampling, arXiv 2503.14476).",
     )
     attempts: int = setting(
         3,

@@ -15,12 +15,24 @@ from areal.api.cli_args import InferenceEngineConfig, PPOActorConfig, SGLangConf
 from areal.utils.constants import PROX_LOGP_METHOD_RECOMPUTE
 from typing_extensions import override
 
-from areal_cppo.checks import Number, check_argument, check_fields, setting
+from areal_cppo.checks import Choice, Number, check_argument, check_fields, setting
 from areal_cppo.config import FLASH_ATTN, KERNELS, SDPA, TORCH_FLASH
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.config.operation import ServersConfig, SpeedConfig
-from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig
+from areal_cppo.core import (
+    CPLConfig,
+    DVRPConfig,
+    PAPOConfig,
+    PGPOConfig,
+    VPPOConfig,
+)
 
+# Objectives that need a ratio a token, and what comes of one a response.
+_TOKEN_LEVEL = {
+    "vppo": "tokens that VPPO filters out have a gradient",
+    "pgpo": "a response has one advantage and PGPO's weights have no effect",
+}
+_DIVISOR = Choice(("tokens", "max_tokens"))
 _KEPT = Number(0, 100_000_000, integer=True)
 
 
@@ -45,7 +57,8 @@ class CPPOActorConfig(PPOActorConfig):
         metadata={
             "help": "cppo: policy loss + coef * CPL; grpo: the policy loss alone "
             "(no view is ever computed); cpl: coef * CPL alone; papo: PAPO (arXiv "
-            "2507.06448); vppo: VPPO (arXiv 2510.09285).",
+            "2507.06448); vppo: VPPO (arXiv 2510.09285); dvrp: DVRP (arXiv "
+            "2601.06801); pgpo: PGPO (arXiv 2604.01840).",
             "choices": list(OBJECTIVES),
         },
     )
@@ -63,7 +76,16 @@ class CPPOActorConfig(PPOActorConfig):
     cpl: CPLConfig = field(default_factory=CPLConfig)
     papo: PAPOConfig = field(default_factory=PAPOConfig)
     vppo: VPPOConfig = field(default_factory=VPPOConfig)
+    dvrp: DVRPConfig = field(default_factory=DVRPConfig)
+    pgpo: PGPOConfig = field(default_factory=PGPOConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    loss_divisor: str = setting(
+        "tokens",
+        _DIVISOR,
+        "What the policy loss's sum over tokens is divided by. tokens: their number in "
+        "the global batch; max_tokens: the number of responses times max_new_tokens, "
+        "however long they are (Dr. GRPO, arXiv 2503.20783).",
+    )
     kept_view_tokens: int = setting(
         0,
         _KEPT,
@@ -118,7 +140,9 @@ class CPPOActorConfig(PPOActorConfig):
         return self.objective_settings is None or self.objective_settings.has_effect
 
     @property
-    def objective_settings(self) -> CPLConfig | PAPOConfig | VPPOConfig | None:
+    def objective_settings(
+        self,
+    ) -> CPLConfig | PAPOConfig | VPPOConfig | DVRPConfig | PGPOConfig | None:
         """The objective's block; None if it has none."""
         block = OBJECTIVES[self.objective].settings
         return getattr(self, block) if block else None
@@ -149,6 +173,9 @@ class CPPOActorConfig(PPOActorConfig):
         check_argument(
             "actor.kept_view_tokens", self.kept_view_tokens, _KEPT, "0 keeps none"
         )
+        check_argument(
+            "actor.loss_divisor", self.loss_divisor, _DIVISOR, "tokens is AReaL's"
+        )
         if self.objective not in OBJECTIVES:
             raise ValueError(
                 f"actor.objective: expected one of {', '.join(OBJECTIVES)}, found "
@@ -159,11 +186,12 @@ class CPPOActorConfig(PPOActorConfig):
                 "actor.cpl.coef: expected a number > 0 with actor.objective=cpl, found "
                 "0, which leaves nothing to train on; set it to 0.01"
             )
-        if self.objective == "vppo" and self.importance_sampling_level != "token":
+        why = _TOKEN_LEVEL.get(self.objective)
+        if why and self.importance_sampling_level != "token":
             raise ValueError(
                 "actor.importance_sampling_level: expected token with "
-                f"actor.objective=vppo, found {self.importance_sampling_level!r}, in "
-                "which tokens that VPPO filters out have a gradient; set it to token"
+                f"actor.objective={self.objective}, found "
+                f"{self.importance_sampling_level!r}, in which {why}; set it to token"
             )
 
     def check_layout(self) -> None:

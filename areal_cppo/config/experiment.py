@@ -2,8 +2,8 @@
 
 Everything that AReaL's own YAML understands is understood here too; CPPO adds
 `actor.objective`, `actor.view_seed`, the block `actor.cpl`
-(`areal_cppo.core.CPLConfig`), `actor.papo` and `actor.vppo`, each of which counts with
-that objective only, and the blocks of `areal_cppo.config.blocks`.
+(`areal_cppo.core.CPLConfig`), `actor.papo`, `.vppo`, `.dvrp` and `.pgpo`, each of
+which counts with that objective only, and the blocks of `areal_cppo.config.blocks`.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ class Entry:
 _CPL = "areal_cppo.step.objectives.cpl"
 _PAPO = "areal_cppo.step.objectives.papo"
 _VPPO = "areal_cppo.step.objectives.vppo"
+_DVRP = "areal_cppo.step.objectives.dvrp"
+_PGPO = "areal_cppo.step.objectives.pgpo"
 
 OBJECTIVES = {
     "cppo": Entry("CPPO: GRPO with the Contrastive Perception Loss", _CPL, "cpl"),
@@ -47,4 +49,12 @@ OBJECTIVES = {
     ),
     "papo": Entry("PAPO: GRPO with the Implicit Perception Loss", _PAPO, "papo"),
     "vppo": Entry("VPPO: GRPO on the tokens that depend on the image", _VPPO, "vppo"),
+    "dvrp": Entry(
+        "DVRP: GRPO with two views, one to depend on, one to withstand", _DVRP, "dvrp"
+    ),
+    "pgpo": Entry(
+        "PGPO: GRPO with more weight on the tokens that depend on the image",
+        _PGPO,
+        "pgpo",
+    ),
 }

@@ -1,6 +1,7 @@
 """The algorithm of CPPO (arXiv 2601.00501): pure functions on tensors, and settings.
 
-And those of PAPO (arXiv 2507.06448) and VPPO (arXiv 2510.09285), to compare it with.
+And those of PAPO (arXiv 2507.06448), VPPO (arXiv 2510.09285), DVRP (arXiv 2601.06801)
+and PGPO (arXiv 2604.01840), to compare it with.
 Needs torch and kornia only; it never imports AReaL, an inference server or
 transformers.
 """
@@ -12,6 +13,7 @@ from areal_cppo.core.cpl import (
     parse_perturbations,
 )
 from areal_cppo.core.divergence import token_divergence
+from areal_cppo.core.dvrp import DVRPConfig, dvrp_loss
 from areal_cppo.core.head import (
     TokenStatistics,
     hidden_entropy,
@@ -37,6 +39,11 @@ from areal_cppo.core.perception import (
 )
 from areal_cppo.core.perturbation_base import Perturbation
 from areal_cppo.core.perturbations import PERTURBATIONS
+from areal_cppo.core.pgpo import (
+    PGPOConfig,
+    dependency_positions,
+    perception_weights,
+)
 from areal_cppo.core.responses import draw_responses
 from areal_cppo.core.scores import (
     TokenScores,
@@ -66,7 +73,9 @@ from areal_cppo.core.vppo import (
 __all__ = [
     "PERTURBATIONS",
     "CPLConfig",
+    "DVRPConfig",
     "PAPOConfig",
+    "PGPOConfig",
     "PatchLayout",
     "PerceptionLoss",
     "Perturbation",
@@ -80,7 +89,9 @@ __all__ = [
     "aggregate_token_loss",
     "contrastive_perception_loss",
     "denormalize",
+    "dependency_positions",
     "draw_responses",
+    "dvrp_loss",
     "entropy_gain",
     "entropy_rise",
     "hidden_entropy",
@@ -93,6 +104,7 @@ __all__ = [
     "perception_divergence",
     "perception_loss",
     "perception_tokens",
+    "perception_weights",
     "perturb_kinds",
     "perturb_pixel_values",
     "response_dependency",

@@ -91,7 +91,7 @@ def _refused(run: RunContents) -> Fact:
     if not isinstance(refused, dict):
         return Fact("Refused responses", "Not recorded", "No counts of refusals.")
     counts = {reason: n for reason, n in refused.items() if is_number(n)}
-    dropped = counts.pop("group_dropped", 0)
+    dropped, equal = (counts.pop(f"group_{why}", 0) for why in ("dropped", "all_equal"))
     total, used = sum(counts.values()), run.last("samples")
     words = ", ".join(f"{reason} {number(n)}" for reason, n in counts.items() if n)
     if total and is_number(used):
@@ -99,6 +99,8 @@ def _refused(run: RunContents) -> Fact:
         words = f"{share} of these and those trained on: {words}"
     if dropped:
         words += f"; {number(dropped)} group{'' if dropped == 1 else 's'} dropped"
+    if equal:
+        words += f"; {number(equal)} of equal rewards dropped"
     words = words.removeprefix("; ") or "every response was fit to train on"
     return Fact("Refused responses", number(total), words)
 

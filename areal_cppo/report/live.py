@@ -69,7 +69,7 @@ def _refused(metrics: Mapping[str, Any]) -> str:
     found = metrics.get("refused")
     if found is None:
         return "-"
-    return str(sum(n for reason, n in found.items() if reason != "group_dropped"))
+    return str(sum(n for reason, n in found.items() if not reason.startswith("group_")))
 
 
 COLUMNS = (

@@ -230,7 +230,7 @@ class CPPORolloutController(LedgerRolloutController):
         """Statistics since the last call, averaged over workers by AReaL.
 
         For each counter `.../refused/<reason>` there is `.../refused/<reason>/total`,
-        the number of responses refused for it (of groups: `group_dropped`), and
+        the number of responses refused for it (of groups: `group_...`), and
         likewise for `servers/resent`, the number of requests sent again.
         """
         stats = super().export_stats()

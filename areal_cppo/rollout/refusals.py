@@ -11,10 +11,12 @@ each reason as 0 or 1, so that means are shares:
 | `reward_timeout` | its answer could not be checked in time |
 | `reward_error` | the reward function raised, or its process died |
 | `group_dropped` | (a group, not a response) too few of its responses were left |
+| `group_all_equal` | (likewise) all of them have the same reward |
 
 With `groups.on_failed_response: keep` a group goes on without the responses it lost,
 and is dropped when fewer than two are left: compared with itself alone, a response has
-no advantage. With `drop` it is dropped when it lost any.
+no advantage. With `drop` it is dropped when it lost any. The last reason is counted
+with `groups.all_equal: drop` only.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ REASONS = (
     "reward_error",
 )
 GROUP_DROPPED = "group_dropped"
+GROUP_ALL_EQUAL = "group_all_equal"
 FEWEST = 2  # responses that can be compared
 
 

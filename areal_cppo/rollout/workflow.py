@@ -38,6 +38,7 @@ from areal_cppo.rewards.pool import (
 from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.refusals import (
     FEWEST,
+    GROUP_ALL_EQUAL,
     GROUP_DROPPED,
     REASONS,
     REFUSED,
@@ -138,7 +139,9 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
             tuple(settings.part_weights.items()),
         )
         self._sees = settings.sees
-        self._drop_failed = GroupsConfig(**groups or {}).on_failed_response == "drop"
+        of_groups = GroupsConfig(**groups or {})
+        self._drop_failed = of_groups.on_failed_response == "drop"
+        self._drop_equal = of_groups.all_equal == "drop"
         self._samples = RefusedSamples(samples)
         self._augmentation = AugmentationConfig(**augmentation or {})
         self._augmenter = Augmenter(self._augmentation, seed, steps)
@@ -187,9 +190,18 @@ class CPPOWorkflow(GroupWorkflow, VisionRLVRWorkflow):
         dropped = len(kept) < needed
         if size > 1:
             stats.scalar(**{REFUSED + GROUP_DROPPED: float(dropped)})
-        if dropped:
+        if dropped or self._teaches_nothing(kept, size):
             return None
         return joined(kept, prompt if self._augmentation.trains_unlike else None)
+
+    def _teaches_nothing(self, kept: list[tuple[Prompt, dict]], size: int) -> bool:
+        """Whether a group is dropped as its rewards are all equal; counts it."""
+        if not self._drop_equal or size == 1 or workflow_context.get().is_eval:
+            return False
+        equal = len({float(each["rewards"]) for _, each in kept}) == 1
+        stats = stats_tracker.get(workflow_context.stat_scope())
+        stats.scalar(**{REFUSED + GROUP_ALL_EQUAL: float(equal)})
+        return equal
 
     async def _prepare(self, data: dict[str, Any]) -> Prompt:
         images = await asyncio.to_thread(image2base64, data["images"])

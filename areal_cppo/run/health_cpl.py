@@ -45,7 +45,8 @@ DIVERGENCE = "cpl_unselected_divergence"
 # the gains, as shares of the entropy.
 MOVED = (
     *("cpl_negative_divergence", "cpl_gain_p90"),
-    *("papo_divergence", "vppo_dependency"),
+    *("papo_divergence", "vppo_dependency", "dvrp_negative_divergence"),
+    "pgpo_dependency",
 )
 
 

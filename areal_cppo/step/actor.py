@@ -31,6 +31,7 @@ from areal_cppo.step.attention import (
 )
 from areal_cppo.step.batch import IMAGES, with_images
 from areal_cppo.step.controller import CPPOActorController
+from areal_cppo.step.divisor import count_responses, over_longest
 from areal_cppo.step.draw import draw_from_group
 from areal_cppo.step.metrics import Meter, record_batch
 from areal_cppo.step.minibatches import minibatches
@@ -117,8 +118,11 @@ class CPPOActor(FSDPPPOActor):
         if not normalizes_groups():
             self._normalize_groups([item["rewards"].shape[0] for item in data])
         images = [item.pop(IMAGES, None) for item in data]
+        # As judged, for the metrics: AReaL takes its penalty for length off in place.
+        rewards = [item["rewards"].clone() for item in data]
         results = super().compute_advantages(data)
-        for item, own in zip(results, images, strict=True):
+        for item, own, judged in zip(results, images, rewards, strict=True):
+            item["rewards"] = judged
             if own is not None:
                 item[IMAGES] = own
         self._workshop.clear()
@@ -176,6 +180,9 @@ class CPPOActor(FSDPPPOActor):
 
         `input_` is AReaL's batch after `compute_advantages`, padded or a list.
         """
+        if self.config.loss_divisor == "max_tokens":
+            loss_fn = partial(over_longest, loss_fn, self.config.max_new_tokens)
+            loss_weight_fn = count_responses
         if self._model is None:
             if self.config.reuses_proximal:
                 loss_fn = partial(_with_own_proximal, loss_fn)

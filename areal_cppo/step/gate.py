@@ -185,10 +185,13 @@ def _record(
     )
 
 
-def gate_metrics(scope: str, title: str, drawn: str) -> tuple[Metric, ...]:
-    """What the gate and the passes of a negative view record under a scope.
+def gate_metrics(
+    scope: str, title: str, drawn: str, passes: str = "the negative view's"
+) -> tuple[Metric, ...]:
+    """What the gate and the passes of views record under a scope.
 
-    The titles begin with `title`; `drawn` says which responses are compared.
+    The titles begin with `title`; `drawn` says which responses are compared, `passes`
+    whose forward passes are counted.
     """
 
     def metric(name: str, key: str, what: str, unit: str, words: str) -> Metric:
@@ -246,15 +249,15 @@ def gate_metrics(scope: str, title: str, drawn: str) -> tuple[Metric, ...]:
             "view_tokens",
             "view tokens",
             "tokens",
-            "Tokens that the negative view's forward passes computed, prompts, fillers "
-            "and padding included.",
+            f"Tokens that {passes} forward passes computed, prompts, fillers and "
+            "padding included.",
         ),
         metric(
             "view_patches",
             "view_patches",
             "view patches",
             "patches",
-            "Image patches that the negative view's forward passes computed.",
+            f"Image patches that {passes} forward passes computed.",
         ),
         metric(
             "tokens",

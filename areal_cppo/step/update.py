@@ -132,6 +132,7 @@ def _compare(
             response_logits=parts.config.speed.response_logits,
         )
     keep_tokens(micro_batch, tokens.gate, objective.shown(compared))
+    objective.shape(micro_batch, tokens, compared)
     logprobs = micro_batch.spread(statistics.logprobs)
     return statistics, objective.loss(tokens, compared, logprobs)
 

@@ -130,6 +130,10 @@ VALUES = {  # key: values, each of which is refused
     "actor.cpl.staleness.importance_cap": [1e300],
     "actor.papo.gamma": [1e300],
     "actor.vppo.max_dependency": [1e300],
+    "actor.dvrp.lambda_rob": [1e300, -1],
+    "actor.pgpo.tau": [1.5],
+    "actor.loss_divisor": ["length"],
+    "groups.all_equal": ["replace"],
     "actor.vppo.beta_max": [0.1],
     "actor.cpl.views.negative": [
         "[{name: noise_patches, count: 1000000000}]",

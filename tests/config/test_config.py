@@ -64,6 +64,8 @@ def test_overrides_reach_keys_that_the_file_lacks(load):
         ("actor.papo.staleness.decay=2", ["papo.staleness.decay", "2"]),
         ("actor.vppo.k=0.4", ["actor.vppo.k", "top_fraction"]),
         ("actor.vppo.top_fraction=0", ["vppo.top_fraction", "(0, 1]"]),
+        ("actor.pgpo.beta=-1", ["pgpo.beta", "[0, 1000]"]),
+        ("actor.dvrp.grad=[anchor]", ["dvrp.lambda_ent", "expected 0 with"]),
         ("actor.vppo.beta_max=0.5", ["vppo.beta_max", "vppo.beta_min (0.9)"]),
         ("actor.attn_impl=eager", ["actor.attn_impl", "sdpa"]),
         ("actor.backend=fsdp:d1t2", ["actor.backend", "tensor parallelism", "t1"]),
@@ -95,7 +97,7 @@ def test_cpl_alone_needs_a_coefficient(load):
 
 def test_objectives_to_compare_with(load):
     """Views are computed where they have an effect, and layouts checked as for CPPO."""
-    for objective in ("papo", "vppo"):
+    for objective in ("papo", "vppo", "dvrp", "pgpo"):
         config = load(f"actor.objective={objective}")
         assert config.actor.uses_views and not config.actor.uses_cpl
         with pytest.raises(UserError, match="tensor parallelism"):
@@ -104,10 +106,12 @@ def test_objectives_to_compare_with(load):
     assert not load("actor.objective=papo", *nothing).actor.uses_views
 
 
-def test_vppo_filters_tokens_not_sequences(load):
+@pytest.mark.parametrize("objective", ["vppo", "pgpo"])
+def test_some_treat_tokens_not_sequences(load, objective):
     level = "actor.importance_sampling_level=sequence"
-    with pytest.raises(UserError, match="expected token with actor.objective=vppo"):
-        load("actor.objective=vppo", level)
+    words = f"expected token with actor.objective={objective}, found 'sequence', in "
+    with pytest.raises(UserError, match=words):
+        load(f"actor.objective={objective}", level)
     load("actor.objective=papo", level)
 
 

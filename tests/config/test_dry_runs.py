@@ -57,7 +57,7 @@ def test_every_configuration(said, name, tmp_path):
         assert "GPUs: 8 = trainer 4 (fsdp:d4) + generation 4 (sglang:d4)" in text
         assert "server: 4 x python3 -m areal_cppo.serving.launch" in text
         assert text.count("worker: 4 x") == (3 if "virl39k_published" in name else 2)
-    baseline = "grpo" in name or "noisyrollout" in name
+    baseline = any(part in name for part in ("grpo", "noisyrollout", "dapo"))
     assert f"objective: {'grpo' if baseline else 'cppo'}" in text
     problems = {"geometry3k": 64, "virl39k": 512}
     for source, count in problems.items():
@@ -72,6 +72,8 @@ def test_every_configuration(said, name, tmp_path):
     [
         (["papo"], "papo (gamma 0.01, eta1 0.03, eta2 0), "),
         (["vppo"], "vppo (top 0.4 of the tokens, advantages times 0.9 to dynamic), "),
+        (["dvrp"], "dvrp (lambda_nec 0.01, lambda_rob 0.01, lambda_ent 0.05), "),
+        (["pgpo"], "pgpo (tau 0.4, beta 2), "),
         (["vppo", "actor.vppo.beta_max=1.1"], "advantages times 0.9 to 1.1), "),
     ],
 )

@@ -15,7 +15,11 @@ from areal_cppo.config.models import read_model_config
 from areal_cppo.config.resources import gpus, shares_one_gpu, violations
 from tests.config.shipped import CONFIGS, NAMES, RECIPES, flat
 
-BASELINES = [name for name in RECIPES if name.endswith("_grpo.yaml")]
+BASELINES = [
+    name
+    for name in RECIPES
+    if name.endswith("_grpo.yaml") and not name.endswith("_dr_grpo.yaml")
+]
 NAMED = {"trial_name", "run_dir"}  # what may carry the trial's name
 
 
@@ -81,6 +85,42 @@ def test_a_baseline_differs_in_objective_and_names_only(name, as_shipped):
         or str(mine[key]).replace(mine["run_dir"], twin["run_dir"]) == str(twin[key])
     }
     assert differ - names == {"actor.objective"}
+
+
+DAPO = {
+    "groups.all_equal": "drop",
+    "groups.attempts": 1,
+    "watchdog.failed_groups": 640,
+    "actor.ppo_n_minibatches": 4,
+    "actor.overlong_reward_penalty": True,
+    "actor.overlong_tokens": 410,
+    "actor.overlong_penalty_factor": 0.5,
+}
+DR_GRPO = {
+    "actor.loss_divisor": "max_tokens",
+    "actor.eps_clip_higher": None,
+    "actor.reward_norm.std_level": None,
+}
+
+
+@pytest.mark.parametrize(("method", "own"), [("dapo", DAPO), ("dr_grpo", DR_GRPO)])
+def test_what_a_method_changes_of_grpo(as_shipped, method, own):
+    """And what it has in common with it: no KL, the other clip."""
+    mine, twin = (
+        flat(asdict(as_shipped(f"qwen2_5_vl-3b_geometry3k_{name}.yaml")))
+        for name in (method, "grpo")
+    )
+    names = {
+        key
+        for key in mine
+        if key.split(".")[-1] in NAMED or mine["run_dir"] in str(mine[key])
+    }
+    differ = {key for key in mine if mine[key] != twin.get(key)} - names
+    assert {key: mine[key] for key in differ} == own
+    assert (mine["actor.eps_clip"], mine["actor.kl_ctl"]) == (0.2, 0.0)
+    higher = {"dapo": 0.28, "dr_grpo": None}
+    assert mine["actor.eps_clip_higher"] == higher[method]
+    assert mine["actor.reward_norm.mean_level"] == "group"
 
 
 def test_no_two_runs_share_a_folder(as_shipped):

@@ -25,7 +25,7 @@ from torch import Tensor
 from tests.gpu_check.packages import find_stand_ins
 from tests.gpu_check.setting import exact_fp32
 
-OBJECTIVES = ("grpo", "cppo", "cpl", "papo", "vppo")
+OBJECTIVES = ("grpo", "cppo", "cpl", "papo", "vppo", "dvrp", "pgpo")
 FAMILY = "qwen2_5_vl"
 
 

@@ -156,6 +156,7 @@ def test_warnings_are_shown_with_their_steps(run_folder):
         ({"a": 25, "b": 7}, "32", "25.0 % of these and those trained on: a 25, b 7"),
         ({"a": 32, "group_dropped": 2}, "32", "trained on: a 32; 2 groups dropped"),
         ({"a": 0, "group_dropped": 1}, "0", "1 group dropped"),
+        ({"a": 0, "group_all_equal": 7}, "0", "7 of equal rewards dropped"),
         ({"a": "some"}, "0", "every response was fit to train on"),
     ],
 )

@@ -101,7 +101,7 @@ def totals() -> dict[str, float]:
     for key, mean in stats.items():
         if REFUSED in key and not key.endswith("__count"):
             counted[key.split(REFUSED)[1]] = round(mean * stats[f"{key}__count"])
-    assert set(counted) - {"group_dropped"} == set(REASONS)
+    assert set(counted) - {"group_dropped", "group_all_equal"} == set(REASONS)
     return {reason: total for reason, total in counted.items() if total}
 
 
@@ -232,6 +232,23 @@ def test_a_response_that_is_left_alone_is_dropped_too(make_workflow, problem):
     got, refused, _ = run(make_workflow(), problem, bad, FINE, bad)
     assert got is None  # compared with itself it has no advantage
     assert refused == {"vision_token": 2, "group_dropped": 1}
+
+
+def test_a_group_of_equal_rewards_is_dropped_if_the_configuration_says_so(
+    make_workflow, problem
+):
+    """Of what is left of it; groups that differ are counted as kept."""
+    workflow = make_workflow(groups={"all_equal": "drop"})
+    assert run(workflow, problem, FINE, FINE)[:2] == (None, {"group_all_equal": 1})
+    got, refused, _ = run(workflow, problem, FINE, [9, 1])
+    assert got["rewards"].tolist() == [3.0, 2.0] and refused == {}
+    bad = REFUSALS["vision_token"]
+    got, refused, _ = run(workflow, problem, FINE, bad, FINE)
+    assert (got, refused) == (None, {"vision_token": 1, "group_all_equal": 1})
+    assert run(workflow, problem, bad, bad)[1]["group_dropped"] == 1
+    kept, refused, _ = run(make_workflow(), problem, FINE, FINE)
+    assert len(kept["rewards"]) == 2 and refused == {}
+    assert asyncio.run(workflow.arun_episode(FakeEngine(FINE), problem)) is not None
 
 
 def test_a_group_of_one_by_design_is_kept(make_workflow, problem):

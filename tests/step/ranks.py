@@ -21,7 +21,13 @@ import torch  # noqa: E402
 from areal.api.cli_args import MicroBatchSpec  # noqa: E402
 from areal.utils.data import concat_padded_tensors  # noqa: E402
 
-from areal_cppo.core import CPLConfig, PAPOConfig, VPPOConfig  # noqa: E402
+from areal_cppo.core import (  # noqa: E402
+    CPLConfig,
+    DVRPConfig,
+    PAPOConfig,
+    PGPOConfig,
+    VPPOConfig,
+)
 from areal_cppo.step.gate import Gated  # noqa: E402
 from areal_cppo.step.metrics import record_batch  # noqa: E402
 from areal_cppo.step.minibatches import minibatches  # noqa: E402
@@ -40,6 +46,12 @@ from tests.step.harness import (  # noqa: E402
 
 SIGNALS = [f"cppo/equal_rewards{kind}" for kind in ("", "_zero", "_correct")]
 SIGNALS += ["cppo/cut_off"]
+OTHERS = {
+    "papo": PAPOConfig,
+    "vppo": VPPOConfig,
+    "dvrp": DVRPConfig,
+    "pgpo": PGPOConfig,
+}
 ONE_ROW = MicroBatchSpec(n_mbs=1)
 SPLIT = MicroBatchSpec(n_mbs=1, max_tokens_per_mb=60)
 
@@ -96,8 +108,7 @@ GROUP_SHARES = {
 class Case:
     """One update: an objective's settings, a share, a micro-batch specification.
 
-    `settings` are those of `actor.papo` or `actor.vppo` where that is the objective,
-    else of `actor.cpl`.
+    `settings` are those of the objective's own block, such as `actor.papo`.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -109,10 +120,8 @@ class Case:
     def configure(self, config) -> None:
         """Set the objective and its settings in an actor's configuration."""
         config.objective = self.objective
-        if self.objective == "papo":
-            config.papo = PAPOConfig(**self.settings)
-        elif self.objective == "vppo":
-            config.vppo = VPPOConfig(**self.settings)
+        if self.objective in OTHERS:
+            setattr(config, self.objective, OTHERS[self.objective](**self.settings))
         else:
             config.cpl = CPLConfig(**({"coef": 1.0} | self.settings))
 
@@ -185,6 +194,10 @@ CASES = (
     | {
         "PAPO, one row": Case({"gamma": 1.0}, spec=ONE_ROW, objective="papo"),
         "VPPO, one row": Case({"top_fraction": 0.2}, spec=ONE_ROW, objective="vppo"),
+        "DVRP, no image on the first rank": Case(
+            {"lambda_nec": 1.0}, "no image on the first rank", objective="dvrp"
+        ),
+        "PGPO, groups cut": Case({}, "groups cut", objective="pgpo"),
         "PAPO, poisoned": Case(
             {"negative_grad": True, "eta2": 0.1},
             spec=ONE_ROW,
@@ -204,6 +217,10 @@ STATS = (
     "papo/loss",
     "papo/divergence",
     "papo/skipped_responses",
+    "pgpo/raised_tokens",
+    "pgpo/weight/max",
+    "dvrp/loss",
+    "dvrp/positive_divergence",
     "vppo/gated_responses",
     "vppo/dependency",
     "vppo/kept_tokens",

@@ -1,4 +1,4 @@
-"""CPPO, PAPO and VPPO on two and four data-parallel ranks over gloo: as one, no hang.
+"""CPPO and its peers on two and four data-parallel ranks over gloo: as one, no hang.
 
 Gates are uneven, empty on some ranks, and one rank may have no image at all. Every case
 runs in the same processes (see ranks.py), and on one rank.

@@ -164,7 +164,7 @@ def test_all_that_the_actor_records_of_cpl_is_in_the_line(actor, tmp_path):
     assert record["cpl_gain_p10"] <= record["cpl_gain_p50"] <= record["cpl_gain_p90"]
 
 
-@pytest.mark.parametrize("objective", ["papo", "vppo"])
+@pytest.mark.parametrize("objective", ["papo", "vppo", "dvrp", "pgpo"])
 def test_so_is_what_it_records_of_another_objective(actor, tmp_path, objective):
     actor.config.objective = objective
     batch = harness.prepared(actor, harness.uneven_batch())
@@ -172,6 +172,6 @@ def test_so_is_what_it_records_of_another_objective(actor, tmp_path, objective):
     record = line(tmp_path, stats)
     own = {name for name in METRICS if name.startswith(f"{objective}_")}
     assert own <= set(record) <= set(METRICS)
-    others = tuple({"cpl_", "papo_", "vppo_"} - {f"{objective}_"})
+    others = tuple({"cpl_", "papo_", "vppo_", "dvrp_", "pgpo_"} - {f"{objective}_"})
     assert not any(name.startswith(others) for name in record)
     assert record[f"{objective}_responses"] == 5

@@ -112,13 +112,14 @@ def test_what_is_said_of_a_response(actor, keep):
     assert (shown - whole.clamp(0, 1)).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("objective", ["grpo", "papo", "vppo"])
+@pytest.mark.parametrize("objective", ["grpo", "papo", "vppo", "dvrp", "pgpo"])
 def test_other_objectives_have_no_perception_tokens(actor, keep, objective):
     actor.config.objective = objective
     records = keep(harness.uneven_batch())
     assert len(records) == 5 and not any(record["tokens"] for record in records)
     views = {kind for record in records for kind in record["pictures"]}
-    assert views == ({"anchor"} if objective == "grpo" else {"anchor", "negative"})
+    expected = {"grpo": {"anchor"}, "dvrp": {"anchor", "negative", "positive"}}
+    assert views == expected.get(objective, {"anchor", "negative"})
 
 
 def test_only_gated_tokens_have_numbers(actor, keep, monkeypatch):

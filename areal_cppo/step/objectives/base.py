@@ -174,6 +174,12 @@ class Objective(ABC):
         returned; by names of `report.samples.TokenView`."""
         return {}
 
+    def shape(
+        self, micro_batch: MicroBatch, tokens: GatedTokens, compared: Any
+    ) -> None:
+        """Change the advantages that the micro-batch's policy loss takes, given what
+        `compare` returned."""
+
     def loss(
         self, tokens: GatedTokens, compared: Any, logprobs: Tensor
     ) -> Tensor | None:
