@@ -46,7 +46,7 @@ def test_a_folders_own_file_comes_before_the_packages(write):
     write("charts.yaml", "triangles", "seed: 12")
     mine = write("mine.yaml", "charts", "total_train_steps: 3")
     composed = compose(mine, [])
-    assert (composed.seed, composed.data.source) == (12, "triangles")
+    assert (composed.seed, composed.train_dataset.path) == (12, "triangles")
 
 
 def test_a_packages_file_by_its_name(write, tmp_path):
