@@ -1,6 +1,7 @@
 """`areal-cppo`: parses the command line and turns errors into exit statuses.
 
-0 success; 2 a user's mistake, told in one line; 1 a failure at run time; 130 Ctrl-C.
+0 success; 2 a user's mistake, told in one line; 1 a failure at run time; 130 Ctrl-C;
+143 SIGTERM.
 
 Each command adds its own parser, with the function that it calls. What takes seconds to
 import is imported by that function, after it has looked for mistakes.
@@ -12,6 +13,10 @@ import argparse
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
@@ -77,15 +82,39 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `areal-cppo` command."""
     args = parse(argv)
+    with _interruptible() as terminated:
+        try:
+            status = args.call(args)
+            sys.stdout.flush()
+            return status
+        except (UserError, RunError) as error:
+            print(f"areal-cppo {args.command}: {error}", file=sys.stderr)
+            return error.exit_status
+        except BrokenPipeError:  # nobody reads on, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        except KeyboardInterrupt:
+            return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """SIGTERM ends a command as Ctrl-C does: what it started ends with it.
+
+    Yields a list that holds the signal once it came. Commands may have handlers of
+    their own meanwhile.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        status = args.call(args)
-        sys.stdout.flush()
-        return status
-    except (UserError, RunError) as error:
-        print(f"areal-cppo {args.command}: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:  # nobody reads on, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        return 130
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)

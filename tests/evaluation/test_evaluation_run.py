@@ -233,7 +233,8 @@ def test_a_reward_function_of_ones_own(evaluate, known, tmp_path):
     assert "reward: for the true answer 2 (right 1, n 3), for" in evaluate.last.notes[0]
 
 
-def test_ctrl_c_keeps_what_was_measured(known, tmp_path):
+def test_sigterm_keeps_what_was_measured(known, tmp_path):
+    """It is to the command as Ctrl-C, by way of SIGINT."""
     out = tmp_path / "an evaluation"
 
     def answer(payload):
@@ -245,10 +246,10 @@ def test_ctrl_c_keeps_what_was_measured(known, tmp_path):
         while len(server.requests) < 4:
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         asked = len(server.requests)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "Traceback" not in errors and "interrupted; " in errors
     assert f"--out {out} goes on" in errors
     kept = len((out / "responses.jsonl").read_text().splitlines())
