@@ -72,32 +72,36 @@ def compose(path: Path, overrides: Sequence[str]) -> DictConfig:
 
     GlobalHydra.instance().clear()  # AReaL leaves it
     with TemporaryDirectory() as place:
-        folders = [path.parent.absolute()]
-        name = _with_names(path, Path(place), folders)
-        found = ",".join(f"file://{folder}" for folder in (*folders, SHIPPED))
+        searched = [f"file://{path.parent.absolute()}"]
+        name = _with_names(path, Path(place), searched)
+        found = ",".join([*searched, f"file://{SHIPPED}"])
         settings = [f"hydra.searchpath=[{found}]", *map(forced, overrides)]
         with initialize_config_dir(place, version_base=None):
             return hydra_compose(name, settings)
 
 
-def _with_names(path: Path, place: Path, folders: list[Path]) -> str:
+def _with_names(path: Path, place: Path, searched: list[str]) -> str:
     """A copy of a file in `place`, whose `defaults` have names for absolute paths.
 
-    Those files are copied, too, and their folders added to those that are searched.
+    Those files are copied, too. Added to what is `searched`: their folders, and what
+    the files themselves ask for (`hydra.searchpath`).
     """
     name = f"{len(list(place.iterdir()))}_{path.name.removesuffix('.yaml')}"
     copy = place / f"{name}.yaml"
     copy.touch()
     text = path.read_text(encoding="utf-8")
     document = yaml.safe_load(text)
-    listed = document.get("defaults") if isinstance(document, dict) else None
+    document = document if isinstance(document, dict) else {}
+    asked, listed = document.get("hydra"), document.get("defaults")
+    if isinstance(asked, dict):
+        searched += map(str, asked.get("searchpath") or ())
     for entry in listed if isinstance(listed, list) else ():
         if not (isinstance(entry, str) and entry.startswith("/")):
             continue
         file = Path(entry).with_suffix(".yaml")
         if file.is_file():
-            folders.append(file.parent)
-            own = _with_names(file, place, folders)
+            searched.append(f"file://{file.parent}")
+            own = _with_names(file, place, searched)
             text = re.sub(rf"(?<!\S){re.escape(entry)}(?!\S)", own, text, count=1)
     copy.write_text(text, encoding="utf-8")
     return name

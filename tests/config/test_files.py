@@ -49,6 +49,13 @@ def test_a_folders_own_file_comes_before_the_packages(write):
     assert (composed.seed, composed.train_dataset.path) == (12, "triangles")
 
 
+def test_what_a_file_itself_searches(write, tmp_path):
+    write("elsewhere/fast.yaml", "triangles", "total_train_steps: 3")
+    text = f"hydra:\n  searchpath: [file://{tmp_path}/elsewhere]\nseed: 13"
+    config = load_config(write("mine.yaml", "fast", text))
+    assert (config.total_train_steps, config.seed) == (3, 13)
+
+
 def test_a_packages_file_by_its_name(write, tmp_path):
     for name in ("triangles.yaml", "configs/triangles.yaml"):
         assert check_file(name) == SHIPPED / "triangles.yaml"

@@ -1,2 +1,0 @@
-"""Ready configurations; a package, so that a user's own can start from them:
-`hydra: {searchpath: [pkg://areal_cppo.configs]}`."""
