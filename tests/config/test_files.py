@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from areal_cppo.config.agreements import check_agreements
 from areal_cppo.config.experiment import load_config
 from areal_cppo.config.files import PACKAGE, SHIPPED, check_file, compose
 from areal_cppo.config.keys import check_early
@@ -86,3 +87,15 @@ def test_a_missing_default_is_told_by_the_files_own_name(write):
     with pytest.raises(UserError) as caught:
         check_early("mine.yaml")
     assert "In 'mine': Could not load 'triangels'" in str(caught.value)
+
+
+def test_the_readmes_own_configuration(tmp_path, monkeypatch):
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    text = readme.partition("<<'YAML'\n")[2].partition("YAML\n")[0]
+    (tmp_path / "reward.py").write_text("def reward(completions, **_):\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    config = load_config("mine.yaml")
+    check_agreements(config)
+    assert config.data.source == "custom" and config.train_dataset.batch_size == 64
+    assert config.reward.function == f"{tmp_path}/reward.py:reward"
