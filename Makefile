@@ -1,5 +1,5 @@
-# make demo | test | test-all | chaos | lint | format | setup | setup-gpu | gpu-wheels
-# | gpu-check | clean; `make` alone lists them.
+# make demo | test | test-all | chaos | lint | format | docs | setup | setup-gpu
+# | gpu-wheels | gpu-check | clean; `make` alone lists them.
 #
 #   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
@@ -12,7 +12,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format setup setup-gpu gpu-wheels gpu-check clean
+.PHONY: help demo test test-all chaos lint format docs setup setup-gpu gpu-wheels gpu-check clean
 .PRECIOUS: .venv/.ready .venv/.ready-gpu
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
@@ -45,6 +45,7 @@ help:
 	@echo "make gpu-check   run the trainer's side on this machine's GPU"
 	@echo "make lint        check style and formatting"
 	@echo "make format      mend style and formatting"
+	@echo "make docs        build the documentation's site into build/site"
 	@echo "make setup       make .venv and install into it (the others do so when needed)"
 	@echo "make setup-gpu   make .venv for training on GPUs (CUDA) and install into it"
 	@echo "make clean       remove caches and build output; keeps .venv and runs"
@@ -81,6 +82,15 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "build/site/index.html; .venv-docs/bin/mkdocs serve shows it as you write"
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --no-input -qq install -r $<
+	@touch $@
 
 setup: $(READY)
 
