@@ -88,7 +88,18 @@ def views_page() -> str:
         Strip("positive", "rotation", ["degrees 10"], draws),
         Strip("negative", "noise_patches", ["count 50", "side 0.05 to 0.15"], draws),
     ]
-    return sheet_html(Sheet("Views of x.png", ["84 x 84"], draws[1].image, strips))
+    original = Image.new("RGB", (812, 812), "grey")  # higher than it may be on a page
+    return sheet_html(Sheet("Views of x.png", ["812 x 812"], original, strips))
+
+
+# Pictures whose sides relate otherwise than in the file, on all that is unfolded.
+DISTORTED = """all => all.filter(image => {
+  const box = image.getBoundingClientRect(), style = getComputedStyle(image);
+  const border = parseFloat(style.borderTopWidth) * 2;
+  const drawn = (box.width - border) / (box.height - border);
+  const own = image.naturalWidth / image.naturalHeight;
+  return box.width && style.objectFit != 'contain' && Math.abs(drawn / own - 1) > .02;
+}).map(image => image.alt)"""
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
@@ -97,7 +108,8 @@ def views_page() -> str:
 def test_page_is_quiet_self_contained_and_fits(
     browser, pages, tmp_path, name, theme, width
 ):
-    """No message of a script, no request, no sideways scrolling; a picture is kept."""
+    """No message of a script, no request, no sideways scrolling, no distorted picture;
+    a picture of all is kept."""
     with chromium.visit(browser, pages[name], theme=theme, width=width) as seen:
         folder = Path(os.environ.get("AREAL_CPPO_SCREENSHOTS") or tmp_path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +126,7 @@ def test_page_is_quiet_self_contained_and_fits(
             "all => all.filter(image => !image.naturalWidth).map(image => image.alt)"
         )
         assert broken == []
+        assert seen.page.locator("img").evaluate_all(DISTORTED) == []
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", PHONE), ("dark", DESKTOP)])
