@@ -239,6 +239,14 @@ def setting(default: Any, check: Rule, help: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def field_refusal(field: dataclasses.Field, name: str, value: Any) -> ValueError:
+    """Make the error of a :func:`setting` whose check refuses a value."""
+    fix = f"give it such a value ({field.metadata['help']})"
+    if field.default is not dataclasses.MISSING:
+        fix = f"give it such a value, by default {field.default!r}"
+    return refusal(name, field.metadata["check"].describe(), value, fix)
+
+
 def check_fields(instance: Any, prefix: str) -> None:
     """Check every :func:`setting` of a dataclass and normalise it in place.
 
@@ -260,9 +268,6 @@ def check_fields(instance: Any, prefix: str) -> None:
             continue
         value = getattr(instance, field.name)
         if not check.accepts(value):
-            fix = f"give it such a value ({field.metadata['help']})"
-            if field.default is not dataclasses.MISSING:
-                fix = f"give it such a value, by default {field.default!r}"
-            raise refusal(prefix + field.name, check.describe(), value, fix)
+            raise field_refusal(field, prefix + field.name, value)
         # A frozen dataclass refuses ordinary assignment, even from __post_init__.
         object.__setattr__(instance, field.name, check.normalise(value))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from areal_cppo.config import TASK_NAMES
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.errors import UserError
+from areal_cppo.errors import all_of
 
 _ALL_WORDS = 1_000_000  # no vocabulary has so many; AReaL's default is 1e8
 _LARGEST_SEED = 2**32 - 1  # of numpy
@@ -25,10 +25,11 @@ def check_agreements(config: CPPOConfig) -> None:
     Raises
     ------
     UserError
-        The first contradiction, in one line.
+        All contradictions, a line each.
     """
-    for line in disagreements(config):
-        raise UserError(line)
+    found = list(disagreements(config))
+    if found:
+        raise all_of(found)
 
 
 def disagreements(config: CPPOConfig) -> Iterator[str]:

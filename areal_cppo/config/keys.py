@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.config import SOURCES, TASK_NAMES
 from areal_cppo.config.files import check_file, compose, real_names
-from areal_cppo.errors import UserError
+from areal_cppo.errors import Problems, UserError, all_of
 
 _ROOT = "CPPOConfig"
 # AReaL has words of its own for keys that it once had.
@@ -54,27 +54,33 @@ def check_early(
     Raises
     ------
     UserError
-        In one line, that of the full check.
+        All of that, in the lines of the full check.
     """
     path = check_file(path)
     with refused(path):
         composed = compose(path, overrides)
     settings = OmegaConf.to_container(composed, resolve=False)
-    unknown = first_unknown(settings, config_classes())
-    if unknown is not None:
-        raise UserError(f"{path.name}: {unknown}")
+    found = [f"{path.name}: {x}" for x in unknown_keys(settings, config_classes())]
+    found += _missing(composed, paths)
+    if found:
+        raise all_of(found)
+
+
+def _missing(composed: DictConfig, blocks: Sequence[str]) -> Iterator[str]:
+    """What is to be said of each block whose `path` is nowhere."""
     real = _text_of(composed, "data.source") in set(SOURCES) - set(TASK_NAMES)
-    for block in paths:
+    for block in blocks:
         where = _text_of(composed, f"{block}.path")
-        if not where:
+        if not where or is_hub_name(where):
             continue
         if block == "actor":
-            if not is_hub_name(where):
+            try:
                 check_model(where, "actor.path")
+            except UserError as error:
+                yield str(error)
         elif real and where not in TASK_NAMES:
-            there = glob.glob(str(Path(where).expanduser()), recursive=True)
-            if not there and not is_hub_name(where):
-                raise no_data(block, where)
+            if not glob.glob(str(Path(where).expanduser()), recursive=True):
+                yield str(no_data(block, where))
 
 
 @contextmanager
@@ -84,6 +90,8 @@ def refused(path: Path) -> Iterator[None]:
         yield
     except ConfigKeyError as error:
         raise UserError(f"{path.name}: {_key_error(error)}") from error
+    except Problems as error:
+        raise all_of([f"{path.name}: {line}" for line in error.lines]) from error
     except (ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise UserError(f"{path.name}: {_one_line(error)}") from error
     except yaml.YAMLError as error:
@@ -168,13 +176,13 @@ def _class_of(annotation: ast.expr) -> str | None:
     return words[0] if len(words) == 1 and words[0].isidentifier() else None
 
 
-def first_unknown(
+def unknown_keys(
     settings: dict[str, Any],
     classes: dict[str, Fields],
     owner: str = _ROOT,
     prefix: str = "",
-) -> str | None:
-    """What is to be said of the first key that no dataclass has; `None`: of none.
+) -> Iterator[str]:
+    """What is to be said of each key that no dataclass has.
 
     Parameters
     ----------
@@ -187,17 +195,14 @@ def first_unknown(
     """
     known = classes.get(owner)
     if known is None:
-        return None
+        return
     for key, value in settings.items():
         if str(key).startswith(_REMOVED):
-            return None
+            continue
         if key not in known:
-            return _unknown_key(f"{prefix}{key}", str(key), owner, list(known))
-        if isinstance(value, dict) and known[key] is not None:
-            said = first_unknown(value, classes, known[key], f"{prefix}{key}.")
-            if said is not None:
-                return said
-    return None
+            yield _unknown_key(f"{prefix}{key}", str(key), owner, list(known))
+        elif isinstance(value, dict) and known[key] is not None:
+            yield from unknown_keys(value, classes, known[key], f"{prefix}{key}.")
 
 
 def _text_of(config: DictConfig, key: str) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from areal.api.cli_args import to_structured_cfg
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from areal_cppo.checks import Rule, refusal
+from areal_cppo.checks import Rule, field_refusal, refusal
 from areal_cppo.config import areal_fields
+from areal_cppo.errors import Problems
 
 Config = TypeVar("Config")
 
@@ -91,14 +92,32 @@ def wrong_values(values: Mapping[str, Any]) -> Iterator[tuple[str, ValueError]]:
             yield key, refusal(key, row[0].describe(), value, row[1])
 
 
-def _first_written(keys: Mapping[str, Any], merged: DictConfig) -> str:
-    """The first of the keys that is not taken from another by `${...}`."""
+def _wrong_settings(node: DictConfig, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same of this package's fields, which say themselves what they accept."""
+    kind = OmegaConf.get_type(node)
+    for field in fields(kind) if is_dataclass(kind) else ():
+        key = f"{path}{field.name}"
+        if OmegaConf.is_missing(node, field.name):
+            continue
+        value, check = node[field.name], field.metadata.get("check")
+        if isinstance(value, DictConfig):
+            yield from _wrong_settings(value, f"{key}.")
+        elif check is not None:
+            plain = (
+                OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            )
+            if not check.accepts(plain):
+                yield key, field_refusal(field, key, plain)
+
+
+def _written(keys: Mapping[str, Any], merged: DictConfig) -> list[str]:
+    """Those of the keys that are not taken from another by `${...}`; at least one."""
     written = {
         key
         for key, value in leaves(OmegaConf.to_container(merged, resolve=False))
         if not (isinstance(value, str) and "${" in value)
     }
-    return next((key for key in keys if key in written), next(iter(keys)))
+    return [key for key in keys if key in written] or list(keys)[:1]
 
 
 def build(composed: DictConfig, cls: type[Config]) -> Config:
@@ -121,8 +140,9 @@ def build(composed: DictConfig, cls: type[Config]) -> Config:
 def instantiate(merged: DictConfig) -> Any:
     """The dataclass of a structured config; raises as `build` does."""
     wrong = dict(wrong_values(OmegaConf.to_container(merged, resolve=True)))
+    wrong |= dict(_wrong_settings(merged))
     if wrong:
-        raise wrong[_first_written(wrong, merged)]
+        raise Problems([str(wrong[key]) for key in _written(wrong, merged)])
     try:
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException:

@@ -17,7 +17,7 @@ from areal.api.cli_args import SchedulingStrategy, SchedulingStrategyType
 from areal_cppo.config import SDPA
 from areal_cppo.config.agreements import disagreements
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.errors import UserError
+from areal_cppo.errors import all_of
 
 # SGLang's default for max_loras_per_batch, which AReaL has no setting for; SGLang
 # refuses to start with fewer loaded adapters.
@@ -45,12 +45,11 @@ def check_resources(config: CPPOConfig, model_config: Mapping[str, Any]) -> None
     Raises
     ------
     UserError
-        The first thing that doesn't fit, and how many others there are.
+        All that doesn't fit, a line each.
     """
     found = violations(config, model_config)
     if found:
-        others = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
-        raise UserError(found[0] + others)
+        raise all_of(found)
 
 
 def violations(config: CPPOConfig, model_config: Mapping[str, Any]) -> list[str]:

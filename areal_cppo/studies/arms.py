@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 import areal_cppo
-from areal_cppo.config.keys import config_classes, first_unknown
+from areal_cppo.config.keys import config_classes, unknown_keys
 from areal_cppo.errors import UserError
 
 BASE = Path(areal_cppo.__file__).parent / "configs" / "triangles.yaml"
@@ -184,7 +184,7 @@ def check_exist(arms: Mapping[str, Sequence[str]]) -> None:
             settings: Any = None
             for part in reversed(override.partition("=")[0].lstrip("+~").split(".")):
                 settings = {part: settings}
-            unknown = first_unknown(settings, classes)
+            unknown = next(unknown_keys(settings, classes), None)
             if unknown is not None:
                 raise UserError(f"arms.{arm}: {BASE.name}: {unknown}")
 

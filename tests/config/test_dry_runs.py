@@ -112,10 +112,12 @@ def test_memory_is_that_of_the_arithmetic(said):
         (["data.max_prompt_tokens=10"], "train_dataset"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(said, overrides, words):
+def test_what_is_wrong_is_told_in_a_line_each(said, overrides, words):
     with pytest.raises(UserError) as caught:
         said(FULL, *overrides)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    lines = str(caught.value).splitlines()
+    assert words in lines[min(1, len(lines) - 1)]
+    assert all("expected" in line and "found" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_same_is_said_as_with_areal(override):
     assert str(early.value) == str(late.value)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "seeed: 2\nb: 3", "actor: {paath: x}"])
+@pytest.mark.parametrize("text", ["a: [1", "seeed: 2", "actor: {paath: x}"])
 def test_the_same_is_said_of_a_file(text, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
@@ -70,6 +70,27 @@ def test_the_same_is_said_of_a_file(text, tmp_path):
     with pytest.raises(UserError) as early:
         keys.check_early(path)
     assert str(early.value) == str(late.value)
+
+
+def test_all_wrong_keys_and_paths_are_told_at_once():
+    wrong = ["seeed=2", "actor.cpl.taau=1", "actor.path=/no/model"]
+    with pytest.raises(UserError) as caught:
+        keys.check_early(CONFIG, wrong)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "3 things to mend"
+    assert len(lines) == 3
+    for key in ("seeed", "actor.cpl.taau", "actor.path"):
+        assert sum(f"{key}: expected" in line and "found" in line for line in lines) == 1
+
+
+def test_all_wrong_values_are_told_at_once():
+    wrong = ["actor.cpl.tau=-1", "gconfig.n_samples=0", "reward.processes=0", "seed=-1"]
+    with pytest.raises(UserError) as caught:
+        load_config(CONFIG, wrong)
+    text = str(caught.value)
+    assert text.startswith("4 things to mend\n")
+    for override in wrong:
+        assert f"triangles.yaml: {override.partition('=')[0]}: expected" in text
 
 
 def test_what_areal_has_words_for_is_left_to_it():
