@@ -174,6 +174,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOCon
         config = build(compose(path, overrides or []), CPPOConfig)
         try:
             name_resolve.reconfigure(config.cluster.name_resolve)
+        except OSError as error:
+            raise ValueError(
+                "cluster.name_resolve.nfs_record_root: expected a folder that can be "
+                f"written, found {config.cluster.name_resolve.nfs_record_root}: "
+                f"{error.strerror}; set it, or run_dir, where it is by default"
+            ) from error
         except Exception as error:  # whatever a service's client raises
             raise ValueError(
                 "cluster.name_resolve: expected a service that answers "

@@ -49,7 +49,7 @@ def _near(path: Path) -> str:
             meant = Path(there[near[0]])
             meant = meant if folder == SHIPPED else path.with_name(meant.name)
             return f"did you mean {meant}?"
-    return f"of the package there are {', '.join(sorted(there.values()))}"
+    return "the package has some, as triangles.yaml; docs/recipes.md names them"
 
 
 def forced(override: str) -> str:
@@ -89,8 +89,9 @@ def _with_names(path: Path, place: Path, searched: list[str]) -> str:
     name = f"{len(list(place.iterdir()))}_{path.name.removesuffix('.yaml')}"
     copy = place / f"{name}.yaml"
     copy.touch()
+    with path.open(encoding="utf-8") as stream:
+        document = yaml.safe_load(stream)  # an error of it says of which file
     text = path.read_text(encoding="utf-8")
-    document = yaml.safe_load(text)
     document = document if isinstance(document, dict) else {}
     asked, listed = document.get("hydra"), document.get("defaults")
     if isinstance(asked, dict):

@@ -94,10 +94,13 @@ def refused(path: Path) -> Iterator[None]:
         raise all_of([f"{path.name}: {line}" for line in error.lines]) from error
     except (ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         raise UserError(f"{path.name}: {_one_line(error)}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path.name}: not YAML: {_one_line(error)}") from error
+    except yaml.MarkedYAMLError as error:
+        raise UserError(_not_yaml(error, path)) from error
     except Exception as error:  # hydra's own errors share no base class
         if type(error).__module__.startswith("hydra"):
+            given = getattr(error, "override", None)  # of the command line
+            if given is not None:
+                raise UserError(_not_override(given, _one_line(error))) from error
             raise UserError(f"{path.name}: {_one_line(error)}") from error
         raise
 
@@ -119,11 +122,51 @@ def _unknown_key(full_key: str, key: str, owner: str, known: Sequence[str]) -> s
     )
 
 
+def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
+    """Which line of which file isn't YAML, and why."""
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return f"{path.name}: not YAML: {error.problem or error}"
+    began = error.context_mark
+    since = ""
+    if began is not None and began.line != mark.line:
+        since = f" ({error.context} that begins in line {began.line + 1})"
+    file = Path(mark.name).name if Path(mark.name).suffix else path.name
+    return f"{file}, line {mark.line + 1}: not YAML: {error.problem}{since}"
+
+
+def _not_override(given: str, reason: str) -> str:
+    given = given.lstrip("+")
+    if "=" not in given:
+        return f"expected key=value on the command line, found {given!r}; add a value"
+    return (
+        f"expected key=value on the command line, found {given!r}: {reason}; put a "
+        "text with brackets, commas or spaces in quotes of its own: 'key=\"a text\"'"
+    )
+
+
+# What OmegaConf says of a value, and what is meant.
+_OF_TYPE = (
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", "an integer"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", "a number"),
+    (r"Value '(.*)' is not a valid bool", "true or false"),
+    (r"(?:field|child) '\w*()' is not Optional", "a value"),
+)
+
+
 def _one_line(error: Exception) -> str:
     """The part of a (possibly many-lined) error text that names key and cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    keys = [line for line in lines if line.startswith("full_key:")]
-    return real_names(" ".join(lines[:1] + [f"({key})" for key in keys[:1]]))
+    first = "".join(lines[:1])
+    named = re.match(r"([\w.]+): (.*)", first)  # some begin with the key
+    key = named[1] if named else getattr(error, "full_key", None)
+    for pattern, expected in _OF_TYPE:
+        wrong = re.match(pattern, named[2] if named else first)
+        if wrong and key:
+            found = repr(wrong[1]) if wrong[1] else "null"
+            return f"{key}: expected {expected}, found {found}; correct it"
+    told = [line for line in lines if re.match("full_key: .", line)]
+    return real_names(" ".join(lines[:1] + [f"({line})" for line in told[:1]]))
 
 
 def config_classes() -> dict[str, Fields]:

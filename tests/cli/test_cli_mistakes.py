@@ -66,7 +66,7 @@ COMMANDS = {
     [
         ("none.yaml", "seed=1", "config: expected a YAML file, found none"),
         (CONFIG, "actor.cpl.taau=1", "did you mean tau?"),
-        (CONFIG, "actor.path=[", "no viable alternative at input '['"),
+        (CONFIG, "actor.path=[", "expected key=value on the command line, found 'ac"),
     ],
 )
 def test_a_wrong_file_or_key(capsys, command, config, override, words):

@@ -121,12 +121,12 @@ def test_what_areal_documents_is_let_through(told, name, overrides):
         ("actor.papo=[]", "actor.papo: expected keys and values, found []"),
         ("heldout=x", "heldout: expected keys and values, found 'x'"),
         ("actor.cpl.views.positive=[a]", "actor.cpl.views.positive: Cannot assign str"),
-        ("actor.scheduling_spec=[{cpu: x}]", "actor.scheduling_spec: Value 'x' of t"),
+        ("actor.scheduling_spec=[{cpu: x}]", "actor.scheduling_spec: expected an int"),
         ("rollout=null", "rollout: expected keys and values, found None"),
-        (
-            "seed=x",
-            "Value 'x' of type 'str' could not be converted to Integer (full_ke",
-        ),
+        ("seed=x", "triangles.yaml: seed: expected an integer, found 'x'; correct it"),
+        ("seed=null", "seed: expected a value, found null; correct it"),
+        ("actor.optimizer.lr=fast", "actor.optimizer.lr: expected a number, found 'f"),
+        ("actor.use_lora=maybe", "actor.use_lora: expected true or false, found 'm"),
         # What another field takes over is told of the one that was written.
         ("actor.scheduling_spec.0.cpu=0", "actor.scheduling_spec.0.cpu: expected an"),
         ("actor.dtype=fp16", "actor.dtype: expected one of"),

@@ -80,7 +80,9 @@ def test_all_wrong_keys_and_paths_are_told_at_once():
     assert first == "3 things to mend"
     assert len(lines) == 3
     for key in ("seeed", "actor.cpl.taau", "actor.path"):
-        assert sum(f"{key}: expected" in line and "found" in line for line in lines) == 1
+        assert (
+            sum(f"{key}: expected" in line and "found" in line for line in lines) == 1
+        )
 
 
 def test_all_wrong_values_are_told_at_once():
@@ -91,6 +93,22 @@ def test_all_wrong_values_are_told_at_once():
     assert text.startswith("4 things to mend\n")
     for override in wrong:
         assert f"triangles.yaml: {override.partition('=')[0]}: expected" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("actor:\n  cpl: {tau: 1\nseed: 3\n", "wrong.yaml, line 3: not YAML: expected"),
+        ("a: [1", "wrong.yaml, line 1: not YAML: "),
+        ("defaults:\n - a\n- b\n", "wrong.yaml, line 3: not YAML: "),
+    ],
+)
+def test_what_is_not_yaml_is_told_with_its_line(text, said, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        keys.check_early(path)
+    assert said in str(caught.value)
 
 
 def test_what_areal_has_words_for_is_left_to_it():
