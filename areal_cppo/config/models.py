@@ -7,8 +7,10 @@ be right, so that a run is exact or does not start.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +21,19 @@ from transformers import (
     AutoModelForImageTextToText,
     PreTrainedConfig,
 )
+from transformers.utils import cached_file
 
 from areal_cppo.config.engines import allocation
 from areal_cppo.errors import UserError
 
-# Their patches are those of `areal_cppo.core.patchify`; tests/training compares each
-# with plain transformers, through the real engine.
+_NAMING_CODE = (
+    "config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+# Their patches are those of `areal_cppo.core.patchify`; tests/step compares each with
+# plain transformers, through the real engine.
 VISION_MODELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -45,6 +54,31 @@ def read_model_config(path: str) -> dict[str, Any]:
             f"found {path}: {reason}"
         ) from error
     return config
+
+
+def check_no_code(path: str) -> None:
+    """Refuse a model, in a folder or in the hub's cache, that brings code of its own.
+
+    AReaL would run it, in the trainer and wherever it reads tokenizer or processor.
+
+    Raises
+    ------
+    UserError
+        One of its files names such code (`auto_map`).
+    """
+    for name in _NAMING_CODE:
+        file = cached_file(
+            path,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if file is not None and "auto_map" in json.loads(Path(file).read_text("utf-8")):
+            raise UserError(
+                f"actor.path: expected a model without code of its own, found auto_map "
+                f"in {path}/{name}, which AReaL would run; take it out, as the model's "
+                "class is one of transformers"
+            )
 
 
 def check_supported(

@@ -23,6 +23,7 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.config.keys import check_model, is_hub_name
 from areal_cppo.config.models import (
+    check_no_code,
     check_supported,
     count_parameters,
     read_model_config,
@@ -70,6 +71,7 @@ def check_model_config(actor: CPPOActorConfig) -> dict[str, Any]:
     elif _offline():
         cached_model(actor.path, ["config.json"])
     model_config = read_model_config(actor.path)
+    check_no_code(actor.path)
     check_supported(
         model_config,
         uses_views=actor.uses_views,

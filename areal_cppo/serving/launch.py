@@ -34,8 +34,12 @@ TOKEN_VARIABLE = "AREAL_CPPO_SERVER_TOKEN"
 
 
 def guarded(command: list[str]) -> list[str]:
-    """AReaL's command that starts a server, with this launcher in the place of its."""
-    return patch_areal.launch_command(command, MODULE)
+    """AReaL's command that starts a server, with this launcher in the place of its.
+
+    And without leave to run code that comes with a model, which AReaL always gives.
+    """
+    command = patch_areal.launch_command(command, MODULE)
+    return [word for word in command if word != "--trust-remote-code"]
 
 
 def ungated(command: list[str]) -> list[str]:

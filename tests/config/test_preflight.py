@@ -12,13 +12,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from areal.api.cli_args import SGLangConfig
 from huggingface_hub import constants
 
 from areal_cppo.cli.doctor import config_checks
 from areal_cppo.config.budget import checkpoint_bytes
+from areal_cppo.config.models import check_no_code
 from areal_cppo.doctor import Check, packages
 from areal_cppo.errors import UserError
 from areal_cppo.run import preflight
+from areal_cppo.serving.launch import guarded
+from areal_cppo.tasks.problems import TRIANGLES
 from tests.config.shipped import CONFIGS, FULL, PARAMETERS
 
 LORA = "qwen2_5_vl-7b_geometry3k_lora_80gb.yaml"
@@ -176,3 +180,19 @@ def test_the_doctor_looks_at_a_configuration(local_paths, tmp_path):
     )
     resources = next(row for row in wrong if row.name == "resources")
     assert not resources.ready and "trainer 8 + generation 4" in resources.found
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_model_with_code_of_its_own_is_refused(tmp_path, name):
+    """AReaL would run it; and no server is given leave to."""
+    folder = tmp_path / "model"
+    shutil.copytree(TRIANGLES.checkpoint, folder)
+    check_no_code(str(folder))
+    file = folder / name
+    said = json.loads(file.read_text()) | {"auto_map": {"AutoConfig": "own.Config"}}
+    file.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=f"found auto_map in .*/{name}, which AReaL"):
+        check_no_code(str(folder))
+    command = SGLangConfig.build_cmd_from_args({"trust_remote_code": True})
+    assert "--trust-remote-code" in command
+    assert "--trust-remote-code" not in guarded(command)
