@@ -158,27 +158,36 @@ class Evaluation:
         begin = time.monotonic()
         finished = False
         try:
-            with ExitStack() as stack:
-                server = None if self.servers else self._start_server(stack)
-                scorer = stack.enter_context(
-                    Scorer(
-                        self.task.workflow_kwargs["reward_fn"],
-                        self.config.reward,
-                        self.config.actor.correct_reward,
-                    )
-                )
-                addresses = [server.address] if server else self.servers
-                try:
-                    asyncio.run(self._ask(addresses, scorer, done))
-                except BaseExceptionGroup as group:
-                    if server and server.process.poll() is not None:
-                        raise RunError(server.obituary()) from group
-                    raise _first_error(group) from group
+            samples = (GREEDY, *range(self.k))
+            keys = ((i, s) for i in range(len(self.dataset)) for s in samples)
+            if all(map(self.folder.done, keys)):
+                self.note("all answers are there already; no server is asked")
+            else:
+                self._ask_servers(done)
             finished = True
         finally:
             result = self._result(time.monotonic() - begin, finished)
             self.folder.conclude(result)
         return result
+
+    def _ask_servers(self, done: Callable[[], None]) -> None:
+        """Ask those that were named, or one of its own, for what is missing."""
+        with ExitStack() as stack:
+            server = None if self.servers else self._start_server(stack)
+            scorer = stack.enter_context(
+                Scorer(
+                    self.task.workflow_kwargs["reward_fn"],
+                    self.config.reward,
+                    self.config.actor.correct_reward,
+                )
+            )
+            addresses = [server.address] if server else self.servers
+            try:
+                asyncio.run(self._ask(addresses, scorer, done))
+            except BaseExceptionGroup as group:
+                if server and server.process.poll() is not None:
+                    raise RunError(server.obituary()) from group
+                raise _first_error(group) from group
 
     async def _ask(
         self, addresses: list[str], scorer: Scorer, done: Callable[[], None]

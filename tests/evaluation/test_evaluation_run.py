@@ -260,6 +260,10 @@ def test_sigterm_keeps_what_was_measured(known, tmp_path):
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert len(server.requests) == 16 - kept
+        # Nothing is left to ask.
+        again, errors = start(server, out, *settings).communicate(timeout=120)
+        assert "no server is asked" in errors and again == output
+        assert len(server.requests) == 16 - kept
     assert output.startswith("greedy: 100.0 % (95 %: 67.6 to 100.0), 8 problems")
     assert output.splitlines()[-1] == f"evaluation: {out}/evaluation.json"
     assert asked < 16
