@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from areal_cppo.config.keys import check_early
 from areal_cppo.doctor.packages import check_versions
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
@@ -33,6 +34,17 @@ def at_least(option: str, value: float | None, least: float, mend: str = "") -> 
 def note(text: str) -> None:
     """Say something on the way."""
     print(text, file=sys.stderr, flush=True)
+
+
+def check_own(config: str | None, overrides: list[str]) -> None:
+    """Refuse a wrong file or key of a command whose --config is optional."""
+    if config is not None:
+        check_early(config, overrides, paths=())
+    elif overrides:
+        raise UserError(
+            f"expected --config FILE beside key=value, found {overrides[0]} without "
+            "it; give both"
+        )
 
 
 def config_file(name: str) -> Path:

@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from areal_cppo.cli.common import note, output_file, prepare
-from areal_cppo.config.keys import check_early
+from areal_cppo.cli.common import check_own, note, output_file, prepare
 from areal_cppo.errors import UserError
 from areal_cppo.evaluation.model import find_model, model_folder
 from areal_cppo.inspection.files import (
@@ -89,6 +88,9 @@ def add_inspect(commands: Any) -> None:
     command.add_argument(
         "--device", default="", help="cpu, cuda:1, ... (a GPU where there is one)"
     )
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of --config"
+    )
     command.set_defaults(call=inspect)
 
 
@@ -102,15 +104,15 @@ def inspect(args: argparse.Namespace) -> int:
         run = run_folder(args.run)
         written = [] if pictures else written_samples(run)
         name = name if written else str(last_checkpoint(run))
-    if args.config is not None:
-        check_early(args.config, paths=())
+    check_own(args.config, args.overrides)
     if name is not None:
         find_model(name)
     prepare()  # before transformers imports torchvision
     from areal_cppo.inspection.page import Inspection, inspection_html
     from areal_cppo.inspection.settings import read_settings
 
-    settings = read_settings(run.config if run else args.config, [], args.seed)
+    config = run.config if run else args.config
+    settings = read_settings(config, args.overrides, args.seed)
     if written:
         title = f"Samples of {run.path.resolve().name}"
         facts = ["the samples that the run wrote (samples.json)"]
@@ -177,9 +179,11 @@ def _judged(
     from areal_cppo.inspection.run_samples import checkpoint_samples
 
     asking = Asking(args.response, args.max_new_tokens, args.temperature, settings.seed)
+    note(f"loading {name}")
     with tempfile.TemporaryDirectory() as room:
         folder = model_folder(name, Path(room), note)
         model = VisionModel(folder, args.device, settings.data)
+    note("judging the response" if args.response else "asking the model")
     if pictures:
         title = Path(name).resolve().name
         samples = [_answer(args, model, pictures, asking, settings)]

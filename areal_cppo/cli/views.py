@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.cli.common import output_file, prepare
-from areal_cppo.config.keys import check_early
+from areal_cppo.cli.common import check_own, note, output_file, prepare
 from areal_cppo.errors import UserError
 from areal_cppo.inspection.files import processor_source, read_picture
 
@@ -42,11 +41,10 @@ def add_views(commands: Any) -> None:
         "--seed", type=int, metavar="N", help="of the draws (actor.view_seed, or 1)"
     )
     command.add_argument(
-        "--set",
-        action="append",
-        default=[],
+        "overrides",
+        nargs="*",
         metavar="key=value",
-        help="override a key of --config, as actor.cpl.views.negative=[{name: blank}]",
+        help="of --config, as actor.cpl.views.negative=[{name: blank}]",
     )
     command.set_defaults(call=views)
 
@@ -59,15 +57,10 @@ def views(args: argparse.Namespace) -> int:
         )
     out = output_file(args.out, "-o", _ENDINGS)
     picture = read_picture(args.image)
-    if args.config is not None:
-        check_early(args.config, args.set, paths=())
-    elif args.set:
-        raise UserError(
-            f"--set: expected --config FILE to override a key of, found {args.set[0]} "
-            "without it; give both"
-        )
+    check_own(args.config, args.overrides)
     if args.model is not None:
         processor_source(args.model)
+    note(f"making {args.draws} views of each kind of {args.image}")
     prepare()  # before transformers imports torchvision
     from areal_cppo.inspection.page import sheet_html
     from areal_cppo.inspection.picture_input import PictureInput
@@ -76,7 +69,7 @@ def views(args: argparse.Namespace) -> int:
     from areal_cppo.inspection.sheet_plot import write_sheet
     from areal_cppo.inspection.views import pictures
 
-    settings = read_settings(args.config, args.set, args.seed)
+    settings = read_settings(args.config, args.overrides, args.seed)
     if args.model is None:
         source = PictureInput.default(settings.data)
     else:

@@ -39,7 +39,7 @@ def test_sheet_of_an_odd_picture(tmp_path, capsys, size):
 def test_sheet_says_names_strengths_and_kinds(tmp_path, capsys, image_file, ending):
     """Of the configuration, the same for the same seed, another for another."""
     asked = ("views", image_file, "--config", CONFIG, "--draws", 7, "--model", MODEL)
-    override = ("--set", "actor.cpl.views.negative=[{name: blank, strength: 0.75}]")
+    override = ("actor.cpl.views.negative=[{name: blank, strength: 0.75}]",)
     out = [
         written(
             capsys, *asked, "-o", tmp_path / f"{seed}.{ending}", "--seed", seed, *more

@@ -17,13 +17,13 @@ def refusal(capsys, *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    (line,) = captured.err.splitlines()
+    *_, line = captured.err.splitlines()  # before it, what is being done
     return line
 
 
 def test_wrong_paths_and_keys_are_told_before_torch_is_imported(tmp_path, image_file):
     out, image = ["-o", f"{tmp_path}/x.html"], str(image_file)
-    override = ["--config", CONFIG, "--set", "actor.cpl.top=1"]
+    override = ["--config", CONFIG, "actor.cpl.top=1"]
     mistakes = [
         ["views", "/no.png", *out],
         ["views", CONFIG, *out],
@@ -147,7 +147,7 @@ def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
         (["{image}", "--draws", "0"], "--draws: expected 1 to 50, found 0"),
         (["{image}", "--model", "/no"], "--model: expected a model's folder with an"),
         (["{image}", "--config", "/no.yaml"], "config: expected a YAML file"),
-        (["{image}", "--set", "seed=1"], "--set: expected --config FILE"),
+        (["{image}", "seed=1"], "expected --config FILE beside key=value, found seed"),
         (["{image}", "-o", "x.tiff"], "-o: expected a name that ends in .png"),
         (["{image}", "-o", "/proc/x.png"], "-o: expected a file that can be written"),
         (
@@ -155,7 +155,6 @@ def test_mistakes_of_inspect_with_a_run(tmp_path, capsys, arguments, words):
                 "{image}",
                 "--config",
                 CONFIG,
-                "--set",
                 "actor.cpl.views.negative=[{{name: blurr}}]",
             ],
             "cpl.views.negative[0].name: expected one of",
