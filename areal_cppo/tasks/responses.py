@@ -43,7 +43,7 @@ CONTROL_TOKENS = (PAD, EOS, VISION_START, VISION_END, IMAGE, VIDEO)
 ANSWER_TOKENS = (THINK, THINK_END, BOXED, BOXED_END)
 CHARACTERS = "0123456789+=; ?ABCP"
 VOCABULARY = (*CONTROL_TOKENS, *ANSWER_TOKENS, *CHARACTERS)  # a token's id is its index
-WORDS = ("red", "orange", "green", "cyan", "blue", "purple")  # a token each
+WORDS = ("red", "orange", "green", "blue", "purple")  # a token each
 WITH_WORDS = (*VOCABULARY, "L", *WORDS)  # of the tasks that need them
 
 QUESTION = "P?"  # of a triangle the perimeter, of any picture the sum of what it shows
