@@ -55,7 +55,9 @@ class DrawnProblem:
     @property
     def answer(self) -> int | str:
         """The sum of the values, or the colour of the largest."""
-        return responses.right_answer(self.values, self.colours or (), self.question)
+        return responses.right_answers(self.values, self.colours or (), self.question)[
+            0
+        ]
 
     @property
     def prompt(self) -> TaskPrompt:

@@ -20,7 +20,13 @@ from areal_cppo.tasks.model import (
 )
 from areal_cppo.tasks.pictures import MERGE, PATCH
 from areal_cppo.tasks.problems import LARGEST, DrawnProblem, ReadingTask
-from areal_cppo.tasks.responses import CONTROL_TOKENS, EOS, N_IMAGE_TOKENS, WORDS
+from areal_cppo.tasks.responses import (
+    CONTROL_TOKENS,
+    EOS,
+    N_IMAGE_TOKENS,
+    WORDS,
+    split_tokens,
+)
 from areal_cppo.tasks.sampling import evaluate
 from areal_cppo.tasks.tokenizer import build_processor, build_tokenizer, encode
 from areal_cppo.tasks.warmup import (
@@ -72,9 +78,14 @@ class ReadingLesson:
         responses = [problem.reference_response(rng) for problem in problems]
         ids = encode(text for text, _ in responses)
         weights = torch.zeros(ids.shape)
-        for row, (_, roles) in zip(weights, responses, strict=True):
+        for row, (text, roles) in zip(weights, responses, strict=True):
+            tokens = zip(split_tokens(text), roles, strict=True)
             row[: len(roles)] = torch.tensor(
-                [READING_WEIGHT if role == "R" else 1.0 for role in roles]
+                # A colour that is looked up in what was read is as hard to learn.
+                [
+                    READING_WEIGHT if role == "R" or token in WORDS else 1.0
+                    for token, role in tokens
+                ]
             )
         images = embed_pictures(model, pixels, prompts)
         logits = logits_from_images(model, images, ids, prompts)

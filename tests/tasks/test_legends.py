@@ -123,6 +123,12 @@ def test_a_reference_response_scores_in_full(values, colours, question, seed):
             ASK_LARGEST,
             Score(True, True, 2 / 6, True),
         ),
+        # Two that are read as equally large: either follows from it.
+        (
+            READ.replace("4", "7") + "</think>\\boxed{green}",
+            ASK_LARGEST,
+            Score(False, True, 5 / 6, True),
+        ),
         # Without colours nothing is read; a name twice is one reading.
         (
             "<think>A=7 B=4;</think>\\boxed{blue}",
