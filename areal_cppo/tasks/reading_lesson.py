@@ -44,7 +44,7 @@ _BANNED = [i for i, token in enumerate(CONTROL_TOKENS) if token != EOS]
 _CELL = MERGE * PATCH  # pixels, the side of an image token
 _N_BAR_SIGNS = len(WORDS) * LARGEST  # a bar of some colour ends in some height
 _N_SIGNS = _N_BAR_SIGNS + 3 * len(WORDS)  # or a name has some colour
-_TARGET_SEEN = 0.3  # of answers for which all was read right
+_TARGET_SEEN = 0.25  # of answers for which all was read right
 _RARE = -4.0  # what the head says of a sign before it has learnt: it isn't there
 
 
