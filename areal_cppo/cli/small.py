@@ -54,12 +54,13 @@ def _tiny_model(args: argparse.Namespace) -> int:
     from areal_cppo.tasks import text_lesson
     from areal_cppo.tasks.problems import reading_task
     from areal_cppo.tasks.reading_lesson import ReadingLesson
-    from areal_cppo.tasks.warmup import TARGET_ACCURACY, make_model
+    from areal_cppo.tasks.warmup import make_model
 
     if args.task == TEXT:
         lesson, target = text_lesson.TextLesson(), text_lesson.TARGET_ACCURACY
     else:
-        lesson, target = ReadingLesson(reading_task(args.task)), TARGET_ACCURACY
+        lesson = ReadingLesson(reading_task(args.task))
+        target = lesson.target_accuracy
     print(f"teaching a tiny model: {_MINUTES} minutes on an idle core", flush=True)
     disable_progress_bar()
     make_model(lesson, args.out, args.seed, target)

@@ -1,7 +1,7 @@
 """Draws bar charts whose bars have no names: a legend says which colour is which.
 
 Four bars stand on an axis with lines, in any order; the legend names three of their
-colours, A, B and C, in any order as well. The picture's size, the legend's place, axis,
+colours A, B and C. The picture's size, the legend's place, axis,
 distances, widths and shades vary. Heights are read against the lines, as in
 `drawings.draw_chart`.
 """
@@ -31,12 +31,13 @@ SHADES: dict[str, Colour] = {
     "red": (205, 40, 40),
     "orange": (240, 150, 40),
     "green": (40, 150, 60),
-    "cyan": (70, 195, 205),
     "blue": (45, 70, 205),
     "purple": (140, 50, 165),
 }
 SIZES = ((6, 6), (8, 6), (6, 8), (8, 8))  # in patches: columns, rows
 NAMED: tuple[str, str, str] = ("A", "B", "C")
+
+Place = tuple[float, float]  # across, down
 
 _N_LINES = 9  # the largest height
 _NUMBERED = 5  # the line with its number
@@ -56,7 +57,7 @@ _SWAY = 1.5  # pixels from an entry's place, each way
 
 def draw_legend_chart(
     values: Values, colours: Colours, rng: random.Random, style: Style = TRAINED
-) -> Image.Image:
+) -> tuple[Image.Image, tuple[Place, ...]]:
     """Draw a chart of three named values and one that is not asked for.
 
     Parameters
@@ -70,8 +71,9 @@ def draw_legend_chart(
 
     Returns
     -------
-    Image
-        RGB, of one of `SIZES` times 14 pixels.
+    tuple
+        The picture, RGB, of one of `SIZES` times 14 pixels; and in pixels, before any
+        turn or move, where A, B and C stand in the legend, and where their bars end.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def draw_legend_chart(
     shades = {name: _tinted(SHADES[name], rng) for name in shown}
     upright = columns > rows or (columns == rows and rng.random() < 0.5)
     first = rng.random() < 0.5  # the legend is left or above
-    named = [(NAMED[i], shades[colours[i]]) for i in rng.sample(range(3), 3)]
+    named = [(name, shades[c]) for name, c in zip(NAMED, colours, strict=True)]
     letter = font(_NAME_SIZE, style.font)
     left, top, right, bottom = 0, 0, width, height
     along = height if upright else width
@@ -117,12 +119,14 @@ def draw_legend_chart(
         pen.text((x + 5, y), name, ink, letter, anchor="mm")
     number = font(_NUMBER_SIZE, style.font)
     bars = [(shown[name], shades[name]) for name in rng.sample(sorted(shown), 4)]
-    _draw_bars(pen, (left, top, right, bottom), bars, rng, (background, ink, number))
-    return finish(image, rng, style)
+    box = (left, top, right, bottom)
+    ends = _draw_bars(pen, box, bars, rng, (background, ink, number))
+    ends = [ends[bars.index((value, shades[c]))] for value, c in zip(values, colours)]
+    return finish(image, rng, style), (*places, *ends)
 
 
-def _draw_bars(pen, box, bars: Sequence[tuple[int, Colour]], rng, paper) -> None:
-    """Axis, lines and bars, within a box."""
+def _draw_bars(pen, box, bars: Sequence[tuple[int, Colour]], rng, paper) -> list[Place]:
+    """Axis, lines and bars, within a box; where the bars end."""
     background, ink, number = paper
     left, top, right, bottom = box
     left = round(left + _NUMBER_ROOM + rng.uniform(0, _MARGIN[0]))
@@ -136,12 +140,15 @@ def _draw_bars(pen, box, bars: Sequence[tuple[int, Colour]], rng, paper) -> None
     place = (left - _NUMBER_ROOM / 2, rows[_NUMBERED])
     pen.text(place, str(_NUMBERED), ink, number, anchor="mm")
     part = (right - left) / len(bars)
+    ends = []
     for i, (height, shade) in enumerate(bars):
         middle = left + part * (i + 0.5)
+        ends.append((middle, rows[height]))
         half = part * rng.uniform(*_WIDTH) / 2
         _rectangle(pen, middle - half, rows[height], middle + half, rows[0], shade)
     pen.line([(left, rows[0]), (right, rows[0])], fill=ink)
     pen.line([(left, rows[0]), (left, rows[-1])], fill=ink)
+    return ends
 
 
 def _rectangle(pen, left, top, right, bottom, shade: Colour) -> None:

@@ -41,6 +41,8 @@ class DrawnProblem:
     """One picture, what it shows, and what is asked: `values[i]` is that of `names[i]`.
 
     A response may read them in any order, and where `colours` is given these, too.
+    `places`: where in the picture colours and then values are read, in pixels, where
+    a warm-up needs it.
     """
 
     names: Names
@@ -48,11 +50,14 @@ class DrawnProblem:
     image: Image.Image
     colours: Colours | None = None
     question: str = QUESTION
+    places: tuple[tuple[float, float], ...] = ()
 
     @property
     def answer(self) -> int | str:
         """The sum of the values, or the colour of the largest."""
-        return responses.right_answer(self.values, self.colours or (), self.question)
+        return responses.right_answers(self.values, self.colours or (), self.question)[
+            0
+        ]
 
     @property
     def prompt(self) -> TaskPrompt:
@@ -168,8 +173,8 @@ def _chart(values: Values, rng: random.Random, style: Style) -> DrawnProblem:
 def _legend(values: Values, rng: random.Random, style: Style) -> DrawnProblem:
     question = rng.choice((QUESTION, ASK_LARGEST))
     colours = (*rng.sample(list(SHADES), 3),)
-    image = draw_legend_chart(values, colours, rng, style)
-    return DrawnProblem(NAMED, values, image, colours, question)
+    image, places = draw_legend_chart(values, colours, rng, style)
+    return DrawnProblem(NAMED, values, image, colours, question, places)
 
 
 _FOLDER = Path(__file__).parent
@@ -188,7 +193,7 @@ LEGENDS = ReadingTask(
     _FOLDER / "legends" / "checkpoint",
     vocabulary=WITH_WORDS,
     one_largest=True,
-    mild=0.4,
+    mild=0.3,
 )
 _TASKS = {task.name: task for task in (TRIANGLES, CHARTS, PRIOR, LEGENDS)}
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen2_5_VLProcessor
 
 from areal_cppo.tasks.model import (
@@ -18,14 +18,22 @@ from areal_cppo.tasks.model import (
     logits_from_images,
     tiny_config,
 )
+from areal_cppo.tasks.pictures import MERGE, PATCH
 from areal_cppo.tasks.problems import LARGEST, DrawnProblem, ReadingTask
-from areal_cppo.tasks.responses import CONTROL_TOKENS, EOS, N_IMAGE_TOKENS, WORDS
-from areal_cppo.tasks.sampling import evaluate
+from areal_cppo.tasks.responses import (
+    CONTROL_TOKENS,
+    EOS,
+    N_IMAGE_TOKENS,
+    WORDS,
+    split_tokens,
+)
+from areal_cppo.tasks.sampling import answer
 from areal_cppo.tasks.tokenizer import build_processor, build_tokenizer, encode
 from areal_cppo.tasks.warmup import (
     BATCH,
     CHECK_SEED,
     READING_WEIGHT,
+    TARGET_ACCURACY,
     blind_some,
     build_with_head,
     imitation_loss,
@@ -33,7 +41,11 @@ from areal_cppo.tasks.warmup import (
 )
 
 _BANNED = [i for i, token in enumerate(CONTROL_TOKENS) if token != EOS]
-_SPLIT = (len(WORDS) * LARGEST, 3 * len(WORDS))  # of the head's classes with colours
+_CELL = MERGE * PATCH  # pixels, the side of an image token
+_N_BAR_SIGNS = len(WORDS) * LARGEST  # a bar of some colour ends in some height
+_N_SIGNS = _N_BAR_SIGNS + 3 * len(WORDS)  # or a name has some colour
+_TARGET_SEEN = 0.25  # of answers for which all was read right
+_RARE = -4.0  # what the head says of a sign before it has learnt: it isn't there
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,14 @@ class ReadingLesson:
     first_check: ClassVar[int] = 150
 
     def build(self, seed: int) -> tuple[TinyModel, torch.nn.Linear]:
-        """The head classifies the three values from all image tokens. Where colours
-        are read each image token votes, wherever it stands: on the height of each
-        colour's bar, and on the colour of each name."""
+        """The head classifies the three values from all image tokens; where colours
+        are read, it says of each image token what it shows (`_sign_loss`)."""
         config = tiny_config(self.task.vocabulary)
-        if self.task.coloured:
-            return build_with_head(seed, 1, sum(_SPLIT), config)
-        return build_with_head(seed, N_IMAGE_TOKENS, 3 * LARGEST, config)
+        if not self.task.coloured:
+            return build_with_head(seed, N_IMAGE_TOKENS, 3 * LARGEST, config)
+        model, head = build_with_head(seed, 1, _N_SIGNS, config)
+        torch.nn.init.constant_(head.bias, _RARE)
+        return model, head
 
     def loss(
         self, model: TinyModel, head: torch.nn.Linear, seed: int, step: int
@@ -67,40 +80,62 @@ class ReadingLesson:
         responses = [problem.reference_response(rng) for problem in problems]
         ids = encode(text for text, _ in responses)
         weights = torch.zeros(ids.shape)
-        for row, (_, roles) in zip(weights, responses, strict=True):
+        for row, (text, roles) in zip(weights, responses, strict=True):
+            tokens = zip(split_tokens(text), roles, strict=True)
             row[: len(roles)] = torch.tensor(
-                [READING_WEIGHT if role == "R" else 1.0 for role in roles]
+                # A colour that is looked up in what was read is as hard to learn.
+                [
+                    READING_WEIGHT if role == "R" or token in WORDS else 1.0
+                    for token, role in tokens
+                ]
             )
         images = embed_pictures(model, pixels, prompts)
         logits = logits_from_images(model, images, ids, prompts)
         loss, imitation = imitation_loss(logits, ids, weights, _BANNED)
         values = torch.tensor([problem.values for problem in problems]) - 1
         if self.task.coloured:
-            return loss + _colour_loss(head, images, problems, values), imitation
+            return loss + _sign_loss(head, images, problems), imitation
         value_logits = head(torch.stack(images).flatten(1)).unflatten(1, (3, LARGEST))
         return loss + cross_entropy(value_logits.mT, values), imitation
 
+    @property
+    def target_accuracy(self) -> float:
+        """At which a model is ready to be trained."""
+        return _TARGET_SEEN if self.task.coloured else TARGET_ACCURACY
+
     def accuracy(self, model: TinyModel, n: int) -> float:
-        """Greedy, on the first `n` held-out problems."""
+        """Greedy, on the first `n` held-out problems. Where colours are read, an answer
+        counts only if all was read right: sum and largest are often right by luck, of
+        bars that are taken for each other."""
         problems = [self.task.make_problem(CHECK_SEED, i, "held_out") for i in range(n)]
-        return evaluate(model, problems)["accuracy"]
+        scores = answer(model, problems)
+        if self.task.coloured:
+            return sum(s.correct and s.values_read == 1 for s in scores) / n
+        return sum(s.correct for s in scores) / n
 
     def processor(self) -> Qwen2_5_VLProcessor:
         """The stock one with the task's vocabulary."""
         return build_processor(build_tokenizer(self.task.vocabulary))
 
 
-def _colour_loss(
+def _sign_loss(
     head: torch.nn.Linear,
     images: Sequence[torch.Tensor],
     problems: Sequence[DrawnProblem],
-    values: torch.Tensor,
 ) -> torch.Tensor:
-    """Of the heights of the named colours' bars, and of the colour of each name."""
-    pooled = torch.stack([head(image).sum(0) for image in images])
-    heights, names = pooled.split(_SPLIT, dim=1)
-    colours = torch.tensor([[WORDS.index(c) for c in p.colours] for p in problems])
-    heights = heights.unflatten(1, (len(WORDS), LARGEST))
-    own = heights.gather(1, colours[..., None].expand(-1, -1, LARGEST))
-    name_logits = names.unflatten(1, (3, len(WORDS)))
-    return cross_entropy(own.mT, values) + cross_entropy(name_logits.mT, colours)
+    """Of saying of each image token which names in which colours stand there, and which
+    colours' bars end there in which height; summed, a share for each that there is."""
+    signs = [torch.zeros(len(image), _N_SIGNS) for image in images]
+    for own, problem in zip(signs, problems, strict=True):
+        for i, (x, y) in enumerate(problem.places):
+            cell = int(y // _CELL) * (problem.prompt.columns // MERGE) + int(x // _CELL)
+            colour = WORDS.index(problem.colours[i % 3])
+            place = _N_BAR_SIGNS + i * len(WORDS) + colour
+            if i >= 3:
+                place = colour * LARGEST + problem.values[i - 3] - 1
+            own[cell, place] = 1
+    truth = torch.cat(signs)
+    each = binary_cross_entropy_with_logits(
+        head(torch.cat(list(images))), truth, reduction="sum"
+    )
+    return each / truth.sum()

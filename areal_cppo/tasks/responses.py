@@ -43,7 +43,7 @@ CONTROL_TOKENS = (PAD, EOS, VISION_START, VISION_END, IMAGE, VIDEO)
 ANSWER_TOKENS = (THINK, THINK_END, BOXED, BOXED_END)
 CHARACTERS = "0123456789+=; ?ABCP"
 VOCABULARY = (*CONTROL_TOKENS, *ANSWER_TOKENS, *CHARACTERS)  # a token's id is its index
-WORDS = ("red", "orange", "green", "cyan", "blue", "purple")  # a token each
+WORDS = ("red", "orange", "green", "blue", "purple")  # a token each
 WITH_WORDS = (*VOCABULARY, "L", *WORDS)  # of the tasks that need them
 
 QUESTION = "P?"  # of a triangle the perimeter, of any picture the sum of what it shows
@@ -96,13 +96,14 @@ class Score:
         return 0.9 * self.correct + 0.1 * self.format_ok
 
 
-def right_answer(
+def right_answers(
     values: Sequence[int], colours: Sequence[str] = (), question: str = QUESTION
-) -> int | str:
-    """The sum, or the colour of the first of the largest values."""
+) -> list[int | str]:
+    """The sum, or the colour of the largest value: of equal ones, each."""
     if question == QUESTION:
-        return sum(values)
-    return colours[values.index(max(values))]
+        return [sum(values)]
+    pairs = zip(colours, values, strict=True)
+    return [colour for colour, value in pairs if value == max(values)]
 
 
 def reference_response(
@@ -142,7 +143,7 @@ def reference_response(
     sign, join = ("+", operator.add) if question == QUESTION else ("?", max)
     result = join(first, second)
     total = join(result, third)
-    answer = str(right_answer(values, colours or (), question))
+    answer = str(right_answers(values, colours or (), question)[0])
     for left, right, result in ((first, second, result), (result, third, total)):
         parts += [(str(left), "C"), (sign, "T"), (str(right), "C"), ("=", "T")]
         parts += [(str(result), "A"), (";", "T")]
@@ -237,11 +238,11 @@ def score_response(
     whole = len(readings) == len(read) == 3
     said_colours, said_values = zip(*read.values()) if whole else ((), ())
     return Score(
-        correct=answer == right_answer(values, colours or (), question),
+        correct=answer in right_answers(values, colours or (), question),
         format_ok=has_format(text),
         values_read=sum(right) / len(right),
         consistent=whole
-        and answer == right_answer(said_values, said_colours, question),
+        and answer in right_answers(said_values, said_colours, question),
     )
 
 

@@ -188,6 +188,34 @@ def score_responses(
     ]
 
 
+def answer(
+    model: TinyModel,
+    problems: Sequence[DrawnProblem],
+    batch_size: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[Score]:
+    """What one response to each problem is worth; as `evaluate`."""
+    if not problems:
+        raise ValueError("expected at least one problem, got none")
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    scores: list[Score] = []
+    for i in range(0, len(problems), batch_size):
+        some = problems[i : i + batch_size]
+        sampled = sample(
+            model,
+            problem_pixels(some),
+            prompts=[problem.prompt for problem in some],
+            temperature=temperature,
+            generator=generator,
+        )
+        scores += score_responses(sampled.ids, some)
+    model.train(was_training)
+    return scores
+
+
 def evaluate(
     model: TinyModel,
     problems: Sequence[DrawnProblem],
@@ -218,23 +246,7 @@ def evaluate(
     ValueError
         If there are no problems.
     """
-    if not problems:
-        raise ValueError("expected at least one problem, got none")
-    generator = torch.Generator().manual_seed(seed)
-    was_training = model.training
-    model.eval()
-    scores: list[Score] = []
-    for i in range(0, len(problems), batch_size):
-        some = problems[i : i + batch_size]
-        sampled = sample(
-            model,
-            problem_pixels(some),
-            prompts=[problem.prompt for problem in some],
-            temperature=temperature,
-            generator=generator,
-        )
-        scores += score_responses(sampled.ids, some)
-    model.train(was_training)
+    scores = answer(model, problems, batch_size, temperature, seed)
     n = len(scores)
     return {
         "accuracy": sum(score.correct for score in scores) / n,

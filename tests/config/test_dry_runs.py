@@ -45,7 +45,8 @@ def said(local_paths, own_caches):
 def test_every_configuration(said, name, tmp_path):
     text = said(name)
     large = {"3b": "3,754,622,976", "7b": "8,292,166,656"}
-    size = next((large[key] for key in large if f"-{key}_" in name), "948,")
+    tiny = "949," if name == "legends.yaml" else "948,"  # its words are tokens, too
+    size = next((large[key] for key in large if f"-{key}_" in name), tiny)
     assert f"model: qwen2_5_vl, {size}" in text
     if name not in RECIPES:
         assert "GPUs: none" in text

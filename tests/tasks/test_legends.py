@@ -68,7 +68,7 @@ def roles(text):
 
 def test_new_tokens_stand_behind_the_old_ones():
     assert WITH_WORDS[:29] == VOCABULARY
-    assert len(set(WITH_WORDS)) == len(WITH_WORDS) == 36
+    assert len(set(WITH_WORDS)) == len(WITH_WORDS) == 35
     assert set(SHADES) == set(WORDS)
 
 
@@ -106,8 +106,12 @@ def test_a_reference_response_scores_in_full(values, colours, question, seed):
         (LARGEST, QUESTION, Score(False, True, 1.0, False)),
         (SUM, ASK_LARGEST, Score(False, True, 1.0, False)),
         # A colour misread that is not asked for; one that is; a value that changes all.
-        (LARGEST.replace("red", "cyan"), ASK_LARGEST, Score(True, True, 5 / 6, True)),
-        (LARGEST.replace("blue", "cyan"), ASK_LARGEST, Score(False, True, 5 / 6, True)),
+        (LARGEST.replace("red", "purple"), ASK_LARGEST, Score(True, True, 5 / 6, True)),
+        (
+            LARGEST.replace("blue", "purple"),
+            ASK_LARGEST,
+            Score(False, True, 5 / 6, True),
+        ),
         (
             READ.replace("4", "9") + "</think>\\boxed{green}",
             ASK_LARGEST,
@@ -118,6 +122,12 @@ def test_a_reference_response_scores_in_full(values, colours, question, seed):
             "<think>B=blue 7 A=green 4 C=red 2;</think>\\boxed{blue}",
             ASK_LARGEST,
             Score(True, True, 2 / 6, True),
+        ),
+        # Two that are read as equally large: either follows from it.
+        (
+            READ.replace("4", "7") + "</think>\\boxed{green}",
+            ASK_LARGEST,
+            Score(False, True, 5 / 6, True),
         ),
         # Without colours nothing is read; a name twice is one reading.
         (
@@ -160,7 +170,7 @@ def test_bars_stand_for_their_values():
         rng = random.Random(seed)
         values = tuple(rng.randint(1, 9) for _ in range(3))
         colours = tuple(rng.sample(WORDS, 3))
-        image = draw_legend_chart(values, colours, rng, Style(noise=0))
+        image, places = draw_legend_chart(values, colours, rng, Style(noise=0))
         assert (image.width // 14, image.height // 14) in SIZES
         pixels = np.asarray(image).astype(int)
         for value, colour in zip(values, colours, strict=True):
@@ -170,6 +180,12 @@ def test_bars_stand_for_their_values():
                 assert 5.5 * value - 1 <= tallest <= 6.5 * value + 2
             else:
                 assert value == 1
+        # And they are where the picture says: the swatch left of a name's place, and
+        # the bar below its end.
+        for colour, (x, y), (left, top) in zip(colours, places[:3], places[3:]):
+            for row, column in ((y, x - 5), (top + 2, left)):
+                shown = pixels[round(row), round(column)]
+                assert (abs(shown - SHADES[colour]) <= 12).all()
 
 
 def runs_of(column):

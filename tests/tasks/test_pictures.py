@@ -32,7 +32,7 @@ def test_a_shift_changes_the_picture_and_not_the_problem(task, shift):
         share = changed.any(-1).mean()
         assert (shifted.colours, shifted.answer) == (plain.colours, plain.answer)
         assert shifted.image.size == plain.image.size
-        least = {"font": 0.002, "clutter": 0.01}.get(shift, 0.1)  # glyphs are small
+        least = 0.002 if shift in ("font", "clutter") else 0.1  # glyphs are small
         assert share > least
         if shift == "clutter":  # and what is drawn stays in sight
             assert share < 0.15
