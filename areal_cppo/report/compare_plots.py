@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.report.figure_style import Curve, Plot
+from areal_cppo.report.chart import Plot
+from areal_cppo.report.figure_style import Curve
 from areal_cppo.report.heldout import heldout_points
 from areal_cppo.report.plots import draw_accuracies
 from areal_cppo.report.runs import RunContents, is_number
