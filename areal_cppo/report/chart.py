@@ -87,8 +87,8 @@ class Plot:
     caption: str
     alt: str
     svg: str
+    narrow: str
     wide: bool = False
-    narrow: str | None = None
     readings: dict[str, Any] | None = None
 
     @classmethod
@@ -101,25 +101,31 @@ class Plot:
         alt: str,
         readings: Readings | None = None,
         wide: bool = False,
+        narrow: Figure | None = None,
     ) -> Plot:
-        """Draw the figure at its own width and, last, at that of a phone."""
+        """Draw the figure at its own width and last at that of a phone, if there is no
+        other one for that."""
         boxes = []
         svg = _draw(figure, readings, boxes)
-        height = max(figure.get_figheight(), LOWEST)
-        figure.set_size_inches(NARROW, height)
-        narrow = _draw(figure, readings, boxes)
+        if narrow is None:
+            narrow = figure
+            figure.set_size_inches(NARROW, max(figure.get_figheight(), LOWEST))
+        small = _draw(narrow, readings, boxes)
         said = readings and readings.for_page(boxes[::-1])
-        return cls(name, title, caption, alt, svg, wide, narrow, said)
+        return cls(name, title, caption, alt, svg, small, wide, said)
 
     @property
-    def uris(self) -> dict[str, str]:
-        """The pictures as data URIs."""
-        drawn = {"wide": self.svg, "narrow": self.narrow}
-        return {
-            name: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-            for name, svg in drawn.items()
-            if svg
-        }
+    def uri(self) -> str:
+        """The wide picture as a data URI."""
+        return _uri(self.svg)
+
+    @property
+    def narrow_uri(self) -> str:
+        return _uri(self.narrow)
+
+
+def _uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _draw(figure: Figure, readings: Readings | None, boxes: list) -> str:

@@ -84,7 +84,7 @@ def gain_plot(run: RunContents) -> Plot | None:
     fs.step_axis(lower)
     named = [replace(e, label=f"entropy given the {e.label}") for e in entropies]
     read = zip(
-        ("entropy gain, 10 %", "median", "90 %"),
+        ("10th percentile of the gain", "median", "90th percentile"),
         (fs.SKY, fs.BLUE, fs.SKY),
         (low, middle, high),
         strict=True,

@@ -51,7 +51,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.fontsize": 10,
     "legend.frameon": False,
-    "legend.handlelength": 1.4,
+    "legend.handlelength": 2.0,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "areal_cppo",
@@ -64,7 +64,7 @@ STYLE = {
 
 LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "columnspacing": 1.4}
 HALF = (5.6, 4.2)  # inches, for half of the page's width
-_ROOM = 0.84  # of a figure's width, for a legend over a panel
+_MARGIN = 1.08  # inches that the widest labels take on the left of a panel
 MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
 
 
@@ -83,7 +83,7 @@ class Sheet(Figure):
         for make, most in self.above:
             for columns in range(most, 0, -1):
                 width = make(columns).get_window_extent(renderer).width
-                if width <= _ROOM * self.bbox.width:
+                if width <= self.bbox.width - _MARGIN * self.dpi:
                     break
 
 

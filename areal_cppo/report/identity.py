@@ -14,11 +14,12 @@ from areal_cppo.report.page import number
 from areal_cppo.report.runs import RunContents, is_number
 
 _HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
+_CLUSTER = "nodes", "gpus_per_node"
 _DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv)$")
 
 
 class Part(NamedTuple):
-    """One thing that a run is known by; `short`, for the page's title, if it is known."""
+    """One thing that a run is known by; `short`, for a title, if it is recorded."""
 
     label: str
     words: str
@@ -116,12 +117,13 @@ def _machine(run: RunContents) -> Part:
     """As the last start has recorded it, with what the settings ask for."""
     events = read_lines(run.folder / "events.jsonl")
     told = [e["machine"] for e in events if isinstance(e.get("machine"), str)]
-    nodes, gpus = (setting(run.config, f"cluster.n_{n}") for n in ("nodes", "gpus_per_node"))
+    nodes, gpus = (setting(run.config, f"cluster.n_{n}") for n in _CLUSTER)
     asked = ""
     if is_number(nodes) and is_number(gpus):
         asked = f"{number(nodes)} node{'s' * (nodes != 1)}, "
         asked += f"{number(gpus)} GPU{'s' * (gpus != 1)} each" if gpus else "CPUs only"
     if told:
-        return Part("Machine", f"{told[-1]}{asked and f'; configured for {asked}'}", told[-1])
+        words = f"{told[-1]}{asked and f'; configured for {asked}'}"
+        return Part("Machine", words, told[-1])
     missing = f"Not recorded; configured for {asked}" if asked else "Not recorded"
     return Part("Machine", missing, None)

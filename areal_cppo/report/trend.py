@@ -32,8 +32,8 @@ class Trend:
         """Arrow and words; empty with nothing to set it against."""
         if self.before is None:
             return ""
-        way = {1: "\u2191 up from", -1: "\u2193 down from", 0: "\u2192 little changed:"}
-        return f"{way[self.moved]} {number(self.before, unit)}"
+        way = ("\u2192 no clear change", "\u2191 up", "\u2193 down")[self.moved]
+        return f"{way} from {number(self.before, unit)}"
 
 
 def is_count(name: str) -> bool:
