@@ -19,6 +19,12 @@ from areal_cppo.report.page import number
 
 NARROW = 4.0  # inches, 288 CSS pixels: about what a phone's page leaves for a chart
 LOWEST = 3.9  # inches of height of a narrow chart, whose legends take more rows
+# Screens for the narrow picture, of charts of half and of all of the width: where letters
+# of the other one would be smaller than 10 pixels.
+SCREENS = (
+    "(max-width: 520px), (min-width: 821px) and (max-width: 1000px)",
+    "(max-width: 1000px)",
+)
 MOST_PLACES = 1000  # more than this can't be pointed at one by one
 
 
@@ -113,6 +119,11 @@ class Plot:
         small = _draw(narrow, readings, boxes)
         said = readings and readings.for_page(boxes[::-1])
         return cls(name, title, caption, alt, svg, small, wide, said)
+
+    @property
+    def narrow_screens(self) -> str:
+        """A media query for the narrow picture."""
+        return SCREENS[self.wide]
 
     @property
     def uri(self) -> str:

@@ -68,7 +68,7 @@ _MARGIN = 1.08  # inches that the widest labels take on the left of a panel
 MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
 
 
-class Sheet(Figure):
+class Drawing(Figure):
     """A figure that can be drawn at several widths.
 
     The legends over its panels take as many columns as there is room for.
@@ -94,9 +94,9 @@ def style() -> matplotlib.rc_context:
 
 def panels(
     rows: int, size: tuple[float, float], heights: Sequence[float] | None = None
-) -> tuple[Sheet, list[Axes]]:
+) -> tuple[Drawing, list[Axes]]:
     """A figure of `rows` panels that share the horizontal axis."""
-    figure = Sheet(figsize=size)
+    figure = Drawing(figsize=size)
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)
     return figure, list(axes[:, 0])
 
@@ -171,7 +171,7 @@ def legend_above(ax: Axes, columns: int = 4, of: Axes | None = None) -> None:
     def make(columns: int) -> Legend:
         return ax.legend(handles, labels, ncols=columns, **place)
 
-    if handles and isinstance(ax.figure, Sheet):
+    if handles and isinstance(ax.figure, Drawing):
         ax.figure.above.append((make, columns))
     if handles:
         make(columns)
@@ -181,7 +181,7 @@ def svg_text(figure: Figure) -> str:
     """The figure as SVG with neither date nor outside reference, dark mode added."""
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     buffer = io.StringIO()
-    if isinstance(figure, Sheet):
+    if isinstance(figure, Drawing):
         figure.fit_legends()
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", buffer.getvalue(), flags=re.S)

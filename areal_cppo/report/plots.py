@@ -145,7 +145,7 @@ def staleness_plot(run: RunContents) -> Plot | None:
     largest = Curve("largest", fs.ORANGE, *run.series("staleness_max"))
     if not (total or mean):
         return None
-    figure = fs.Sheet(figsize=fs.HALF)
+    figure = fs.Drawing(figsize=fs.HALF)
     upper, lower = figure.subplots(2, 1)
     shares = {age: tokens / total for age, tokens in totals.items()} if total else {}
     bars = upper.bar(list(shares), list(shares.values()), color=fs.BLUE, width=0.7)

@@ -54,8 +54,8 @@ for (const response of document.querySelectorAll('.response')) {
   show(tokens.reduce((best, token) => gain(token) > gain(best) ? token : best));
 }
 
-// A chart tells the values at the place last pointed at or reached by arrow keys, in a
-// line below it whose room is kept from the start. Boxes and limits say where in each of
+// A chart tells the values at the place last pointed at or reached by arrow keys, first
+// at its end, in a line below it. Boxes and limits say where in each of
 // its pictures the axis lies; the narrow picture's come first.
 for (const chart of document.querySelectorAll('.chart[data-readings]')) {
   const {boxes, limits, places, heads, rows} = JSON.parse(chart.dataset.readings);
@@ -89,7 +89,7 @@ for (const chart of document.querySelectorAll('.chart[data-readings]')) {
     }
     const share = (places[at] - limits[0]) / (limits[1] - limits[0]);
     line.style.left = `${100 * share}%`;
-    read.style.visibility = line.style.visibility = 'visible';
+    line.hidden = false;
     const words = known.map(row => `${row.label} ${row.values[at]}`);
     const told = {valuenow: at + 1, valuetext: [heads[at], ...words].join(', ')};
     for (const [key, value] of Object.entries(told)) reach.setAttribute(`aria-${key}`, value);
@@ -118,7 +118,7 @@ for (const chart of document.querySelectorAll('.chart[data-readings]')) {
   reach.addEventListener('pointerdown', point);
   reach.addEventListener('focus', () => show(at));
   show(last);
-  read.style.visibility = line.style.visibility = 'hidden';
+  line.hidden = true;
   narrow.addEventListener('change', lay);
   lay();
 }
