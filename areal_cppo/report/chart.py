@@ -19,8 +19,8 @@ from areal_cppo.report.page import number
 
 NARROW = 4.0  # inches, 288 CSS pixels: about what a phone's page leaves for a chart
 LOWEST = 3.9  # inches of height of a narrow chart, whose legends take more rows
-# Screens for the narrow picture, of charts of half and of all of the width: where letters
-# of the other one would be smaller than 10 pixels.
+# Screens for the narrow picture, of charts of half and of all of the page's width:
+# letters of the other one would be smaller than 10 pixels there.
 SCREENS = (
     "(max-width: 520px), (min-width: 821px) and (max-width: 1000px)",
     "(max-width: 1000px)",
