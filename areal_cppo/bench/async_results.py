@@ -132,7 +132,7 @@ def draw_run(figures: dict[str, Any], steps: list[dict[str, Any]], path: Path) -
         Of the picture; its ending says which kind.
     """
     title = "A run's throughput, what its two sides did, and how old its tokens were"
-    with picture(path, title, (11, 4.2), 3, width_ratios=(1.2, 1.9, 1)) as axes:
+    with picture(path, title, (12.6, 4.2), 3, width_ratios=(1.2, 1.9, 1)) as axes:
         for part, ax in zip((_draw_rate, _draw_shares, _draw_staleness), axes):
             part(ax, figures, steps)
 
@@ -187,7 +187,7 @@ def _draw_staleness(ax: Axes, figures: dict[str, Any], _) -> None:
         ax.bar(list(shares), list(shares.values()), color=fs.SKY)
         ax.xaxis.set_major_locator(fs.ticks(8, integer=True))
     ax.set_ylim(0, 1)
-    ax.set_xlabel("staleness (policy versions)")
+    ax.set_xlabel("staleness (versions)")
     ax.set_ylabel("share of the tokens trained on")
 
 
