@@ -131,7 +131,8 @@ def draw_run(figures: dict[str, Any], steps: list[dict[str, Any]], path: Path) -
     path
         Of the picture; its ending says which kind.
     """
-    with picture(path, (11, 3.6), 3, width_ratios=(1.2, 1.4, 1)) as axes:
+    title = "A run's throughput, what its two sides did, and how old its tokens were"
+    with picture(path, title, (12.6, 4.2), 3, width_ratios=(1.2, 1.9, 1)) as axes:
         for part, ax in zip((_draw_rate, _draw_shares, _draw_staleness), axes):
             part(ax, figures, steps)
 
@@ -143,14 +144,17 @@ def _draw_rate(ax: Axes, figures: dict[str, Any], steps: list[dict[str, Any]]) -
         places.append(record["step"])
         rates.append((record["samples"] - before) / record["step_seconds"])
         before = record["samples"]
-    ax.plot(places, rates, color=fs.BLUE, marker="o", markersize=3.5)
+    ax.plot(places, rates, color=fs.BLUE, marker="o", markersize=3.5, label="a step")
     first = figures["steps"]["first"]
     if figures["steps"]["warmup"]:
-        ax.axvspan(places[0] - 0.5, first - 0.5, color=fs.GREY, alpha=0.35, lw=0)
-    ax.axhline(figures["samples_per_second"], color=fs.MUTED, linewidth=0.8)
+        ends = places[0] - 0.5, first - 0.5
+        ax.axvspan(*ends, color=fs.GREY, alpha=0.35, lw=0, label="left out")
+    mean = figures["samples_per_second"]
+    ax.axhline(mean, color=fs.MUTED, linewidth=0.8, label="mean")
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("accepted samples/s")
+    ax.set_ylabel("throughput (accepted samples/s)")
     fs.step_axis(ax)
+    fs.legend_above(ax, columns=3)
 
 
 def _draw_shares(ax: Axes, figures: dict[str, Any], _) -> None:
@@ -163,20 +167,18 @@ def _draw_shares(ax: Axes, figures: dict[str, Any], _) -> None:
             "no request": generation["no_request_share"],
         }
         bars.append(("generation", shares, _GENERATION))
-    for place, (_, shares, colors) in enumerate(bars):
+    for place, (who, shares, colors) in enumerate(bars):
         left = 0.0
         for name, share in shares.items():
-            ax.barh(place, share, 0.5, left, color=colors[name])
-            if share > 0.08:
-                words = f"{name}\n{share:.0%}"
-                middle = left + share / 2
-                ax.text(middle, place, words, ha="center", va="center", fontsize=7)
+            label = f"{who}: {name} {share:.0%}"
+            ax.barh(place, share, 0.5, left, color=colors[name], label=label)
             left += share
     ax.set_yticks(range(len(bars)), [bar[0] for bar in bars])
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of wall time")
     ax.invert_yaxis()
     ax.grid(visible=False)
+    fs.legend_above(ax, columns=2)
 
 
 def _draw_staleness(ax: Axes, figures: dict[str, Any], _) -> None:
@@ -184,8 +186,9 @@ def _draw_staleness(ax: Axes, figures: dict[str, Any], _) -> None:
         shares = _token_shares(figures["staleness"])
         ax.bar(list(shares), list(shares.values()), color=fs.SKY)
         ax.xaxis.set_major_locator(fs.ticks(8, integer=True))
+    ax.set_ylim(0, 1)
     ax.set_xlabel("staleness (versions)")
-    ax.set_ylabel("share of tokens")
+    ax.set_ylabel("share of the tokens trained on")
 
 
 def tradeoff_table(entries: Sequence[dict[str, Any]]) -> str:
@@ -217,10 +220,13 @@ def _last(entry: dict[str, Any]) -> dict[str, Any] | None:
 
 def draw_tradeoff(entries: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw throughput and accuracy against the bound."""
-    with picture(path, (9, 3.8), 2) as (rate, accuracy):
+    title = "Throughput, and accuracy at equal samples, by bound of staleness"
+    with picture(path, title, (9, 4.2), 2) as (rate, accuracy):
         for place, entry in enumerate(entries):
             ratios, last = entry["ratios"], _last(entry)
-            rate.plot([place] * len(ratios), ratios, "o", color=fs.SKY, markersize=4)
+            label = "a round" if not rate.lines else "_"
+            dots = {"color": fs.SKY, "markersize": 4, "label": label}
+            rate.plot([place] * len(ratios), ratios, "o", **dots)
             if last is not None:
                 share = last["accuracy"]
                 around = [[share - last["low"]], [last["high"] - share]]
@@ -230,12 +236,14 @@ def draw_tradeoff(entries: Sequence[dict[str, Any]], path: Path) -> None:
         known = {
             i: entry["ratio"] for i, entry in enumerate(entries) if entry["ratios"]
         }
-        rate.plot(list(known), list(known.values()), color=fs.BLUE)
+        rate.plot(list(known), list(known.values()), color=fs.BLUE, label="median")
         rate.axhline(1, color=fs.MUTED, linewidth=0.8)
         rate.set_ylim(bottom=0)
         bounds = [str(entry["staleness_bound"]) for entry in entries]
         rate.set_ylabel(f"samples/s, ratio to bound {bounds[0]}")
-        accuracy.set_ylabel("held-out accuracy at equal samples")
+        accuracy.set_ylabel("held-out accuracy (share), 95 % interval")
+        accuracy.set_ylim(0, 1)
+        fs.legend_above(rate)
         for ax in (rate, accuracy):
             ax.set_xticks(range(len(bounds)), bounds)
-            ax.set_xlabel("bound of staleness (versions)")
+            ax.set_xlabel("bound of staleness (policy versions)")

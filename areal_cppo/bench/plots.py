@@ -25,12 +25,13 @@ _LABELS = {
     "group": "responses a prompt",
 }
 _NAMES = {"a": "AReaL's GRPO", "c": "GRPO", "d": "CPPO"}
+_TITLE = {"x": 0.01, "ha": "left", "fontsize": 11}
 _DPI = 150
 
 
 @contextmanager
 def picture(
-    path: Path, size: tuple[float, float], columns: int, **layout: Any
+    path: Path, title: str, size: tuple[float, float], columns: int, **layout: Any
 ) -> Iterator[Sequence[Axes]]:
     """Panels side by side, to draw on; written to `path` at the end.
 
@@ -43,6 +44,7 @@ def picture(
     """
     with fs.style():
         figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title, **_TITLE)
         yield figure.subplots(1, columns, **layout)
         figure.savefig(path, dpi=_DPI)
 
@@ -93,8 +95,11 @@ def draw(document: dict[str, Any]) -> Figure:
 
 
 def _sweep(sweep: dict[str, Any]) -> Figure:
-    figure, (ax,) = fs.panels(1, fs.HALF)
+    figure, (ax,) = fs.panels(1, (6.4, 4.4))
     knob = sweep["knob"]
+    figure.suptitle(
+        "Time of a train step: median, least and largest of the repeats", **_TITLE
+    )
     pairs = [("d", "c")] if knob == "positive" else [("c", "a"), ("d", "a")]
     for (one, other), color in zip(pairs, (fs.BLUE, fs.VERMILLION)):
         places, measured, counted = [], [], []
@@ -112,7 +117,7 @@ def _sweep(sweep: dict[str, Any]) -> Figure:
     ax.axhline(1, color=fs.MUTED, linewidth=0.8)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(_LABELS[knob])
-    ax.set_ylabel("ratio of a train step")
+    ax.set_ylabel("ratio of two train steps (1: equal)")
     fs.legend_above(ax, columns=2 if len(pairs) == 1 else 1)
     return figure
 
@@ -142,8 +147,10 @@ def _spread(ax: Axes, places, ratios: list[list[float]], color: str, label: str)
 def _arms(document: dict[str, Any]) -> Figure:
     arms = [arm for arm in document["arms"] if arm["seconds"]["all"]]
     stock = [arm for arm in arms if arm["letter"] == "a"]
-    figure = Figure(figsize=(8, 1.2 + 0.45 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(8, 1.6 + 0.45 * len(arms)), layout="constrained")
+    figure.suptitle("Cost of a train step by objective and setting", **_TITLE)
     ax = figure.subplots()
+    ax.set_ylabel("objective")
     places = range(len(arms))
     if stock:
         seconds = [statistics.median(_ratios(arm, stock[0])) for arm in arms]
@@ -151,10 +158,10 @@ def _arms(document: dict[str, Any]) -> Figure:
         lower = [place + 0.4 for place in places]
         ax.barh(lower, flops, 0.35, color=fs.GREY, label="operations")
         ax.axvline(1, color=fs.MUTED, linewidth=0.8, zorder=0)
-        ax.set_xlabel("ratio to AReaL's GRPO")
+        ax.set_xlabel("ratio to AReaL's GRPO (1: equal); time: median of the repeats")
     else:
         seconds = [arm["seconds"]["median"] for arm in arms]
-        ax.set_xlabel("seconds a train step")
+        ax.set_xlabel("time of a train step (s), median of the repeats")
     bars = ax.barh(places, seconds, 0.35, color=fs.BLUE, label="time")
     ax.bar_label(bars, [f"{value:.2f}" for value in seconds], padding=3)
     ax.margins(x=0.1, y=0.02)

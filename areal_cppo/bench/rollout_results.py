@@ -126,7 +126,8 @@ def draw_points(points: Sequence[dict[str, Any]], path: Path) -> None:
         (False, fs.BLUE, "weights kept"),
         (True, fs.ORANGE, "weight update in the middle"),
     )
-    with picture(path, (9, 3.8), 2) as (rate, latency):
+    title = "Generation servers: throughput and latency by requests in flight"
+    with picture(path, title, (9, 4.4), 2) as (rate, latency):
         for update, color, label in kinds:
             chosen = [
                 point
@@ -137,13 +138,14 @@ def draw_points(points: Sequence[dict[str, Any]], path: Path) -> None:
                 continue
             places = [point["concurrency"] for point in chosen]
             rates = [point["tokens_per_second"] for point in chosen]
-            rate.plot(places, rates, color=color, marker="o", label=label)
+            dots = {"color": color, "marker": "o", "markersize": 3.5}
+            rate.plot(places, rates, **dots, label=label)
             for q, style in zip(PERCENTILES, ("-", "--", ":")):
                 times = [point["latency_seconds"][f"p{q}"] for point in chosen]
                 name = f"p{q}, update" if update else f"p{q}"
-                latency.plot(places, times, style, color=color, marker="o", label=name)
-        rate.set_ylabel("response tokens/s")
-        latency.set_ylabel("latency (s)")
+                latency.plot(places, times, style, **dots, label=name)
+        rate.set_ylabel("throughput (response tokens/s)")
+        latency.set_ylabel("latency of a request (s), percentiles")
         for ax in (rate, latency):
             ax.set_xlabel("requests in flight")
             ax.set_xscale("log", base=2)

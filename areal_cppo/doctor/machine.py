@@ -44,6 +44,15 @@ def machine_checks() -> list[Check]:
     ]
 
 
+def machine_words() -> str:
+    """GPUs, cores and memory in a line, for a run's record."""
+    gpus = _query_gpus("name")
+    kinds = [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)]
+    cores = len(os.sched_getaffinity(0))
+    cpus = f"{cores} CPU core{'s' * (cores != 1)}"
+    return ", ".join([*kinds, cpus, f"{check_memory().found} of memory"])
+
+
 def check_gpus() -> list[Check]:
     """What the driver says, and whether torch sees as much."""
     wanted = f"none needed for the demo; for a GPU {HOW_TO_INSTALL_CUDA}"

@@ -21,7 +21,7 @@ def plot(plan: Plan, rates: Rates, path: str | Path) -> None:
 
 
 def draw(plan: Plan, rates: Rates) -> Figure:
-    """Simulated points, and the upper bounds as lines behind them."""
+    """Simulated points, upper bounds as lines, a ring around the recommended one."""
     figure, (ax,) = fs.panels(1, (7.2, 4.6))
     bounds = sorted({c.setting.staleness for c in plan.candidates})
     for i, bound in enumerate(bounds):
@@ -49,13 +49,31 @@ def draw(plan: Plan, rates: Rates) -> Figure:
             linestyle="--",
             label="all GPUs take turns",
         )
+    chosen = plan.recommended
+    if chosen is not None:
+        generating = chosen.setting.servers * rates.server.gpus
+        ax.plot(
+            generating,
+            chosen.samples_per_second,
+            linestyle="none",
+            marker="o",
+            markersize=16,
+            markerfacecolor="none",
+            markeredgecolor=fs.INK,
+            markeredgewidth=1.6,
+            label=f"recommended: {generating} GPUs generate, "
+            f"bound {chosen.setting.staleness}",
+        )
     # Near the ends of a large cluster the upper bounds leave the picture.
     highest = max((c.samples_per_second for c in plan.candidates), default=0.0)
     most = max((c.most for c in plan.candidates), default=0.0)
     ax.set_ylim(0, min(1.6 * highest, 1.1 * most) or None)
-    ax.set_xlabel(
-        f"GPUs that generate, of {plan.gpus}; the rest train (dotted: upper bound)"
+    figure.suptitle(
+        f"Simulated throughput by split of {plan.gpus} GPUs and staleness bound",
+        fontsize=11,
     )
-    ax.set_ylabel("samples/s (simulation)")
+    ax.set_xlabel("GPUs that generate; the rest train (dotted: upper bound)")
+    ax.set_ylabel("throughput (samples/s)")
+    ax.xaxis.set_major_locator(fs.ticks("auto", integer=True))
     fs.legend_above(ax, columns=3)
     return figure

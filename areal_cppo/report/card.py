@@ -12,8 +12,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from areal_cppo.config import TASK_NAMES
-from areal_cppo.config.keys import is_hub_name
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.folder import RunFolder, replace_file
 from areal_cppo.report.headline import run_size, run_title
@@ -24,6 +22,7 @@ from areal_cppo.report.heldout import (
     heldout_points,
 )
 from areal_cppo.report.html import shareable
+from areal_cppo.report.identity import dataset_name, hub_name, is_synthetic, setting
 from areal_cppo.report.page import render
 from areal_cppo.report.runs import RunContents
 from areal_cppo.report.settings import flatten
@@ -32,8 +31,6 @@ CARD = "README.md"
 ADAPTERS = "adapter_config.json"  # what PEFT calls it
 _SEAL = "<!-- areal-cppo card "
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
-_DATA_FILE = re.compile(r"\.(jsonl?|parquet|csv)$")
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as --max-lora-rank
 # Settings that a card tells, besides the objective's own; none is a place or a secret.
 _TOLD = re.compile(
@@ -103,15 +100,15 @@ def card_text(
 ) -> str:
     """The card of the checkpoint after a step."""
     config, points = run.config, heldout_points(run)
-    source = _at(config, "actor.path") or ""
-    base = base_model or _known_base(checkpoint / CARD) or _hub_name(source)
+    source = setting(config, "actor.path") or ""
+    base = base_model or _known_base(checkpoint / CARD) or hub_name(source)
     before, here = (
         next((point for point in points if point.step == at), None) for at in (0, step)
     )
     lora = _lora(checkpoint)
     name = f"{(base or Path(source).name or 'model').split('/')[-1]}-{run.objective}"
     parts = ("train_dataset.path", "valid_dataset.path")
-    data = filter(None, (_dataset(_at(config, part)) for part in parts))
+    data = filter(None, (dataset_name(setting(config, part)) for part in parts))
     head = ModelCardData(
         base_model=base,
         datasets=list(dict.fromkeys(data)) or None,
@@ -141,8 +138,8 @@ def card_text(
         settings=_settings(run),
         instruction=_instruction(config),
         quoted=repr(_instruction(config)),
-        longest=_at(config, "gconfig.max_new_tokens") or 1024,
-        pixels=None if _synthetic(config) else _at(config, "data.max_pixels"),
+        longest=setting(config, "gconfig.max_new_tokens") or 1024,
+        pixels=None if is_synthetic(config) else setting(config, "data.max_pixels"),
     )
     text = shareable(text, run.folder)
     return f"{text}{_SEAL}{_digest(text)} -->\n"
@@ -202,44 +199,19 @@ def _step_of(path: Path) -> int:
     return int(number)
 
 
-def _at(config: dict[str, Any], name: str) -> Any:
-    """A setting by its dotted name; `None` where there is none."""
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _hub_name(path: str) -> str | None:
-    """What a model is called on the hub, if it is from there."""
-    cached = _HUB_CACHE.search(path)
-    if cached:
-        return "/".join(cached.groups())
-    return path if is_hub_name(path) else None
-
-
-def _dataset(path: str | None) -> str | None:
-    known = path and is_hub_name(path) and not _DATA_FILE.search(path)
-    return path if known else None
-
-
-def _synthetic(config: dict[str, Any]) -> bool:
-    return _at(config, "data.source") in TASK_NAMES
-
-
 def _instruction(config: dict[str, Any]) -> str:
     """What stands behind each question."""
-    return "" if _synthetic(config) else _at(config, "data.instruction") or ""
+    return "" if is_synthetic(config) else setting(config, "data.instruction") or ""
 
 
 def _evaluated(config: dict[str, Any]) -> str:
     """On what accuracy was measured."""
-    if _synthetic(config):
-        return f"problems of the synthetic task {_at(config, 'data.source')}"
-    path, split = (_at(config, f"valid_dataset.{key}") for key in ("path", "split"))
+    if is_synthetic(config):
+        return f"problems of the synthetic task {setting(config, 'data.source')}"
+    path, split = (setting(config, f"valid_dataset.{key}") for key in ("path", "split"))
     if not path:
         return "problems"
-    known = _dataset(path)
+    known = dataset_name(path)
     return f"{known}, split {split}" if known else f"data of the user's own ({split})"
 
 
@@ -257,9 +229,9 @@ def _lora(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _results(run: RunContents, here: HeldOut) -> list[EvalResult]:
-    path = _dataset(_at(run.config, "valid_dataset.path"))
-    split = _at(run.config, "valid_dataset.split") if path else None
-    kind = path or _at(run.config, "data.source") or "held-out"
+    path = dataset_name(setting(run.config, "valid_dataset.path"))
+    split = setting(run.config, "valid_dataset.split") if path else None
+    kind = path or setting(run.config, "data.source") or "held-out"
     return [
         EvalResult(
             task_type="visual-question-answering",
@@ -285,7 +257,7 @@ def _settings(run: RunContents) -> str:
     if told.get("reward.function"):
         told["reward.function"] = Path(told["reward.function"]).name
         told |= {"reward.answer_weight": None, "reward.format_weight": None}
-    skipped = "data." if _synthetic(run.config) else None
+    skipped = "data." if is_synthetic(run.config) else None
     return "\n".join(
         f"{name}: {json.dumps(value, ensure_ascii=False)}"
         for name, value in told.items()

@@ -21,13 +21,12 @@ from areal_cppo.report.heldout import (
 from areal_cppo.report.page import number, render
 from areal_cppo.report.runs import RunContents, is_number, load_run
 from areal_cppo.report.settings import differing, distinct_names, flatten
+from areal_cppo.report.trend import is_count, trend
 
 MOST_RUNS = 12  # colours and lines that can still be told apart
 # Where and when, which is said of a run elsewhere.
 _NO_FIGURES = {"step", "version", "time", "seconds", "samples"}
 MARK = "areal_cppo comparison of runs"  # says that a file is a page of this kind
-LAST_SHARE = 10  # a figure is the mean of the last tenth of a run's steps
-_TOTALS = ("_total", "_given_up")  # ends of names of counts since the start
 # What decides which problems are measured on, and in which order.
 _PROBLEMS = (
     *("data.source", "data.columns", "data.limit", "data.bad_rows"),
@@ -234,9 +233,8 @@ def _figures(compared: list[ComparedRun], titles: dict) -> Iterator[dict[str, An
         values = []
         for each in compared:
             series = each.run.series(name)[1]
-            share = 0 if name.endswith(_TOTALS) else len(series) // LAST_SHARE
-            last = series[-max(1, share) :]
-            values.append(sum(last) / len(last) if last else None)
+            found = trend(series[-1:] if is_count(name) else series)
+            values.append(found and found.mean)
         if any(value is not None for value in values):
             shown = [number(value, meaning["unit"]) for value in values]
             yield {"name": name, "title": meaning["title"], "shown": shown}

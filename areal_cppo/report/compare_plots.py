@@ -7,12 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.report.figure_style import Curve, Plot
+from areal_cppo.report.chart import NARROW, Plot
+from areal_cppo.report.figure_style import Curve
 from areal_cppo.report.heldout import heldout_points
 from areal_cppo.report.plots import draw_accuracies
 from areal_cppo.report.runs import RunContents, is_number
 
 SIZE, ROW = (11.4, 3.3), 0.25  # inches; more for each row of the legend
+STACKED = (NARROW, 7.2)  # for narrow screens, where panels stand below each other
 # What is drawn of what two runs have, in this order; the last with all of its parts.
 SHOWN = (
     *("reward", "accuracy", "validation_average_at_k", "validation_reward"),
@@ -26,6 +28,7 @@ _MARKERS = "osD^vP"
 _LONGEST = 34  # letters of a name in a legend, of which three stand beside each other
 
 Place = Callable[[dict[str, Any]], float | None]
+Draw = Callable[[Axes, Place], None]
 Runs = Sequence[tuple[str, RunContents]]
 
 
@@ -63,8 +66,8 @@ def _metric_plot(runs: Runs, name: str, meaning: dict[str, str]) -> Plot | None:
     if len(having) < 2:
         return None
     unit = meaning["unit"]
-    figure, panels = _panels(f"{meaning['title']}{unit and f' ({unit})'}", len(having))
-    for ax, (_, place) in zip(panels, _AXES, strict=True):
+
+    def draw(ax: Axes, place: Place) -> None:
         for at in having:
             label, run = runs[at]
             known = [(place(record), record.get(name)) for record in run.metrics]
@@ -73,12 +76,14 @@ def _metric_plot(runs: Runs, name: str, meaning: dict[str, str]) -> Plot | None:
             curve = Curve(_short(label), _color(at), xs, ys, _LINES[at % len(_LINES)])
             if curve:
                 curve.draw(ax)
+
     curves = [Curve(runs[at][0], "", *runs[at][1].series(name)) for at in having]
     smooth = len(max(curves, key=lambda curve: len(curve.steps)).smoothed) > 0
     words = "; ".join(curve.words for curve in curves)
     faint = "Faint: each step; bold: trailing mean." if smooth else ""
     help = f"{meaning.get('help', '')} {faint}".strip()
-    return _plot(figure, panels, name, meaning["title"], help, words)
+    label = f"{meaning['title']}{unit and f' ({unit})'}"
+    return _plot(draw, label, name, meaning["title"], help, words)
 
 
 def _heldout_plot(runs: Runs) -> Plot | None:
@@ -86,14 +91,14 @@ def _heldout_plot(runs: Runs) -> Plot | None:
     having = [at for at, found in enumerate(points) if found]
     if len(having) < 2:
         return None
-    figure, panels = _panels("share right", len(having))
-    for ax, (_, place) in zip(panels, _AXES, strict=True):
+
+    def draw(ax: Axes, place: Place) -> None:
         for at in having:
             label, run = runs[at]
             places = {0: 0.0} | {
                 record["step"]: place(record) for record in run.metrics
             }
-            if ax is panels[0]:  # an evaluation may be there before the step's metrics
+            if place is _AXES[0][1]:  # may be evaluated before the step's metrics
                 places |= {point.step: point.step for point in points[at]}
             known = [p for p in points[at] if places.get(p.step) is not None]
             xs = [places[point.step] for point in known]
@@ -102,33 +107,43 @@ def _heldout_plot(runs: Runs) -> Plot | None:
             line = _LINES[at % len(_LINES)]
             if known:
                 draw_accuracies(ax, xs, known, **style, linestyle=line, linewidth=1)
-    panels[0].set_ylim(0, 1)
+        ax.set_ylim(0, 1)
+
     words = "; ".join(
         f"{runs[at][0]}: {', '.join(point.words for point in points[at])}"
         for at in having
     )
     help = "Of greedy responses to problems not trained on, with 95 % intervals."
-    return _plot(figure, panels, "heldout", "Held-out accuracy", help, words)
+    return _plot(draw, "share right", "heldout", "Held-out accuracy", help, words)
 
 
-def _panels(label: str, runs: int) -> tuple[Figure, list[Axes]]:
+def _plot(draw: Draw, label: str, name: str, title: str, help: str, words: str) -> Plot:
+    return Plot.of(
+        _figure(draw, label, stacked=False),
+        name.replace("/", "_"),
+        title,
+        help,
+        f"Line plots by step, by response and by hour: {words}.",
+        wide=True,
+        narrow=_figure(draw, label, stacked=True),
+    )
+
+
+def _figure(draw: Draw, label: str, stacked: bool) -> Figure:
     """A panel for each horizontal axis; they share the vertical one."""
-    rows = -(-runs // 3)
-    figure = Figure(figsize=(SIZE[0], SIZE[1] + ROW * rows), layout="constrained")
-    panels = list(figure.subplots(1, len(_AXES), sharey=True))
-    for ax, (words, _) in zip(panels, _AXES, strict=True):
+    figure = Figure(layout="constrained")
+    rows, columns = (len(_AXES), 1) if stacked else (1, len(_AXES))
+    panels = figure.subplots(rows, columns, sharey=True)
+    for ax, (words, place) in zip(panels, _AXES, strict=True):
+        draw(ax, place)
         ax.set_xlabel(words)
         ax.xaxis.set_major_locator(fs.ticks(5))
     panels[0].set_ylabel(label)
-    return figure, panels
-
-
-def _plot(figure, panels, name: str, title: str, help: str, words: str) -> Plot:
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=3, **fs.LEGEND)
-    alt = f"Line plots by step, by response and by hour: {words}."
-    svg = fs.svg_text(figure)
-    return Plot(name.replace("/", "_"), title, help, alt, svg, wide=True)
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, **fs.LEGEND)
+    width, height = STACKED if stacked else SIZE
+    figure.set_size_inches(width, height + ROW * -(-len(labels) // columns))
+    return figure
 
 
 def _color(at: int) -> str:

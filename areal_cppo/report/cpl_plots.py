@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.report.figure_style import Curve, Plot
+from areal_cppo.report.chart import Plot, by_step
+from areal_cppo.report.figure_style import Curve
 from areal_cppo.report.runs import RunContents, is_number
 
 QUANTILES = ("cpl_gain_p10", "cpl_gain_p50", "cpl_gain_p90")
@@ -15,11 +16,11 @@ QUANTILES = ("cpl_gain_p10", "cpl_gain_p50", "cpl_gain_p90")
 
 def cpl_plot(run: RunContents) -> Plot | None:
     """CPL above the divergences it compares."""
-    loss = Curve("CPL", fs.BLUE, *run.series("cpl_loss"))
+    loss = Curve("CPL", fs.BLUE, *run.series("cpl_loss"), unit="nats")
     if not loss:
         return None
     parts = [
-        Curve(label, color, *run.series(key))
+        Curve(label, color, *run.series(key), unit="nats")
         for key, color, label in (
             ("cpl_positive_divergence", fs.GREEN, "positive divergence"),
             ("cpl_negative_divergence", fs.VERMILLION, "negative divergence"),
@@ -29,17 +30,9 @@ def cpl_plot(run: RunContents) -> Plot | None:
     parts = [part for part in parts if part]
     figure, (upper, lower) = fs.panels(2, fs.HALF, (1, 1.5))
     loss.draw(upper)
-    upper.axhline(np.log(2), color=fs.MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    upper.annotate(
-        "ln 2: no contrast",
-        (1, np.log(2)),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        color=fs.MUTED,
-        fontsize=8,
-    )
+    none = {"label": "no contrast (ln 2)", "linestyle": (0, (4, 3))}
+    upper.axhline(np.log(2), color=fs.MUTED, linewidth=1, **none)
+    fs.legend_above(upper)
     upper.set_ylim(0, max(0.8, *loss.values) * 1.1)
     upper.set_ylabel("CPL (nats)")
     for part in parts:
@@ -49,21 +42,22 @@ def cpl_plot(run: RunContents) -> Plot | None:
     if parts:
         fs.legend_above(lower)
     fs.step_axis(lower)
-    return Plot(
+    return Plot.of(
+        figure,
         "cpl",
         "Contrastive Perception Loss",
         "At perception tokens, how far the prediction moves from the anchor's under "
         "the positive and the negative view. The margin is negative minus positive."
         f"{loss.smoothed}",
         _alt(loss, *parts),
-        fs.svg_text(figure),
+        by_step((upper, lower), loss, *parts),
     )
 
 
 def gain_plot(run: RunContents) -> Plot | None:
     """Entropies given anchor and negative view, above the spread of entropy gain."""
     entropies = [
-        Curve(label, color, *run.series(key))
+        Curve(label, color, *run.series(key), unit="nats")
         for key, color, label in (
             ("cpl_anchor_entropy", fs.BLUE, "anchor"),
             ("cpl_negative_entropy", fs.VERMILLION, "negative view"),
@@ -89,7 +83,15 @@ def gain_plot(run: RunContents) -> Plot | None:
     lower.set_ylabel("entropy gain")
     fs.step_axis(lower)
     named = [replace(e, label=f"entropy given the {e.label}") for e in entropies]
-    return Plot(
+    read = zip(
+        ("10th percentile of the gain", "median", "90th percentile"),
+        (fs.SKY, fs.BLUE, fs.SKY),
+        (low, middle, high),
+        strict=True,
+    )
+    read = [Curve(name, color, steps, y, unit="share") for name, color, y in read]
+    return Plot.of(
+        figure,
         "gain",
         "Entropy gain",
         "Of all gated tokens: mean entropy given each image, and how far it rises, as "
@@ -97,13 +99,18 @@ def gain_plot(run: RunContents) -> Plot | None:
         "median far above 0 means that entropy rises everywhere."
         f"{(median or entropies[0]).smoothed}",
         _alt(*named, replace(median, label="median entropy gain")),
-        fs.svg_text(figure),
+        by_step((upper, lower), *named, *read),
     )
 
 
 def selection_plot(run: RunContents) -> Plot | None:
     """How many responses count in CPL, and how many perception tokens each has."""
-    gated = Curve("gated share of responses", fs.GREEN, *run.series("cpl_gated_share"))
+    gated = Curve(
+        "gated share of responses",
+        fs.GREEN,
+        *run.series("cpl_gated_share"),
+        unit="share",
+    )
     count = Curve(
         "perception tokens per response",
         fs.BLUE,
@@ -111,41 +118,41 @@ def selection_plot(run: RunContents) -> Plot | None:
     )
     if not (gated or count):
         return None
-    return Plot(
+    return _two_panels(
         "selection",
         "What counts in CPL",
         "Responses that the gate lets into CPL, and the tokens that entropy gain "
         f"selects in each of them.{(count or gated).smoothed}",
-        _alt(gated, count),
-        _two_panels(
-            (gated, "gated share\nof responses"),
-            (count, "perception tokens\nper response"),
-        ),
+        (gated, "gated share\nof responses"),
+        (count, "perception tokens\nper response"),
     )
 
 
 def shortcut_plot(run: RunContents) -> Plot | None:
     """The two metrics in which the shortcut shows when both rise."""
-    share = Curve("perception token share", fs.BLUE, *run.series("cpl_selected_share"))
+    share = Curve(
+        "perception token share",
+        fs.BLUE,
+        *run.series("cpl_selected_share"),
+        unit="share",
+    )
     divergence = Curve(
         "divergence of tokens not selected",
         fs.VERMILLION,
         *run.series("cpl_unselected_divergence"),
+        unit="nats",
     )
     if not (share or divergence):
         return None
-    return Plot(
+    return _two_panels(
         "shortcut",
         "Watch for the shortcut",
         "The share of gated tokens that is selected, and how far the tokens that are "
         "not selected move under the negative view. If both rise, the policy learns to "
         "change every token once it recognises the perturbation."
         f"{(share or divergence).smoothed}",
-        _alt(share, divergence),
-        _two_panels(
-            (share, "perception token\nshare"),
-            (divergence, "divergence of\nother tokens (nats)"),
-        ),
+        (share, "perception token\nshare"),
+        (divergence, "divergence of\nother tokens (nats)"),
     )
 
 
@@ -166,7 +173,13 @@ def _alt(*curves: Curve) -> str:
     return f"Two line plots by training step: {courses}."
 
 
-def _two_panels(upper: tuple[Curve, str], lower: tuple[Curve, str]) -> str:
+def _two_panels(
+    name: str,
+    title: str,
+    caption: str,
+    upper: tuple[Curve, str],
+    lower: tuple[Curve, str],
+) -> Plot:
     """Two metrics that are at least 0, with their axes' labels; the upper a share."""
     figure, axes = fs.panels(2, fs.HALF)
     for ax, (curve, label) in zip(axes, (upper, lower), strict=True):
@@ -177,7 +190,9 @@ def _two_panels(upper: tuple[Curve, str], lower: tuple[Curve, str]) -> str:
         ax.set_ylabel(label)
     _share_axis(axes[0], upper[0].values)
     fs.step_axis(axes[1])
-    return fs.svg_text(figure)
+    curves = upper[0], lower[0]
+    read = by_step(axes, *curves)
+    return Plot.of(figure, name, title, caption, _alt(*curves), read)
 
 
 def _share_axis(ax: Axes, values: list[float]) -> None:

@@ -1,14 +1,15 @@
 """How the report's plots look: colours, axes, and SVG that follows dark mode."""
 
-import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart with any colour vision.
@@ -50,7 +51,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.fontsize": 10,
     "legend.frameon": False,
-    "legend.handlelength": 1.4,
+    "legend.handlelength": 2.0,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "areal_cppo",
@@ -63,25 +64,27 @@ STYLE = {
 
 LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "columnspacing": 1.4}
 HALF = (5.6, 4.2)  # inches, for half of the page's width
+_MARGIN = 1.08  # inches that the widest labels take on the left of a panel
 MARKED_STEPS = 20  # up to here every step is marked and nothing is smoothed
 
 
-@dataclass(frozen=True)
-class Plot:
-    """One picture of the report, with the words that go with it."""
+class Drawing(Figure):
+    """A figure that can be drawn at several widths.
 
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
-    wide: bool = False
+    The legends over its panels take as many columns as there is room for.
+    """
 
-    @property
-    def data_uri(self) -> str:
-        """The picture as a data URI."""
-        code = base64.b64encode(self.svg.encode()).decode()
-        return f"data:image/svg+xml;base64,{code}"
+    def __init__(self, **settings):
+        super().__init__(layout="constrained", **settings)
+        self.above: list[tuple[Callable[[int], Legend], int]] = []
+
+    def fit_legends(self) -> None:
+        renderer = FigureCanvasAgg(self).get_renderer()
+        for make, most in self.above:
+            for columns in range(most, 0, -1):
+                width = make(columns).get_window_extent(renderer).width
+                if width <= self.bbox.width - _MARGIN * self.dpi:
+                    break
 
 
 def style() -> matplotlib.rc_context:
@@ -91,9 +94,9 @@ def style() -> matplotlib.rc_context:
 
 def panels(
     rows: int, size: tuple[float, float], heights: Sequence[float] | None = None
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Drawing, list[Axes]]:
     """A figure of `rows` panels that share the horizontal axis."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Drawing(figsize=size)
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)
     return figure, list(axes[:, 0])
 
@@ -110,6 +113,7 @@ class Curve:
     steps: Sequence[int]
     values: Sequence[float]
     line: str = "-"
+    unit: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -151,28 +155,34 @@ class Curve:
 def step_axis(ax: Axes) -> None:
     """The horizontal axis of a plot by step."""
     ax.set_xlabel("training step")
-    ax.xaxis.set_major_locator(ticks(8, integer=True))
+    ax.xaxis.set_major_locator(ticks("auto", integer=True))
 
 
-def ticks(number: int, integer: bool = False) -> MaxNLocator:
-    """At most about so many ticks, at round values."""
+def ticks(number: int | str, integer: bool = False) -> MaxNLocator:
+    """At most about so many ticks, at round values; "auto": as there is room for."""
     return MaxNLocator(number, integer=integer, steps=[1, 2, 5, 10])
 
 
-def legend_above(ax: Axes, columns: int = 4) -> None:
-    """A legend over the panel, where it hides no data."""
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=columns,
-        **LEGEND,
-    )
+def legend_above(ax: Axes, columns: int = 4, of: Axes | None = None) -> None:
+    """A legend over the panel, where it hides no data, of what is drawn in `of`."""
+    handles, labels = (of or ax).get_legend_handles_labels()
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), **LEGEND}
+
+    def make(columns: int) -> Legend:
+        return ax.legend(handles, labels, ncols=columns, **place)
+
+    if handles and isinstance(ax.figure, Drawing):
+        ax.figure.above.append((make, columns))
+    if handles:
+        make(columns)
 
 
 def svg_text(figure: Figure) -> str:
     """The figure as SVG with neither date nor outside reference, dark mode added."""
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     buffer = io.StringIO()
+    if isinstance(figure, Drawing):
+        figure.fit_legends()
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", buffer.getvalue(), flags=re.S)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

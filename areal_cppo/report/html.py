@@ -7,14 +7,18 @@ from typing import Any
 
 from areal_cppo.folder import RunFolder, replace_file
 from areal_cppo.metrics import meanings
+from areal_cppo.report.chart import Plot
 from areal_cppo.report.headline import facts, gaps, run_size, run_title
 from areal_cppo.report.heldout import accuracy_change, heldout_points
+from areal_cppo.report.identity import identity, page_title
 from areal_cppo.report.page import render
-from areal_cppo.report.plots import Plot, all_plots
+from areal_cppo.report.plots import all_plots
 from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.sample_html import samples_html, step_samples_html
 from areal_cppo.report.step_samples import first_middle_last, read_step_samples
+from areal_cppo.report.trend import is_count, trend
 
+KIND = "areal_cppo run report"
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
 # Config keys whose values are nobody's business but the user's.
 SECRET = re.compile(
@@ -49,16 +53,20 @@ def report_html(run: RunContents, plots: list[Plot]) -> str:
     return render(
         "report.html.j2",
         run=run,
-        title=run_title(run),
+        title=page_title(run, KIND),
+        kind=KIND,
+        identity=identity(run),
+        objective=run_title(run),
         size=run_size(run),
         points=points,
         change=accuracy_change(points),
+        training=trend(run.series("accuracy")[1]),
         facts=facts(run),
         gaps=gaps(run),
         plots=plots,
         steps=steps,
         samples=samples_html(run.samples, "Held-out responses") if run.samples else "",
-        metrics=list(_last_values(run)),
+        metrics=list(_figures(run)),
         config=run.config_text and shareable(run.config_text, run.folder),
     )
 
@@ -74,21 +82,19 @@ def _step_samples(run: RunContents) -> str:
     return step_samples_html(found, len(files)) if found else ""
 
 
-def _last_values(run: RunContents) -> Iterator[dict[str, Any]]:
-    """The latest value of each metric, in the order in which they are declared."""
+def _figures(run: RunContents) -> Iterator[dict[str, Any]]:
+    """What each metric was at last, in the order in which they are declared."""
     recorded = {key for record in run.metrics for key in record}
     known = meanings(RunFolder(run.folder).meanings) if recorded else {}
     for name in [*known, *sorted(recorded - known.keys())]:
-        steps, values = run.series(name)
-        if name in NOT_LISTED or not steps:
+        values = run.series(name)[1]
+        if name in NOT_LISTED or not values:
             continue
         unknown = {"title": name, "unit": "", "help": "Not described here."}
-        yield {
-            "name": name,
-            **known.get(name, unknown),
-            "value": values[-1],
-            "step": steps[-1],
-        }
+        meaning = known.get(name, unknown)
+        found = trend(values[-1:] if is_count(name) else values)
+        change = "last value" if is_count(name) else found.words(meaning["unit"])
+        yield {"name": name, **meaning, "value": found.mean, "change": change}
 
 
 def shareable(config: str, folder: Path) -> str:

@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from areal_cppo.report import figure_style as fs
+from areal_cppo.report.chart import Plot, Readings, by_step
 from areal_cppo.report.cpl_plots import (
     cpl_plot,
     gain_plot,
     selection_plot,
     shortcut_plot,
 )
-from areal_cppo.report.figure_style import Curve, Plot
+from areal_cppo.report.figure_style import Curve
 from areal_cppo.report.heldout import HeldOut, heldout_points
 from areal_cppo.report.runs import RunContents, is_number
 from areal_cppo.report.timeline_plots import WIDE, timeline_plot, timeline_zoom_plot
@@ -22,6 +23,8 @@ from areal_cppo.report.trace import PHASES
 
 FEWEST_SLOTS = 12  # room on the axis, so that two bars are not two walls
 PARTS = (fs.ORANGE, fs.PURPLE, fs.SKY)  # of a reward of one's own, the first three
+SAME = 0.02  # off a line by less, two curves are one to the eye
+MINUS = "\u2212"
 MOST_BARS = 120  # more steps than this are averaged in blocks
 
 
@@ -44,25 +47,32 @@ def all_plots(run: RunContents) -> list[Plot]:
 
 
 def learning_plot(run: RunContents) -> Plot | None:
-    """Reward and training accuracy by step, held-out accuracy with intervals."""
-    reward = Curve("reward", fs.GREEN, *run.series("reward"))
-    accuracy = Curve("training accuracy", fs.BLUE, *run.series("accuracy"))
+    """Training accuracy by step, held-out accuracy with intervals, and the reward where
+    it has a course of its own."""
+    accuracy = Curve(
+        "training accuracy", fs.BLUE, *run.series("accuracy"), unit="share"
+    )
     points = heldout_points(run)
     heldout = Curve(
         f"{run.problems.lower()} accuracy",
         fs.VERMILLION,
         [point.step for point in points],
         [point.accuracy for point in points],
+        unit="share",
     )
     parts = [
         Curve(name.removeprefix("reward/"), color, *run.series(name))
         for name, color in zip(run.own_parts, PARTS)
     ]
-    curves = [curve for curve in (reward, accuracy, *parts, heldout) if curve]
+    reward = Curve("reward", fs.GREEN, *run.series("reward"))
+    line = None if parts else line_of(run, "accuracy", "reward")
+    sampled = [curve for curve in (accuracy, *parts) if curve]
+    sampled += [reward] if reward and line is None else []
+    curves = [*sampled, heldout] if points else sampled
     if not curves:
         return None
     figure, (ax,) = fs.panels(1, fs.HALF)
-    for curve in filter(None, (reward, accuracy, *parts)):
+    for curve in sampled:
         curve.draw(ax)
     if points:
         style = {"color": heldout.color, "label": heldout.label, "fmt": "D"}
@@ -70,18 +80,42 @@ def learning_plot(run: RunContents) -> Plot | None:
     if all(0 <= value <= 1 for curve in curves for value in curve.values):
         ax.set_ylim(0, 1)
     fs.step_axis(ax)
-    ax.set_ylabel("reward; share correct")
+    rewarded = reward in sampled or parts
+    ax.set_ylabel("reward; share correct" if rewarded else "share correct")
     fs.legend_above(ax)
     greedy = f" {run.problems} accuracy is of greedy ones, with 95 % Wilson intervals."
     greedy = greedy if points else f" {run.problems} accuracy was not measured."
-    return Plot(
+    same = f" The reward is not drawn: it is {line} throughout." if line else ""
+    return Plot.of(
+        figure,
         "learning",
-        "Reward and accuracy",
-        f"Training accuracy is of sampled responses.{greedy}"
-        f"{(reward or accuracy).smoothed}",
+        "Reward and accuracy" if rewarded else "Accuracy",
+        f"Training accuracy is of sampled responses.{greedy}{same}"
+        f"{(accuracy or reward).smoothed}",
         f"Line plot by training step: {'; '.join(curve.words for curve in curves)}.",
-        fs.svg_text(figure),
+        by_step([ax], *curves),
     )
+
+
+def line_of(run: RunContents, base: str, metric: str) -> str | None:
+    """The linear function of one metric that another is in all steps, in words.
+
+    `None` if it is none: some step is off by more than a fiftieth of what the metric
+    ranges over, or there are too few steps to tell.
+    """
+    pairs = [
+        (record[base], record[metric])
+        for record in run.metrics
+        if is_number(record.get(base)) and is_number(record.get(metric))
+    ]
+    if len({x for x, _ in pairs}) < 3:
+        return None
+    x, y = np.array(pairs, dtype=float).T
+    slope, start = np.polyfit(x, y, 1)
+    if np.abs(slope * x + start - y).max() > SAME * max(np.ptp(y), abs(slope)):
+        return None
+    rest = f" {'+' if start > 0 else MINUS} {abs(start):.2f}" if round(start, 2) else ""
+    return f"{slope:.2f} × {base}{rest}"
 
 
 def draw_accuracies(ax: Axes, xs: Sequence[float], points: list[HeldOut], **style):
@@ -111,7 +145,7 @@ def staleness_plot(run: RunContents) -> Plot | None:
     largest = Curve("largest", fs.ORANGE, *run.series("staleness_max"))
     if not (total or mean):
         return None
-    figure = fs.Figure(figsize=fs.HALF, layout="constrained")
+    figure = fs.Drawing(figsize=fs.HALF)
     upper, lower = figure.subplots(2, 1)
     shares = {age: tokens / total for age, tokens in totals.items()} if total else {}
     bars = upper.bar(list(shares), list(shares.values()), color=fs.BLUE, width=0.7)
@@ -141,14 +175,15 @@ def staleness_plot(run: RunContents) -> Plot | None:
     lower.set_ylabel("staleness\n(policy versions)")
     fs.step_axis(lower)
     spread = ", ".join(f"{share:.1%} at {age}" for age, share in shares.items())
-    return Plot(
+    return Plot.of(
+        figure,
         "staleness",
         "Staleness",
         "How many policy versions ago the trained-on tokens were sampled: the whole "
         f"run, then step by step.{mean.smoothed}",
         f"Histogram of response tokens by staleness: {spread or 'not recorded'}. "
         f"Line plot: {replace(mean, label='mean staleness').words}.",
-        fs.svg_text(figure),
+        by_step([lower], mean, largest) if mean or largest else None,
     )
 
 
@@ -184,11 +219,25 @@ def step_time_plot(run: RunContents) -> Plot | None:
         for seconds, phase in zip(table.mean(axis=1), known, strict=True)
     )
     averaged = f" Each bar is the mean of {block} steps." if block > 1 else ""
-    return Plot(
+    named = [f"{steps[part][0]:.0f}" for part in blocks]
+    if block > 1:
+        ends = [f"{steps[part][-1]:.0f}" for part in blocks]
+        named = [f"{first} to {last}" for first, last in zip(named, ends, strict=True)]
+    read = Readings(
+        [ax],
+        [float(centre) for centre in centres],
+        [f"Step{'s' if block > 1 else ''} {name}" for name in named],
+        [
+            (phase.name, fs.PHASE_COLORS[phase.name], row.tolist(), "s")
+            for row, phase in zip(means, known, strict=True)
+        ],
+    )
+    return Plot.of(
+        figure,
         "step_time",
         "Where a step's time goes",
         f"Mean per step: {parts}.{averaged}",
         f"Stacked bars of wall time by training step. Mean per step: {parts}.",
-        fs.svg_text(figure),
+        read,
         wide=True,
     )

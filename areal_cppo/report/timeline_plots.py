@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from areal_cppo.report import figure_style as fs
-from areal_cppo.report.figure_style import Plot
+from areal_cppo.report.chart import Plot, Readings
 from areal_cppo.report.runs import RunContents
 from areal_cppo.report.timeline import (
     Interval,
@@ -22,7 +22,8 @@ ZOOM_SECONDS = 30.0
 WIDE = (12.0, 3.3)
 MOST_SPANS = 400  # more spans of training than this are drawn as shares of time
 SHARE_BINS = 240
-MOST_POINTS = 1500  # a curve with more changes than this is averaged in bins
+READ = 120  # moments whose values can be read off
+MOST_POINTS = 800  # a curve with more changes than this is averaged in bins
 FINEST = 1 / 1500  # share of the window below which a bar could not be seen
 
 Lanes = dict[str, list]  # spans by phase
@@ -88,16 +89,7 @@ def _plot(
     lower.set_xlim(start / scale, end / scale)
     lower.set_xlabel(f"{unit} since training began")
     figure.align_ylabels()
-    handles, labels = middle.get_legend_handles_labels()
-    if handles:
-        upper.legend(
-            handles,
-            labels,
-            loc="lower right",
-            bbox_to_anchor=(1, 1.0),
-            ncols=len(labels),
-            **fs.LEGEND,
-        )
+    fs.legend_above(upper, columns=7, of=middle)
     generating, training = (
         busy_seconds(intersect(side, [window])) / (end - start)
         for side in (line.generation, line.training)
@@ -107,14 +99,44 @@ def _plot(
         f"Generation busy {generating:.0%} of this time, training {training:.0%}, "
         f"both {both:.0%}."
     )
-    return Plot(
+    return Plot.of(
+        figure,
         name,
         title,
         f"{facts} {words}",
         f"Time line from {start:.0f} to {end:.0f} s: generation requests in flight, "
         f"training phases and weight updates. {facts}",
-        fs.svg_text(figure),
+        _readings((upper, middle, lower), lanes, line, window, scale, unit, colors),
         wide=True,
+    )
+
+
+def _readings(panels, lanes: Lanes, line, window, scale, unit, colors) -> Readings:
+    """Requests in flight and the share of time of each phase, moment by moment."""
+    edges = np.linspace(*window, READ + 1)
+    centres = (edges[1:] + edges[:-1]) / 2 / scale
+    shares = {**lanes, "weights": line.weights}
+    return Readings(
+        panels,
+        [round(float(centre), 3) for centre in centres],
+        [f"At {centre:.1f} {unit}" for centre in centres],
+        [
+            (
+                "requests in flight",
+                fs.BLUE,
+                [round(float(n), 1) for n in mean_in_flight(line.generation, edges)],
+                "",
+            ),
+            *(
+                (
+                    name,
+                    colors.get(name, fs.INK),
+                    mean_in_flight(union(spans), edges).tolist(),
+                    "share",
+                )
+                for name, spans in shares.items()
+            ),
+        ],
     )
 
 

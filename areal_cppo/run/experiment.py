@@ -16,6 +16,7 @@ from areal.utils import perf_tracer
 
 from areal_cppo.cluster.worker import apply_listen_host
 from areal_cppo.config.experiment import CPPOConfig
+from areal_cppo.doctor.machine import machine_words
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
 from areal_cppo.inspection.run_samples import write_heldout_samples
@@ -97,7 +98,8 @@ class Experiment:
         folder.cut(first)
         self._write_config()
         run_id = os.environ.get(RUN_ID_VARIABLE)
-        folder.event("run_started", run_id=run_id, pid=os.getpid())
+        machine = machine_words()
+        folder.event("run_started", run_id=run_id, pid=os.getpid(), machine=machine)
         if found:
             folder.event("resumed", step=first)
             self.note(f"going on after step {first}")

@@ -119,8 +119,16 @@ def test_a_plan_as_json_and_as_a_table(found):
     assert max(map(len, text.splitlines())) < 250
 
 
-def test_the_picture_has_a_line_a_bound(found):
+def test_the_picture_has_a_line_a_bound_and_rings_the_recommendation(found):
     plan, tail = found
-    (ax,) = draw(plan, tail).axes
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    figure = draw(plan, tail)
+    (ax,) = figure.axes
+    *names, last = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["bound 0", "bound 1", "bound 4", "all GPUs take turns"]
+    chosen = plan.recommended
+    servers, bound = chosen.setting.servers, chosen.setting.staleness
+    assert last == f"recommended: {servers} GPUs generate, bound {bound}"
+    ring = ax.lines[-1].get_xydata().tolist()
+    assert ring == [[servers, chosen.samples_per_second]]
+    assert "12 GPUs" in figure.get_suptitle()
+    assert ax.get_xlabel().startswith("GPUs") and "samples/s" in ax.get_ylabel()

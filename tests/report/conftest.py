@@ -223,7 +223,12 @@ class RunFolder:
         return TokenView(char, gain, negative * (1 - gain), negative, gain > 0.3, role)
 
     def config(self, text: str = "") -> "RunFolder":
-        default = f"seed: 1\nfileroot: {self.folder}/logs\nactor:\n  objective: cppo\n"
+        default = (
+            f"seed: 1\nfileroot: {self.folder}/logs\n"
+            "experiment_name: triangles\ntrial_name: cppo\ndata: {source: triangles}\n"
+            "cluster: {n_nodes: 1, n_gpus_per_node: 0}\n"
+            "actor: {objective: cppo, path: tasks/triangles/checkpoint}\n"
+        )
         (self.folder / "config.yaml").write_text(text or default)
         return self
 
@@ -232,6 +237,9 @@ class RunFolder:
         self.metrics(steps, cpl=objective != "grpo").evaluations(marks)
         self.timeline(steps).summary(steps, objective).samples()
         self.step_samples(1, steps)
+        machine = "2 CPU cores, 23.5 GiB of memory"
+        start = {"event": "run_started", "time": 1.7e9, "machine": machine}
+        self.lines("events.jsonl", [start])
         return self.config()
 
 

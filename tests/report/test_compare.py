@@ -86,7 +86,7 @@ def test_runs_of_different_lengths_one_without_evaluations(make, tmp_path, drawn
         "8 of 60 training steps",
         "A one Step 12: the <b>tide</b> rose",
         "C three: No accuracy on other problems",
-        "Reward 0.75 0.5 0.5",
+        "Reward 0.55 0.5 0.5",
     ):
         assert said in seen
     assert "samples.json" not in seen
