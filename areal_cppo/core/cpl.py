@@ -243,12 +243,6 @@ class CPLConfig:
         FRACTION,
         "least rise of a selected token's entropy, in units of log(vocabulary size)",
     )
-    max_entropy: float = setting(
-        1.0,
-        FRACTION,
-        "largest entropy of a selected token given the original image, in units of "
-        "log(vocabulary size): less than 1 leaves out what the policy guesses",
-    )
     divergence: str = setting(
         "kl",
         Choice(KINDS),

@@ -7,7 +7,6 @@ Letters: ``T`` packed response positions, ``G`` gated ones, ``N`` selected token
 sequences.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,12 +61,8 @@ def perception_tokens(
     """
     pair = anchor_entropy, negative_entropy
     eligible = rise_eligible(*pair, config.min_gain, vocabulary=vocabulary)
-    sure = torch.ones_like(eligible)
-    if config.max_entropy < 1:
-        sure = anchor_entropy <= config.max_entropy * math.log(vocabulary)
     if config.selection == "all":
-        return sure
-    eligible = eligible & sure
+        return torch.ones_like(eligible)
     score = entropy_rise if config.selection == "entropy_rise" else entropy_gain
     chosen = select_perception_tokens(
         score(*pair), eligible, sequence_ids[gate], config.top_fraction, config.quota

@@ -14,13 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.core import (
-    CPLConfig,
-    entropy_gain,
-    perception_tokens,
-    rise_eligible,
-    select_perception_tokens,
-)
+from areal_cppo.core import entropy_gain, rise_eligible, select_perception_tokens
 
 FRACTIONS = [0.01, 0.07, 0.1, 0.2, 0.25, 0.29, 0.3, 0.5, 0.57, 0.6, 0.7, 0.9, 1.0]
 QUOTAS = ["ceil", "floor"]
@@ -254,25 +248,3 @@ def test_selection_refusals(change, message):
     }
     with pytest.raises(ValueError, match=message):
         select_perception_tokens(**(arguments | change))
-
-
-@pytest.mark.parametrize(
-    ("most", "selection", "chosen"),
-    [
-        (1.0, "entropy_rise", [True, True, True, False]),
-        (0.5, "entropy_rise", [True, True, False, False]),
-        (0.2, "entropy_rise", [True, False, False, False]),
-        (0.5, "all", [True, True, False, False]),
-        (1.0, "all", [True, True, True, True]),
-    ],
-)
-def test_what_the_policy_guesses_can_be_left_out(most, selection, chosen):
-    """`max_entropy`, in units of log V, of the anchor."""
-    config = CPLConfig(max_entropy=most, selection=selection, top_fraction=1.0)
-    nats = math.log(4)
-    anchor = torch.tensor([0.1, 0.4, 0.7, 0.9]) * nats
-    negative = torch.tensor([0.9, 0.9, 0.8, 0.5]) * nats  # the last doesn't rise
-    gate = torch.ones(4, dtype=torch.bool)
-    ids = torch.zeros(4, dtype=torch.long)
-    found = perception_tokens(config, anchor, negative, gate, ids, vocabulary=4)
-    assert found.tolist() == chosen
