@@ -108,7 +108,10 @@ def _interruptible() -> Iterator[list[int]]:
 
     def interrupt(number: int, _: FrameType | None) -> None:
         came.append(number)
-        signal.raise_signal(signal.SIGINT)
+        if callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+        else:  # a shell's background jobs ignore it
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield came

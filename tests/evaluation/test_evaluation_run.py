@@ -193,6 +193,7 @@ def test_a_prompt_without_room_for_the_response_is_not_asked(evaluate, known):
 
 
 def start(server: FakeServer, out, *arguments: str) -> subprocess.Popen:
+    """As in a shell's background, where SIGINT is ignored."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "areal_cppo", "eval", "--out", str(out)),
@@ -203,6 +204,7 @@ def start(server: FakeServer, out, *arguments: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
 
 
@@ -234,7 +236,7 @@ def test_a_reward_function_of_ones_own(evaluate, known, tmp_path):
 
 
 def test_sigterm_keeps_what_was_measured(known, tmp_path):
-    """It is to the command as Ctrl-C, by way of SIGINT."""
+    """It is to the command as Ctrl-C, in a shell's background, too."""
     out = tmp_path / "an evaluation"
 
     def answer(payload):
