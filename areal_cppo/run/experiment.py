@@ -241,7 +241,7 @@ class Experiment:
         try:
             if self.stop.asked:  # between the last look and now
                 raise keeper.stopped()
-            workflow_kwargs = workflow_kwargs | {"steps": keeper.last}
+            workflow_kwargs = workflow_kwargs | {"steps": keeper.last_step}
             if self.config.samples.every:
                 workflow_kwargs["samples"] = str(self.folder.pending)
             trainer.train(workflow=WORKFLOW, workflow_kwargs=workflow_kwargs)
