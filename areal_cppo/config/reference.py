@@ -110,6 +110,8 @@ def _default(field: Any, listed: bool) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float) and value == int(value) and abs(value) < 1e6:
         return f"{value:.1f}"
+    if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
+        return f"{len(value)}, as below"
     if isinstance(value, list | dict | tuple):
         value = list(value) if isinstance(value, tuple) else value
         return re.sub(r"'([\w.-]+)'", r"\1", str(value))
