@@ -98,7 +98,7 @@ def config_checks(path: str, overrides: list[str]) -> list[Check]:
     from areal_cppo.config.resources import check_resources
     from areal_cppo.run import preflight
 
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, begins=False)
     cluster = config.cluster
     size = f"{cluster.n_nodes} node(s) x {cluster.n_gpus_per_node} GPU(s)"
     model_config, model = _tried(

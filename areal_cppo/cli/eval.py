@@ -59,13 +59,13 @@ def evaluate(args: argparse.Namespace) -> int:
     from areal_cppo.evaluation.summary import describe
 
     # A mistake in it comes before anything is written.
-    load_config(args.config, args.overrides)
+    load_config(args.config, args.overrides, begins=False)
     addresses = [check_server(address) for address in args.server]
     stem = Path(args.model).name.lower() or "model"
     folder = Path(args.out or f"runs/eval-{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     served = model_folder(args.model, folder.absolute(), note)
     own = [f"{key}={quoted(served)}" for key in ("actor.path", "tokenizer_path")]
-    settings = load_config(args.config, args.overrides + own)
+    settings = load_config(args.config, args.overrides + own, begins=False)
     samples = settings.eval_gconfig.n_samples if args.k is None else args.k
     evaluation = Evaluation(
         settings, samples, args.limit, folder.absolute(), addresses, note

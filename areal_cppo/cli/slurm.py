@@ -108,7 +108,7 @@ def slurm(args: argparse.Namespace) -> int:
             f"stats_logger.fileroot={scratch}",
             f"cluster.name_resolve.nfs_record_root={scratch}",
         ]
-        config = load_config(args.config, [*settings, *own])
+        config = load_config(args.config, [*settings, *own], begins=False)
     layout = make_layout(config, args.nodes, args.generation_nodes)
     # All but what depends on the model, which may be on the cluster only.
     check_resources(config, {})

@@ -160,8 +160,16 @@ def workflow_kwargs(config: CPPOConfig, reward_fn: str) -> dict[str, Any]:
     }
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOConfig:
+def load_config(
+    path: str | Path, overrides: list[str] | None = None, *, begins: bool = True
+) -> CPPOConfig:
     """Read a YAML file, apply `key=value` overrides, resolve and check.
+
+    Parameters
+    ----------
+    begins
+        Whether a run begins with it: then AReaL's name service is set up, and the
+        configuration written where AReaL keeps its logs. Else nothing is written.
 
     Raises
     ------
@@ -172,6 +180,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> CPPOCon
     path = check_file(path)
     with refused(path):
         config = build(compose(path, overrides or []), CPPOConfig)
+        if not begins:
+            return config
         try:
             name_resolve.reconfigure(config.cluster.name_resolve)
         except OSError as error:

@@ -40,7 +40,7 @@ def checkpoint_samples(
     settings: Settings,
 ) -> list[SampleView]:
     """Responses of a checkpoint to the first held-out problems of the run's task."""
-    config = load_config(folder.config)
+    config = load_config(folder.config, begins=False)
     task = load_task(config)
     synthetic = isinstance(task, ReadingExperiment)
     samples = []

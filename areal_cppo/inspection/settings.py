@@ -54,7 +54,7 @@ def read_settings(
         return Settings(seed=DEFAULT_SEED if seed is None else seed)
     from areal_cppo.config.experiment import load_config
 
-    read = load_config(config, overrides)
+    read = load_config(config, overrides, begins=False)
     return Settings(
         name=Path(config).name,
         cpl=read.actor.cpl,

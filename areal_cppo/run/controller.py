@@ -63,7 +63,7 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.run.preflight import check_settings
     from areal_cppo.tasks.experiment import load_task
 
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, overrides, begins=False)
     model_config = check_settings(config)
     parameters = count_parameters(config.actor.path)
     for line in describe_plan(config, model_config, parameters):

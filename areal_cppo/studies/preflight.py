@@ -69,7 +69,7 @@ def load_run_config(arm: Sequence[str], *, seed: int, steps: int, checkpoint: Pa
     """
     decided = {"seed": seed, "total_train_steps": steps, "actor.path": checkpoint}
     own = [as_override(key, value) for key, value in decided.items()]
-    config = load_config(BASE, [*own, *arm])
+    config = load_config(BASE, [*own, *arm], begins=False)
     actor = config.actor
     for key, wrong in (
         ("actor.backend", actor.backend != "fsdp:d1p1t1"),
