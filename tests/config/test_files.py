@@ -71,7 +71,7 @@ def test_a_packages_file_by_its_name(write, tmp_path):
     ("name", "said"),
     [
         ("trangles.yaml", "did you mean triangles.yaml?"),
-        ("nothing_like_it.yaml", "of the package there are charts.yaml, "),
+        ("nothing_like_it.yaml", "the package has some, as triangles.yaml"),
     ],
 )
 def test_a_file_that_is_not_there(write, name, said):

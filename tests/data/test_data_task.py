@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 
 import pytest
 from torch.utils.data import DataLoader
 
+from areal_cppo.config.blocks import GroupsConfig
 from areal_cppo.config.experiment import load_config
 from areal_cppo.data.task import ProblemTask
 from areal_cppo.errors import UserError
@@ -85,7 +87,7 @@ def test_what_the_workflow_gets(task, tmp_path):
     assert kwargs["reward"]["answer_weight"] == 0.8
     assert kwargs["tokenizer"] == kwargs["processor"] == str(tmp_path / "model")
     assert kwargs["gconfig"].n_samples == 8
-    assert kwargs["groups"] == {"on_failed_response": "keep", "attempts": 3}
+    assert kwargs["groups"] == asdict(GroupsConfig())
     assert (kwargs["max_prompt_tokens"], kwargs["context_length"]) == (2048, 256)
     CPPOWorkflow(**kwargs)
     pickle.dumps(kwargs)  # it travels to the rollout workers
