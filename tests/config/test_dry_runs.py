@@ -189,7 +189,7 @@ def test_a_script_passes_on_what_it_is_given(script, tmp_path, started_in):
 
 @pytest.mark.slow
 def test_a_script_from_any_folder(local_paths, tmp_path, started_in):
-    """For real: the run's folder is made there."""
+    """For real, as far as a dry run is; it writes nothing."""
     paths = [word for word in local_paths(FULL) if not word.startswith("run_dir")]
     done = subprocess.run(
         [
@@ -208,8 +208,7 @@ def test_a_script_from_any_folder(local_paths, tmp_path, started_in):
     assert done.returncode == 0, done.stderr
     assert "nothing was started" in done.stdout
     assert "GPUs: 8 = trainer 4" in done.stdout
-    assert [path.name for path in started_in.iterdir()] == ["runs"]
-    assert not list(started_in.rglob("metrics.jsonl"))
+    assert not list(started_in.iterdir())
 
 
 def test_a_mistake_ends_a_script_with_its_status(started_in):
