@@ -216,6 +216,13 @@ def _augmentation(config: CPPOConfig) -> Iterator[str]:
             "token's ratio would be to what was said of another image; set them, or "
             "augmentation.train_on=seen"
         )
+    if own.trains_unlike and config.uses_reference:
+        yield (
+            "actor.kl_ctl: expected 0 with augmentation.train_on=original, found "
+            f"{actor.kl_ctl:g}: AReaL would compare the reference policy, given the "
+            "original, with what was said of another image; set it to 0, or "
+            "augmentation.train_on=seen"
+        )
 
 
 def _placement(config: CPPOConfig) -> Iterator[str]:

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoProcessor
 
+from areal_cppo.config.agreements import disagreements
 from areal_cppo.config.augmentation import UNLIKE, AugmentationConfig
+from areal_cppo.config.experiment import load_config
 from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.workflow import CPPOWorkflow
 from areal_cppo.step.batch import with_images
@@ -189,3 +191,23 @@ def test_wrong_settings(settings, message):
     with pytest.raises(ValueError) as caught:
         AugmentationConfig(**{"views": NOISE} | settings)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], None),
+        (["actor.use_decoupled_loss=false"], "augmentation.train_on: expected"),
+        (["augmentation.share=0.01"], "augmentation.share: expected a part of each"),
+        (["actor.kl_ctl=0.1", "ref=${actor}"], "actor.kl_ctl: expected 0 with augmen"),
+        (
+            ["actor.kl_ctl=0.1", "ref=${actor}", "augmentation.train_on=seen"],
+            None,
+        ),
+    ],
+)
+def test_what_else_has_to_agree(overrides, words):
+    recipe = "qwen2_5_vl-3b_geometry3k_noisyrollout.yaml"
+    config = load_config(recipe, overrides, begins=False)
+    said = [line for line in disagreements(config) if "augmentation" in line]
+    assert (not said) if words is None else any(words in line for line in said)
