@@ -12,97 +12,22 @@ import weakref
 from concurrent.futures import Future
 
 import pytest
-import torch
-from areal import workflow_context
-from areal.api import ModelResponse
 from areal.api.cli_args import GenerationHyperparameters
-from areal.infra.workflow_context import WorkflowContext
-from areal.utils import stats_tracker
-from transformers import AutoProcessor
 
 from areal_cppo.rewards.parts import Reward
 from areal_cppo.rollout import workflow as module
-from areal_cppo.rollout.refusals import REASONS, REFUSED, VisionTokenSampled
+from areal_cppo.rollout.refusals import VisionTokenSampled
 from areal_cppo.rollout.workflow import CPPOWorkflow
-from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
-from tests.rollout.reward_cases import HANG, RAISE
-
-FINE = [9, 10, 1]
-IMAGE = 4
-
-
-class FakeEngine:
-    """Answers each request with the next outcome: tokens, or an error to raise."""
-
-    def __init__(self, *outcomes):
-        self.outcomes = list(outcomes)
-        self.requests = []
-
-    async def agenerate(self, req):
-        self.requests.append(req)
-        outcome = self.outcomes[len(self.requests) - 1]
-        await asyncio.sleep(0)  # as others are in flight
-        if isinstance(outcome, Exception):
-            raise outcome
-        return ModelResponse(
-            input_tokens=list(req.input_ids),
-            output_tokens=outcome,
-            output_logprobs=[-0.5] * len(outcome),
-            output_versions=[3] * len(outcome),
-        )
-
-
-class CountingProcessor:
-    def __init__(self, processor):
-        self.processor = processor
-        self.calls = 0
-
-    def __call__(self, **kwargs):
-        self.calls += 1
-        return self.processor(**kwargs)
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return AutoProcessor.from_pretrained(TRIANGLES.checkpoint)
-
-
-@pytest.fixture(scope="module")
-def problem(processor):
-    return ReadingDataset(TRIANGLES, processor, 1, seed=0)[0]
-
-
-@pytest.fixture
-def make_workflow(processor):
-    stats_tracker.get("rollout").export()
-
-    def make(processor=processor, **kwargs):
-        settings = {
-            "reward_fn": "tests.rollout.reward_cases.by_token",
-            "gconfig": GenerationHyperparameters(max_new_tokens=8, max_tokens=100),
-            "tokenizer": str(TRIANGLES.checkpoint),
-            "reward": {"timeout_seconds": 20.0},
-        }
-        return CPPOWorkflow(processor=processor, **settings | kwargs)
-
-    return make
-
-
-def run(workflow, data, *outcomes):
-    """A group with these outcomes: its trajectory, and its refusals as totals."""
-    engine = FakeEngine(*outcomes)
-    got = asyncio.run(workflow.arun_group(engine, data, len(outcomes)))
-    return got, totals(), engine
-
-
-def totals() -> dict[str, float]:
-    stats = stats_tracker.get("rollout").export()
-    counted = {}
-    for key, mean in stats.items():
-        if REFUSED in key and not key.endswith("__count"):
-            counted[key.split(REFUSED)[1]] = round(mean * stats[f"{key}__count"])
-    assert set(counted) - {"group_dropped", "group_all_equal"} == set(REASONS)
-    return {reason: total for reason, total in counted.items() if total}
+from tests.rollout.fakes import (
+    FINE,
+    IMAGE,
+    REFUSALS,
+    CountingProcessor,
+    FakeEngine,
+    run,
+    totals,
+)
+from tests.rollout.reward_cases import RAISE
 
 
 def test_a_group_of_fine_responses(make_workflow, problem):
@@ -194,14 +119,6 @@ def test_the_reward_is_told_what_it_sees_and_nothing_else_of_the_item(
     told = {name: workflow._rewards.calls[0].pop(name) for name in seen}
     assert told == {name: problem[name] for name in seen}
     assert set(workflow._rewards.calls[0]) == set(call) - {"answer"}
-
-
-REFUSALS = {
-    "vision_token": [9, IMAGE, 1],
-    "request_failed": RuntimeError("Payload: <image>. Last error: TimeoutError()"),
-    "reward_error": [9, RAISE, 1],
-    "reward_timeout": [9, HANG, 1],
-}
 
 
 @pytest.mark.parametrize("reason", REFUSALS)
@@ -354,57 +271,3 @@ def test_a_response_takes_along_the_parts_of_its_reward(make_workflow, problem):
 def test_settings_are_checked(make_workflow, kwargs):
     with pytest.raises(ValueError, match="expected"):
         make_workflow(**kwargs)
-
-
-def test_with_samples_responses_take_along_what_theirs_say(
-    make_workflow, problem, tmp_path
-):
-    workflow = make_workflow(samples=str(tmp_path))
-    got, _, _ = run(workflow, problem, FINE, [9, 1])
-    about = [images["sample"] for images in got["multi_modal_input"]]
-    known = {name: str(problem[name]) for name in ("query_id", "question", "answer")}
-    assert about == [known | {"parts": {}}] * 2
-    assert not list(tmp_path.iterdir())
-    got, _, _ = run(make_workflow(), problem, FINE, FINE)
-    assert not any("sample" in images for images in got["multi_modal_input"])
-
-
-@pytest.mark.parametrize("reason", [*REFUSALS, "prompt_too_long"])
-def test_a_few_refused_responses_are_written_down(
-    make_workflow, processor, problem, tmp_path, reason
-):
-    """With as much as there is of them; no more than a few wait to be gathered."""
-    limits = {"max_prompt_tokens": 5} if reason == "prompt_too_long" else {}
-    settings = {"reward": {"timeout_seconds": 2.0}, "samples": str(tmp_path)}
-    workflow = make_workflow(**settings, **limits)
-    outcome = REFUSALS.get(reason, FINE)
-    run(workflow, problem, FINE, outcome)
-    (file,) = tmp_path.iterdir()
-    record = torch.load(file, weights_only=True)
-    assert record["reason"] == reason
-    without = reason in ("request_failed", "prompt_too_long")
-    assert record["ids"] == ([] if without else outcome)
-    text = processor.tokenizer.decode(record["prompt"], skip_special_tokens=True)
-    assert text and IMAGE not in record["prompt"]
-    (picture,) = record["pictures"]["anchor"]
-    assert tuple(picture.shape) == (84, 84, 3) and picture.dtype == torch.uint8
-    assert (record["query_id"], record["images"]) == (problem["query_id"], 1)
-
-
-def test_no_more_than_a_few_wait_and_none_of_an_evaluation(
-    make_workflow, problem, tmp_path
-):
-    workflow = make_workflow(samples=str(tmp_path / "pending"))
-    bad = REFUSALS["vision_token"]
-    workflow_context.set(WorkflowContext(is_eval=True))
-    try:
-        asyncio.run(workflow.arun_group(FakeEngine(bad, bad), problem, 2))
-    finally:
-        workflow_context.set(WorkflowContext())
-    assert not (tmp_path / "pending").exists()
-    for _ in range(5):
-        run(workflow, problem, FINE, bad, bad)
-    assert len(list((tmp_path / "pending").iterdir())) == 3
-    (tmp_path / "file").touch()  # a folder that can't be made does not end a run
-    got, _, _ = run(make_workflow(samples=str(tmp_path / "file")), problem, FINE, bad)
-    assert got is None
