@@ -255,3 +255,24 @@ def full_folder(tmp_path_factory) -> RunFolder:
 def run_folder(tmp_path) -> RunFolder:
     """An empty run folder."""
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.report import chromium
+
+    try:
+        with chromium.started() as browser:
+            yield browser
+    except chromium.ChromiumMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, full_folder) -> dict[str, Path]:
+    """One file of each kind."""
+    from tests.report.pages import write_pages
+
+    folder = tmp_path_factory.mktemp("pages")
+    other = RunFolder(folder / "a run of a long name, begun again").full(steps=4)
+    return write_pages(folder, full_folder, other)

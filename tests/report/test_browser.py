@@ -5,10 +5,8 @@ accessibility rules. Not covered: whether it looks good. Screenshots are left in
 test's temporary folder, or in AREAL_CPPO_SCREENSHOTS.
 """
 
-import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,83 +14,18 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
 
-from areal_cppo.core import CPLConfig
-from areal_cppo.inspection.page import Inspection, inspection_html, sheet_html
-from areal_cppo.inspection.sheet import Draw, Sheet, Strip
-from areal_cppo.report.compare import write_comparison
 from areal_cppo.report.html import write_report
-from areal_cppo.report.page import number
 from areal_cppo.report.samples import TokenView
 from tests.report import chromium
-from tests.report.conftest import RunFolder
+from tests.report.pages import (
+    DESKTOP,
+    PAGES,
+    PHONE,
+    long_response,
+)
 
 pytestmark = pytest.mark.browser
-
-PAGES = ("report", "inspection", "views", "compare")
-PHONE, DESKTOP = 360, 1280
-WORDS = ("<think>", "\n", " The", " side", " is", " 7", ",", " not", " 9", ".")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        with chromium.started() as browser:
-            yield browser
-    except chromium.ChromiumMissing as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory, full_folder) -> dict[str, Path]:
-    """One file of each kind."""
-    folder = tmp_path_factory.mktemp("pages")
-    files = {name: folder / f"{name}.html" for name in PAGES}
-    files["report"] = full_folder.folder / "report.html"
-    files["inspection"].write_text(inspection_page(full_folder), encoding="utf-8")
-    files["views"].write_text(views_page(), encoding="utf-8")
-    other = RunFolder(folder / "a run of a long name, begun again").full(steps=4)
-    write_comparison([full_folder.folder, other.folder], files["compare"])
-    return files
-
-
-def long_response() -> list[TokenView]:
-    """130 words of natural text, each with all numbers, digits selected."""
-    tokens = []
-    for at, word in enumerate(WORDS * 13):
-        gain = 0.5 + 0.002 * at if word.strip().isdigit() else 0.02
-        rest = (0.4, 0.9, 0.8, 0.1 + 0.001 * at, 0.01, 1.5)
-        tokens.append(TokenView(word, gain, 0.1, 0.5, gain > 0.3, "", *rest))
-    return tokens
-
-
-def inspection_page(run) -> str:
-    sample = replace(
-        run.sample(0, "after"),
-        tokens=long_response(),
-        policy=None,
-        correct=None,
-        reward=None,
-        notes=("Cut off after 130 tokens.",),
-        perturbations={"positive": "rotation", "negative": "noise_patches"},
-    )
-    facts = ["greedy response", "views of seed 1"]
-    return inspection_html(Inspection("A model", facts, CPLConfig(), [sample]))
-
-
-def views_page() -> str:
-    draws = [
-        Draw(Image.new("RGB", (140, 84), color), unchanged=color == "white")
-        for color in ("white", "grey", "navy")
-    ]
-    strips = [
-        Strip("positive", "rotation", ["degrees 10"], draws),
-        Strip("negative", "noise_patches", ["count 50", "side 0.05 to 0.15"], draws),
-    ]
-    original = Image.new("RGB", (812, 812), "grey")  # higher than it may be on a page
-    return sheet_html(Sheet("Views of x.png", ["812 x 812"], original, strips))
-
 
 # Pictures whose sides relate otherwise than in the file, on all that is unfolded.
 DISTORTED = """all => all.filter(image => {
@@ -309,84 +242,6 @@ def test_print_is_light_and_without_what_only_a_pointer_can_use(browser, pages):
 
 
 # Of each picture and drawing the size of its smallest letters, in CSS pixels.
-LETTERS = """() => [...document.querySelectorAll('.chart img')].map(image => {
-  const svg = atob(image.currentSrc.split(',')[1]);
-  const scale = image.clientWidth / svg.match(/viewBox="0 0 ([\\d.]+)/)[1];
-  const sizes = [...svg.matchAll(/font(?:-size)?: [^;"]*?([\\d.]+)px/g)];
-  return scale * Math.min(...sizes.map(size => size[1]));
-}).concat([...document.querySelectorAll('svg.whiskers text')].map(text =>
-  parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
-
-
-@pytest.mark.parametrize("width", [PHONE, 900, DESKTOP])
-@pytest.mark.parametrize("name", ["report", "compare"])
-def test_letters_of_charts_can_be_read(browser, pages, name, width):
-    with chromium.visit(browser, pages[name], width=width) as seen:
-        sizes = seen.page.evaluate(LETTERS)
-        assert len(sizes) >= 9 and 10 <= min(sizes) and max(sizes) < 20
-
-
-def read(page, chart: int) -> list[str]:
-    """What a chart tells: the step, then label and value of each curve."""
-    return page.locator(".read").nth(chart).locator("strong,span").all_text_contents()
-
-
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_charts_tell_their_values(browser, pages, full_folder, width):
-    """To a pointer, to touch and to the keyboard; the same as was recorded."""
-    records = (full_folder.folder / "metrics.jsonl").read_text().splitlines()
-    losses = [number(json.loads(line)["cpl_loss"], "nats") for line in records]
-    touch = width == PHONE
-    with chromium.visit(browser, pages["report"], width=width, touch=touch) as seen:
-        page = seen.page
-        reach = page.locator(".reach").nth(1)
-        before = page.locator("figure").nth(1).bounding_box()["height"]
-        assert read(page, 1)[0] == "Step 12"
-        box = reach.bounding_box()
-        (reach.tap if touch else reach.hover)(position={"x": box["width"] / 2, "y": 9})
-        step = int(read(page, 1)[0].removeprefix("Step "))
-        assert step in (6, 7)
-        assert read(page, 1)[1] == f"CPL {losses[step - 1]}"
-        assert page.locator("figure").nth(1).bounding_box()["height"] == before
-        reach.focus()
-        page.keyboard.press("Home")
-        page.keyboard.press("ArrowRight")
-        assert read(page, 1)[:2] == ["Step 2", f"CPL {losses[1]}"]
-        assert reach.get_attribute("aria-valuetext").startswith(
-            f"Step 2, CPL {losses[1]}, positive"
-        )
-        page.keyboard.press("End")
-        assert read(page, 1)[0] == "Step 12"
-        # The line stands where the picture has the step, within its panels.
-        line, box = (
-            page.locator(x).nth(1).bounding_box() for x in (".reach i", ".reach")
-        )
-        assert box["x"] + 0.9 * box["width"] < line["x"] <= box["x"] + box["width"]
-        assert not page.locator(".reach i").nth(0).is_visible()
-
-
-def test_contents_lead_to_every_section(browser, pages):
-    with chromium.visit(browser, pages["report"]) as seen:
-        page = seen.page
-        links = page.locator("nav a").evaluate_all("all => all.map(a => a.hash)")
-        ids = page.locator("main h2").evaluate_all("all => all.map(h => '#' + h.id)")
-        assert links == ids and len(ids) == 5
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        assert page.url.endswith("#course")
-        assert abs(page.locator("#course").bounding_box()["y"]) < 60
-        page.emulate_media(media="print")
-        for what in ("nav", ".reach", ".hint"):
-            assert not page.locator(what).first.is_visible()
-
-
-def test_without_scripts_charts_remain(browser, pages):
-    with chromium.visit(browser, pages["report"], script=False) as seen:
-        assert seen.page.locator(".chart img").first.is_visible()
-        assert seen.page.locator(".reach").count() == 0
-        assert not seen.page.locator(".hint").is_visible()
-
-
 def test_policy_refuses_every_network(browser, pages):
     """Even a page that were made to ask for something could not."""
     with chromium.visit(browser, pages["report"]) as seen:
