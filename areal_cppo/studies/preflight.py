@@ -104,9 +104,9 @@ def samples_per_step(config: CPPOConfig) -> int:
 
 def _evaluation_seconds(plan: EvaluationSpec, steps: int) -> float:
     counts = [plan.problems] * (_points(plan.every, steps) - 1) + [plan.final]
-    problems = sum(
-        count + len(plan.shifts) * min(count, plan.shifted) for count in counts
-    )
+    shifted = counts if plan.every else counts[-1:]
+    problems = sum(counts)
+    problems += len(plan.shifts) * sum(min(count, plan.shifted) for count in shifted)
     passes = 3 * len(counts) * plan.tokens
     return problems * 2 * _PER_RESPONSE + passes * _PER_PASS
 

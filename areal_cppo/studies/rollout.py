@@ -46,10 +46,14 @@ class Policies:
         Folder of the model.
     bound
         Generation is this many versions behind, or as many as there are.
+    device
+        Where the model generates.
     """
 
-    def __init__(self, checkpoint: Path, bound: int):
-        self.model = load_model(checkpoint)
+    def __init__(
+        self, checkpoint: Path, bound: int, device: torch.device | None = None
+    ):
+        self.model = load_model(checkpoint).to(device)
         self.bound = bound
         self._weights: dict[int, dict[str, torch.Tensor]] = {}
 

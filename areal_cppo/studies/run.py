@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from areal.api import FinetuneSpec
+from areal.infra.platforms import current_platform
 
 from areal_cppo.bench.quiet import quiet
 from areal_cppo.bench.train_step import train_step
@@ -39,7 +41,9 @@ from areal_cppo.tasks.problems import ReadingTask, reading_task
 Tell = Callable[[int], None]  # the number of a finished step
 
 
-def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
+def run_study_run(
+    folder: StudyRunFolder, tell: Tell, task: ReadingTask | None = None
+) -> None:
     """Make a run, from the start.
 
     Parameters
@@ -48,9 +52,11 @@ def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
         Where its files go, started.
     tell
         Told the number of each finished step.
+    task
+        If its model is not the one that comes with the package.
     """
     run = folder.run
-    task = reading_task(run.task)
+    task = task or reading_task(run.task)
     config = load_run_config(
         run.overrides, seed=run.seed, steps=run.steps, checkpoint=task.checkpoint
     )
@@ -60,10 +66,16 @@ def run_study_run(folder: StudyRunFolder, tell: Tell) -> None:
 
 @contextmanager
 def one_process_actor(config: CPPOConfig, steps: int) -> Iterator[CPPOActor]:
-    """The actor of a configuration, ready to train for `steps` steps on the CPU."""
+    """The actor of a configuration, ready to train for `steps` steps; on a GPU if this
+    process sees one."""
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     # No port: runs that start at the same time cannot take each other's.
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(
+        current_platform.communication_backend,
+        store=dist.HashStore(),
+        rank=0,
+        world_size=1,
+    )
     actor = CPPOActor(config.actor)
     try:
         actor.create_process_group()
@@ -107,7 +119,7 @@ class StudyRun:
         self.config = config
         self.actor = actor
         bound = config.rollout.max_head_offpolicyness
-        self.policies = Policies(task.checkpoint, bound)
+        self.policies = Policies(task.checkpoint, bound, actor.device)
         self.policies.remember(actor)
         own = config.augmentation
         seed, steps = config.actor.view_seed, self.run.steps
@@ -194,6 +206,8 @@ class StudyRun:
         self.policies.use(self.actor.get_version())
         if due:
             count = plan.final if last else plan.problems
+            if first and not last and not plan.every:  # the start: no shifts
+                plan = replace(plan, shifts=[], means={})
             records = self.evaluator.accuracy(plan, count)
             if plan.gradients:
                 # Of problems that no step has, the same for all arms.

@@ -78,7 +78,7 @@ class EvaluationSpec:
     final: int = setting(1000, COUNT, "held-out problems at the end")
     tokens: int = setting(200, COUNT, "sampled responses whose tokens are looked at")
     gradients: int = setting(0, _STEPS, "batches whose gradients are compared; 0: none")
-    shifts: list[str] = field(default_factory=list)
+    shifts: list[str] = field(default_factory=list)  # with `every: 0` at the end only
     shifted: int = setting(500, COUNT, "held-out problems under each shift")
     means: dict[str, list[str]] = field(default_factory=dict)  # over shifts, by label
 

@@ -3,7 +3,8 @@
 Prompts whose pictures have the same number of image tokens are of one length, so that a
 batch of such ones needs no padding; others make batches of their own. Most tasks have
 one prompt, the default everywhere here. The vision tower and the language model are run
-as they are; only what `forward` of transformers does around them is left out.
+as they are; only what `forward` of transformers does around them is left out. Only the
+model may be on a GPU: what it is given and what it says are on the CPU.
 
 Letters: `B` responses, `T` response tokens, `V` vocabulary, `P` patches of one picture,
 `I` its image tokens (a quarter).
@@ -29,37 +30,41 @@ correct_image_positions()  # so that this process sees pictures as the server do
 
 _VISION_DEPTH = 2
 _INITIAL_STD = 0.04  # the usual .02 makes so narrow a model slow to start
+_USUAL_STD = 0.02
 
 TinyModel = Qwen2_5_VLForConditionalGeneration
 
 
 def tiny_config(
-    tokens: Sequence[str] = VOCABULARY, max_length: int = MODEL_MAX_LENGTH
+    tokens: Sequence[str] = VOCABULARY,
+    max_length: int = MODEL_MAX_LENGTH,
+    scale: int = 1,
 ) -> Qwen2_5_VLConfig:
     """The configuration for a vocabulary, that of most tasks if not said; it has the
-    control tokens of `responses`."""
+    control tokens of `responses`. Layers, heads and widths are `scale` times ours."""
     ids = {token: i for i, token in enumerate(tokens)}
+    std = max(_INITIAL_STD / scale**0.5, _USUAL_STD)
     vision = dict(
-        depth=_VISION_DEPTH,
-        hidden_size=96,
-        intermediate_size=192,
-        num_heads=4,
+        depth=_VISION_DEPTH * scale,
+        hidden_size=96 * scale,
+        intermediate_size=192 * scale,
+        num_heads=4 * scale,
         in_channels=3,
         patch_size=PATCH,
         spatial_merge_size=MERGE,
         temporal_patch_size=TEMPORAL,
         window_size=112,
-        fullatt_block_indexes=list(range(_VISION_DEPTH)),
-        out_hidden_size=128,
-        initializer_range=_INITIAL_STD,
+        fullatt_block_indexes=list(range(_VISION_DEPTH * scale)),
+        out_hidden_size=128 * scale,
+        initializer_range=std,
     )
     text = dict(
         vocab_size=len(ids),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=128 * scale,
+        intermediate_size=256 * scale,
+        num_hidden_layers=3 * scale,
+        num_attention_heads=4 * scale,
+        num_key_value_heads=2 * scale,
         max_position_embeddings=max_length,
         rms_norm_eps=1e-6,
         rope_parameters={
@@ -67,7 +72,7 @@ def tiny_config(
             "rope_theta": 10000.0,
             "mrope_section": [4, 6, 6],
         },
-        initializer_range=_INITIAL_STD,
+        initializer_range=std,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=ids[responses.EOS],
@@ -116,7 +121,8 @@ def embed_pictures(
     pixel_values
         float32 `[sum of P, 1176]`.
     """
-    grids = prompt_grids(prompts)
+    grids = prompt_grids(prompts).to(model.device)
+    pixel_values = pixel_values.to(model.device)
     features = model.model.visual(pixel_values, grid_thw=grids).pooler_output
     return features.split([prompt.n_image_tokens for prompt in prompts])
 
@@ -130,7 +136,8 @@ def embed_images(model: TinyModel, pixel_values: torch.Tensor) -> torch.Tensor:
 def rotary_positions(
     model: TinyModel, length: int, prompts: Sequence[TaskPrompt]
 ) -> torch.Tensor:
-    """Rotary positions of prompts and responses: int64 `[3, B, length]`."""
+    """Rotary positions of prompts and responses: int64 `[3, B, length]`, on the model's
+    device."""
     by_prompt = {}
     for prompt in set(prompts):
         ids = prompt_ids(prompt)
@@ -139,7 +146,12 @@ def rotary_positions(
         kinds = (row == IDS[responses.IMAGE]).int()
         grid = prompt_grids([prompt])
         by_prompt[prompt] = model.model.get_rope_index(row, kinds, grid)[0]
-    return torch.cat([by_prompt[prompt] for prompt in prompts], dim=1)
+    return torch.cat([by_prompt[prompt] for prompt in prompts], dim=1).to(model.device)
+
+
+def embed_ids(model: TinyModel, ids: torch.Tensor) -> torch.Tensor:
+    """Embeddings of tokens int64 `[...]`: `[..., hidden]`, on the model's device."""
+    return model.get_input_embeddings()(ids.to(model.device))
 
 
 def embed_prompts(
@@ -147,7 +159,7 @@ def embed_prompts(
 ) -> torch.Tensor:
     """Prompts around image tokens `[B, I, hidden]`: `[B, prompt, hidden]`."""
     ids = torch.tensor([prompt_ids(prompt) for prompt in prompts])
-    embedded = model.get_input_embeddings()(ids)
+    embedded = embed_ids(model, ids)
     return torch.cat(
         [embedded[:, :1], images, embedded[:, 1 + images.shape[1] :]], dim=1
     )
@@ -195,14 +207,14 @@ def logits_from_images(
         asked = [prompts[i] for i in group]
         seen = torch.stack([images[i] for i in group])
         before = embed_prompts(model, seen, asked)
-        said = model.get_input_embeddings()(response_ids[group, :-1])
+        said = embed_ids(model, response_ids[group, :-1])
         inputs = torch.cat([before, said], dim=1)
         hidden = model.model.language_model(
             inputs_embeds=inputs,
             position_ids=rotary_positions(model, inputs.shape[1], asked),
             use_cache=False,
         ).last_hidden_state
-        parts.append(model.lm_head(hidden[:, before.shape[1] - 1 :]))
+        parts.append(model.lm_head(hidden[:, before.shape[1] - 1 :]).cpu())
     return in_order(parts, groups)
 
 

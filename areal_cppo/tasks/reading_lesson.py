@@ -53,12 +53,13 @@ class ReadingLesson:
     """To read three values off a picture and to add them up (`warmup.Lesson`)."""
 
     task: ReadingTask
+    scale: int = 1  # of the model (`tiny_config`)
     first_check: ClassVar[int] = 150
 
     def build(self, seed: int) -> tuple[TinyModel, torch.nn.Linear]:
         """The head classifies the three values from all image tokens; where colours
         are read, it says of each image token what it shows (`_sign_loss`)."""
-        config = tiny_config(self.task.vocabulary)
+        config = tiny_config(self.task.vocabulary, scale=self.scale)
         if not self.task.coloured:
             return build_with_head(seed, N_IMAGE_TOKENS, 3 * LARGEST, config)
         model, head = build_with_head(seed, 1, _N_SIGNS, config)
@@ -95,8 +96,8 @@ class ReadingLesson:
         values = torch.tensor([problem.values for problem in problems]) - 1
         if self.task.coloured:
             return loss + _sign_loss(head, images, problems), imitation
-        value_logits = head(torch.stack(images).flatten(1)).unflatten(1, (3, LARGEST))
-        return loss + cross_entropy(value_logits.mT, values), imitation
+        said = head(torch.stack(images).flatten(1)).cpu().unflatten(1, (3, LARGEST))
+        return loss + cross_entropy(said.mT, values), imitation
 
     @property
     def target_accuracy(self) -> float:
@@ -135,7 +136,6 @@ def _sign_loss(
                 place = colour * LARGEST + problem.values[i - 3] - 1
             own[cell, place] = 1
     truth = torch.cat(signs)
-    each = binary_cross_entropy_with_logits(
-        head(torch.cat(list(images))), truth, reduction="sum"
-    )
+    said = head(torch.cat(list(images))).cpu()
+    each = binary_cross_entropy_with_logits(said, truth, reduction="sum")
     return each / truth.sum()

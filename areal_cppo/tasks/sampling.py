@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from areal_cppo.tasks.model import (
     TinyModel,
     batches,
+    embed_ids,
     embed_pictures,
     embed_prompts,
     in_order,
@@ -157,7 +158,7 @@ def _sample(
     ended = torch.zeros(batch, dtype=torch.bool)
     tokens, logprobs, lengths = [], [], torch.zeros(batch, dtype=torch.long)
     while True:
-        log_p = (model.lm_head(last) / (temperature or 1.0)).log_softmax(-1)
+        log_p = (model.lm_head(last).cpu() / (temperature or 1.0)).log_softmax(-1)
         if temperature == 0:
             token = log_p.argmax(-1)
         else:
@@ -171,7 +172,7 @@ def _sample(
             break
         place = start + len(tokens) - 1
         hidden = run(
-            inputs_embeds=model.get_input_embeddings()(tokens[-1])[:, None],
+            inputs_embeds=embed_ids(model, tokens[-1])[:, None],
             position_ids=positions[:, :, place : place + 1],
         )
         last = hidden.last_hidden_state[:, -1]

@@ -17,7 +17,7 @@ The recipe is measured, not guessed:
 
 A warm-up is reproducible from its seed on one machine with one version of torch: it
 runs on one thread, with deterministic algorithms. Other machines' kernels round
-otherwise, and their warm-ups differ.
+otherwise, and their warm-ups differ; those on a GPU can't be repeated bit by bit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TARGET_ACCURACY = 0.45
 MAX_STEPS = 1400
 
 BATCH = 48
-_LEARNING_RATE = 2e-3
+LEARNING_RATE = 2e-3
 _RAMP_STEPS = 40
 _BETAS = (0.9, 0.98)
 _WEIGHT_DECAY = 0.05  # on matrices only
@@ -56,6 +56,7 @@ _BANNED_WEIGHT = 0.1
 _TELL_EVERY = 30  # steps, while its accuracy is not measured yet
 _CHECK_EVERY = 10  # steps; accuracy rises by up to .01 in one
 _QUICK_CHECK, _FULL_CHECK = 200, 500  # held-out problems
+_CPU = torch.device("cpu")
 CHECK_SEED = 1  # of the held-out stream; 0 is left for evaluations
 
 
@@ -93,12 +94,12 @@ class Lesson(Protocol):
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
-    """One thread and deterministic algorithms, and afterwards as before."""
+def _reproducible(on_cpu: bool) -> Iterator[None]:
+    """One thread and on CPUs deterministic algorithms, and afterwards as before."""
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(strict or on_cpu)
     try:
         yield
     finally:
@@ -158,14 +159,16 @@ def imitation_loss(
     return imitation + _BANNED_WEIGHT * kept_off, imitation.item()
 
 
-def _make_optimizer(model: TinyModel, head: torch.nn.Linear) -> torch.optim.AdamW:
+def _make_optimizer(
+    model: TinyModel, head: torch.nn.Linear, learning_rate: float
+) -> torch.optim.AdamW:
     parameters = [*model.parameters(), *head.parameters()]
     return torch.optim.AdamW(
         [
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=_LEARNING_RATE,
+        lr=learning_rate,
         betas=_BETAS,
         weight_decay=_WEIGHT_DECAY,
     )
@@ -187,6 +190,8 @@ def warm_up(
     target_accuracy: float = TARGET_ACCURACY,
     max_steps: int = MAX_STEPS,
     progress: Callable[[Progress], None] | None = None,
+    device: torch.device = _CPU,
+    learning_rate: float = LEARNING_RATE,
 ) -> tuple[TinyModel, list[Progress]]:
     """Train a model from `seed` until its held-out accuracy reaches the target.
 
@@ -202,16 +207,19 @@ def warm_up(
         At which to stop in any case.
     progress
         Called at each check of the accuracy, and now and then before the first.
+    device
+        Where the model learns.
+    learning_rate
+        That of our size; larger models need a lower one.
 
     Returns
     -------
     tuple
         The model in evaluation mode, and what `progress` was called with.
     """
-    with _reproducible():
-        model, head = lesson.build(seed)
-        model.train()
-        optimizer = _make_optimizer(model, head)
+    with _reproducible(device.type == "cpu"):
+        model, head = (module.to(device).train() for module in lesson.build(seed))
+        optimizer = _make_optimizer(model, head, learning_rate)
         history: list[Progress] = []
         recent: list[float] = []
         start = time.perf_counter()
@@ -220,7 +228,7 @@ def warm_up(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
             for group in optimizer.param_groups:
-                group["lr"] = _LEARNING_RATE * min(1.0, step / _RAMP_STEPS)
+                group["lr"] = learning_rate * min(1.0, step / _RAMP_STEPS)
             optimizer.step()
             optimizer.zero_grad()
             recent.append(imitation)

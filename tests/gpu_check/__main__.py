@@ -2,8 +2,8 @@
 
 Nine steps in at most 12 minutes: environment, attention, its times, the tiny actor,
 views, output head, train steps of the 3B, a profile, hand-over between processes.
-docs/gpu.md says what each proves. Exit status: 0 if all steps ran and all bounds hold,
-1 if not, 2 for a mistake in using it.
+docs/gpu.md says what each proves, and of a tenth that is run on request. Exit status:
+0 if all steps ran and all bounds hold, 1 if not, 2 for a mistake in using it.
 """
 
 from __future__ import annotations

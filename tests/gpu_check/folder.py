@@ -89,7 +89,7 @@ def fold(folder: Path) -> list[Document]:
 def _summarize(folder: Path, documents: list[Document]) -> None:
     known = {document["step"] for document in documents}
     summary = {
-        "complete": known == {step.number for step in STEPS},
+        "complete": known >= {step.number for step in STEPS if not step.asked},
         "passed": all(d["status"] == PASSED for d in documents),
         "steps": documents,
     }

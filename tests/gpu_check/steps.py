@@ -1,4 +1,5 @@
-"""The nine steps of the check, in their order: cheap and decisive first."""
+"""The nine steps of the check, in their order: cheap and decisive first; and a tenth,
+which takes as long as all of them and has to be asked for."""
 
 from __future__ import annotations
 
@@ -19,12 +20,15 @@ class Step:
         In this package; its `run(setting, findings)` does the work.
     most
         Seconds after which it counts as hung: several times what it should take.
+    asked
+        Whether it has to be asked for.
     """
 
     number: int
     name: str
     module: str
     most: int
+    asked: bool = False
 
 
 STEPS = (
@@ -37,18 +41,21 @@ STEPS = (
     Step(7, "bench", "bench", 450),
     Step(8, "profile", "profiling", 240),
     Step(9, "hand-over", "hand_over", 120),
+    Step(10, "learning", "learning", 720, asked=True),
 )
 
 
 def choose(listed: str | None, first: int | None = None) -> list[Step]:
-    """The steps of a list such as `1,4-6` (all by default), from `first` on.
+    """The steps of a list such as `1,4-6` (by default all that need not be asked for),
+    from `first` on.
 
     Raises
     ------
     UserError
         Not a list of such numbers, or nothing is left.
     """
-    wanted = _numbers(listed) if listed is not None else {s.number for s in STEPS}
+    usual = {step.number for step in STEPS if not step.asked}
+    wanted = usual if listed is None else _numbers(listed)
     steps = [s for s in STEPS if s.number in wanted and s.number >= (first or 1)]
     if not steps:
         raise UserError(

@@ -266,9 +266,10 @@ def test_an_error_is_kept_with_what_was_found_before(setting, monkeypatch, tmp_p
 
 @pytest.mark.slow
 def test_a_rehearsal(tmp_path, capfd):
-    arguments = ["--rehearse", "--steps", "4,9", "--out", str(tmp_path)]
+    arguments = ["--rehearse", "--steps", "4,9,10", "--out", str(tmp_path)]
     assert main(arguments) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[1].startswith("4 actor") and "passed, 7 of 7 bounds" in lines[1]
     assert main(["--show", str(tmp_path)]) == 0
-    assert "| 9 hand-over |" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "| 9 hand-over |" in shown and "| 10 learning |" in shown
