@@ -20,6 +20,7 @@ from types import FrameType
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.completion import add_completion
 from areal_cppo.cli.config import add_config
 from areal_cppo.cli.demo import add_demo
 from areal_cppo.cli.doctor import add_doctor
@@ -53,10 +54,12 @@ _COMMANDS = (
     add_slurm,
     add_study,
     add_doctor,
+    add_completion,
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Of all commands."""
     parser = argparse.ArgumentParser(
         prog="areal-cppo",
         description="Contrastive Perception Policy Optimization on AReaL.",
@@ -70,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; `key=value` may stand anywhere in it, between options too."""
-    parser = _parser()
+    parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and ("overrides" not in args or any(word[0] == "-" for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from areal_cppo.cli.main import _parser
+from areal_cppo.cli.main import make_parser
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.rollout.refusals import REASONS
 from areal_cppo.run.health import RunWatch
@@ -252,7 +252,7 @@ def test_what_a_warning_names_exists():
     for name in named:
         assert name in known or f"actor.{name}" in known, name
     commands = set(re.findall(r"areal-cppo ([a-z]+)", text))
-    shown = _parser().format_help()
+    shown = make_parser().format_help()
     assert commands and all(command in shown for command in commands)
 
 
