@@ -1,10 +1,11 @@
-# make demo | test | test-all | chaos | lint | format | docs | setup | setup-gpu
-# | gpu-wheels | gpu-check | clean; `make` alone lists them.
+# make demo | test | test-all | chaos | lint | format | docs | figures | setup
+# | setup-gpu | gpu-wheels | gpu-check | clean; `make` alone lists them.
 #
 #   PYTHON=...          the interpreter for a new .venv (3.11 or 3.12; found by itself)
 #   DEMO_ARGS=...       passed to `areal-cppo demo`, e.g. DEMO_ARGS="--steps 5"
 #   TEST_ARGS=...       passed to pytest, e.g. TEST_ARGS="-m 'not sglang'"
 #   AREAL=...           a checkout of AReaL that the tests run on, not the installed one
+#   FIGURES=...         some of docs/figures.yaml; --list says what is done
 #   CHAOS_ARGS=...      passed to the chaos suite, as CHAOS_ARGS="--faults server-kill"
 #   GPU_CHECK_ARGS=...  passed to the GPU check
 #   GPU_PYTHON=...      the interpreter for it: the one that has a CUDA torch (python3)
@@ -12,7 +13,8 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format docs setup setup-gpu gpu-wheels gpu-check clean
+.PHONY: help demo test test-all chaos lint format docs figures setup setup-gpu \
+	gpu-wheels gpu-check clean
 .PRECIOUS: .venv/.ready .venv/.ready-gpu
 
 # Trainer, server and tests share a few cores: two threads each are ten times slower.
@@ -46,6 +48,7 @@ help:
 	@echo "make lint        check style and formatting"
 	@echo "make format      mend style and formatting"
 	@echo "make docs        build the documentation's site into build/site"
+	@echo "make figures     measure again what README and docs say (hours; goes on)"
 	@echo "make setup       make .venv and install into it (the others do so when needed)"
 	@echo "make setup-gpu   make .venv for training on GPUs (CUDA) and install into it"
 	@echo "make clean       remove caches and build output; keeps .venv and runs"
@@ -86,6 +89,9 @@ format: setup
 docs: .venv-docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 	@echo "build/site/index.html; .venv-docs/bin/mkdocs serve shows it as you write"
+
+figures: setup
+	$(BIN)/python docs/figures.py $(FIGURES)
 
 .venv-docs/.ready: requirements/docs.txt
 	$(PYTHON) -m venv --clear .venv-docs

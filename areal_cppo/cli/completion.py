@@ -1,4 +1,4 @@
-"""`areal-cppo completion`: what a shell needs to complete commands, options and keys."""
+"""`areal-cppo completion`: a shell's completion of commands, options and keys."""
 
 from __future__ import annotations
 
