@@ -68,7 +68,7 @@ def test_the_examples_readme_says_what_the_docs_say():
     readme = (CUSTOM / "README.md").read_text(encoding="utf-8")
     told = re.findall(r"^    (.+)$", readme, re.MULTILINE)
     known = [command.split(" valid_dataset.path=")[0] for command in commands(DOCS)]
-    assert len(told) == 5 and set(told) <= set(known)
+    assert len(told) == 4 and set(told) <= set(known)
 
 
 def test_pictures_are_the_same_each_time_and_in_one_split_only(here):

@@ -16,7 +16,13 @@ from areal_cppo.cli.bench_options import (
     picture_file,
     write_numbers,
 )
-from areal_cppo.cli.common import at_least, note, output_file, quoted
+from areal_cppo.cli.common import (
+    at_least,
+    check_unused,
+    note,
+    output_file,
+    quoted,
+)
 from areal_cppo.errors import UserError
 
 _SLOW = 0.8  # of the fastest server's speed; below that it is told
@@ -76,7 +82,7 @@ def bench_async(args: argparse.Namespace) -> int:
         _report(args, Path(args.run), files)
         return 0
     folder = Path(args.out or _new_folder("bench-async")).absolute()
-    _refuse_used(folder)
+    check_unused(folder, mend="name another, or report of it with --run")
     status = _train(args, folder, {})
     if not status:
         _report(args, folder, files)
@@ -134,14 +140,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _new_folder(name: str) -> str:
     return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _refuse_used(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"--out: expected a new or empty folder, found {folder} in use; name "
-            "another, or report of it with --run"
-        )
 
 
 def _train(args: argparse.Namespace, folder: Path, settings: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from areal_cppo.config.keys import check_early
@@ -60,8 +61,19 @@ def quoted(value: object) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def check_unused(
+    folder: Path, option: str = "--out", mend: str = "choose another"
+) -> None:
+    """Refuse a folder that something is in; the line ends with `mend`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{option}: expected a new or empty folder, found {folder} in use; {mend}"
+        )
+
+
 def output_file(path: str, option: str, endings: tuple[str, ...] = ()) -> Path:
-    """A file of `option`, tried before minutes are spent; what is there stays.
+    """A file of `option`, tried before minutes are spent; what is there stays till it
+    is replaced, and that is said.
 
     Without `endings` any name will do.
 
@@ -78,6 +90,9 @@ def output_file(path: str, option: str, endings: tuple[str, ...] = ()) -> Path:
             "ending"
         )
     there = file.exists()
+    if file.is_file() and (was := file.stat()).st_size:
+        date = datetime.fromtimestamp(was.st_mtime).isoformat(" ", "minutes")
+        note(f"{option}: {path}, of {date}, will be replaced")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("a").close()

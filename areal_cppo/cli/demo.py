@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from areal_cppo.cli.common import at_least, config_file, quoted
+from areal_cppo.cli.common import at_least, check_unused, config_file, quoted
 from areal_cppo.cli.train import run_with_display
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.errors import UserError
@@ -74,11 +74,7 @@ def _folder(out: str | None, objective: str, seed: int) -> Path:
     if out is None:
         out = f"runs/demo-{objective}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(out).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"--out: expected a new or empty folder, found {out} in use; choose "
-            "another, so that nothing is lost"
-        )
+    check_unused(Path(out))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

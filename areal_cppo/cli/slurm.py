@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.cli.common import at_least, note, prepare
+from areal_cppo.cli.common import at_least, note, output_file, prepare
 from areal_cppo.config.keys import check_early
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import interpreter_environment
@@ -134,7 +134,10 @@ def slurm(args: argparse.Namespace) -> int:
         )
     )
     if args.out:
-        _write(Path(args.out), text)
+        file = output_file(args.out, "--out")
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o755)
+        note(f"script: {file}")
     elif not args.submit:
         print(text, end="")
     if args.submit:
@@ -221,19 +224,6 @@ def _command_line(args: argparse.Namespace) -> str:
     for line in args.setup:
         words += ["--setup", line]
     return shlex.join([*words, *args.overrides])
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o755)
-    except OSError as error:
-        raise UserError(
-            f"--out: expected a file that can be written, found {path}: "
-            f"{error.strerror}; name another"
-        ) from error
-    note(f"script: {path}")
 
 
 def _submit(text: str, environment: dict[str, str]) -> None:

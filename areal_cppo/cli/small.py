@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from areal_cppo.cli.common import prepare
+from areal_cppo.cli.common import check_unused, prepare
 from areal_cppo.config import TASK_NAMES
 
 _MINUTES = "one to three"
@@ -48,6 +49,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _tiny_model(args: argparse.Namespace) -> int:
+    check_unused(Path(args.out))
     prepare()
     from transformers.utils.logging import disable_progress_bar
 

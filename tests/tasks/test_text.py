@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,8 @@ def test_it_learns_and_its_folder_loads(tmp_path, monkeypatch):
     assert LESSON.responses(loaded, problems) == LESSON.responses(trained, problems)
     first = LESSON.responses(loaded, problems, look=True)
     assert not any(text.startswith("\\boxed{") for text in first)
+
+
+def test_the_model_that_comes_with_the_package_sees():
+    model = load_model(Path(text_lesson.__file__).parent / "text_checkpoint")
+    assert LESSON.accuracy(model, 100) >= text_lesson.TARGET_ACCURACY - 0.1
