@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from areal_cppo.cli.main import parse
+from tests.shown_commands import RUN_BY
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -49,14 +50,19 @@ def test_links_lead_somewhere(name):
             assert anchor in anchors(file), f"{name}: {target} has no #{anchor}"
 
 
-def commands(page: Path) -> list[str]:
-    """Lines of code that begin with areal-cppo or make, continued ones joined."""
+def lines_of_code(page: Path) -> list[str]:
+    """Of shell blocks and of what is indented; continued ones joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.S)
     indented = re.findall(r"^ {4}(\S.*)$", text, flags=re.M)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     lines += indented
-    lines = [part.strip() for line in lines for part in line.split("&&")]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that begin with areal-cppo or make."""
+    lines = lines_of_code(page)
     return [line for line in lines if re.match(r"(areal-cppo|make) \w", line)]
 
 
@@ -92,3 +98,21 @@ def test_a_shown_command_is_one(name, line, monkeypatch):
         file = word.partition("=")[2] or word
         if re.match(r"(configs|examples)/\S+\.(yaml|py|jsonl)$", file):
             assert (ROOT / file).exists(), f"{name}: {file}"
+
+
+PROGRAM = re.compile(
+    r"(areal-cppo|make|python|pip|hf|sbatch|git|cat|mkdir|export|\.|\.venv/bin/python"
+    r"|examples/\S+|[A-Z_]+=\S+) [\w./'-]"
+)
+
+
+def test_what_is_shown_is_run_by_a_test_or_has_a_reason():
+    used = set()
+    for name, page in zip(NAMES, PAGES):
+        for line in filter(PROGRAM.match, lines_of_code(page)):
+            found = next((row for row in RUN_BY if re.match(row[0], line)), None)
+            assert found, f"{name}: nothing in tests/shown_commands.py is of {line}"
+            used.add(found)
+    assert set(RUN_BY) == used, "rows that no page needs any more"
+    for _, by in RUN_BY:
+        assert by.startswith("not: ") or (ROOT / by).exists(), by

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from areal_cppo.cli.main import main
 from areal_cppo.tasks import warmup
 from areal_cppo.tasks.model import load_model
 from areal_cppo.tasks.pixels import make_uninformative
@@ -61,6 +62,15 @@ def test_a_missed_target_is_said_and_nothing_written(tmp_path, capsys):
         warmup.make_model(LESSON, tmp_path / "model", seed=0, max_steps=1)
     assert "held-out accuracy 0.0" in capsys.readouterr().out
     assert not (tmp_path / "model").exists()
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ReadingLesson, "target_accuracy", 0.0)
+    monkeypatch.setattr(ReadingLesson, "first_check", 1)
+    monkeypatch.setattr(warmup, "_FULL_CHECK", 8)
+    assert main(["tiny-model", "--task", "charts", "-o", str(tmp_path / "model")]) == 0
+    assert "held-out accuracy" in capsys.readouterr().out
+    assert load_model(tmp_path / "model").config.text_config.num_hidden_layers == 3
 
 
 def test_uninformative_pictures():
