@@ -43,7 +43,7 @@ RUN_BY: tuple[tuple[str, str], ...] = (
     # servers
     (r"areal-cppo serve\b", "tests/conftest.py"),
     (
-        r"(AREAL_CPPO_SERVER=|\.venv/bin/python -m pytest tests/conf)",
+        r"(AREAL_CPPO_SERVER=|\.venv/bin/python -m pytest)",
         "tests/conformance",
     ),
     # measurements
@@ -60,7 +60,7 @@ RUN_BY: tuple[tuple[str, str], ...] = (
     (r"areal-cppo plan\b", "tests/plan/test_plan_cli.py"),
     (
         r"python -m tests\.plan\.validate",
-        "not: 25 minutes; test_plan_validity.py has it",
+        "not: 25 minutes; test_plan_validity.py",
     ),
     (r"python -m tests\.plan\.roofline", "tests/plan/test_plan_rates.py"),
     (r"areal-cppo study\b", "tests/studies/test_studies_command.py"),
