@@ -121,19 +121,12 @@ def check_finished(job: Submitted) -> None:
     job.wait(lambda: not job.cluster.processes(job.id), 120, "its processes' end")
 
 
-def test_trainer_and_server_on_two_nodes(submit):
-    job = submit(steps=3)
+def test_on_two_nodes_stopped_preempted_and_with_a_failed_node(submit):
+    job = submit(steps=8)
     job.wait_for_step(1)
     shown = job.cluster.run("squeue", "--steps", "-h", "-j", job.id, "-o", "%j %N")
     steps = dict(line.split() for line in shown.splitlines())
-    assert steps["actor-0"] == "n0"
-    assert steps["rollout-0"] == "n1"
-    job.wait_for_the_end()
-    check_finished(job)
-
-
-def test_stopped_preempted_and_with_a_failed_node(submit):
-    job = submit(steps=8)
+    assert (steps["actor-0"], steps["rollout-0"]) == ("n0", "n1")
     job.wait_for_step(2)
     # As before the time limit: stops after the step in progress, is queued again.
     job.cluster.run("scancel", "--signal=USR1", "--batch", job.id)
