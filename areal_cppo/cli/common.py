@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 from areal_cppo.config.keys import check_early
 from areal_cppo.doctor.packages import check_versions
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line, not with all that could have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def prepare() -> None:

@@ -96,6 +96,7 @@ def config_checks(path: str, overrides: list[str]) -> list[Check]:
     prepare()
     from areal_cppo.config.experiment import load_config
     from areal_cppo.config.resources import check_resources
+    from areal_cppo.rewards.own import check_function
     from areal_cppo.run import preflight
 
     config = load_config(path, overrides, begins=False)
@@ -114,6 +115,10 @@ def config_checks(path: str, overrides: list[str]) -> list[Check]:
             _tried("weights", "all there", preflight.check_weights, config.actor)[1],
             _tried("run_dir", config.run_dir, preflight.check_run_disk, config)[1],
         ]
+    if config.reward.function:
+        name = config.reward.function
+        row = _tried("reward.function", name, check_function, name, config.reward.sees)
+        rows.append(row[1])
     for name, block in (
         ("train_dataset.path", config.train_dataset),
         ("valid_dataset.path", config.valid_dataset),

@@ -20,6 +20,7 @@ from types import FrameType
 
 from areal_cppo import __version__
 from areal_cppo.cli.bench import add_bench
+from areal_cppo.cli.common import Parser
 from areal_cppo.cli.completion import add_completion
 from areal_cppo.cli.config import add_config
 from areal_cppo.cli.demo import add_demo
@@ -60,7 +61,7 @@ _COMMANDS = (
 
 def make_parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="areal-cppo",
         description="Contrastive Perception Policy Optimization on AReaL.",
     )

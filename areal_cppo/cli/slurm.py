@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from areal_cppo.cli.common import at_least, note, output_file, prepare
 from areal_cppo.config.keys import check_early
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import interpreter_environment
+
+if TYPE_CHECKING:
+    from areal_cppo.config.experiment import CPPOConfig
 
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
 _NAME = re.compile(r"[\w.+-]+")
@@ -112,37 +117,53 @@ def slurm(args: argparse.Namespace) -> int:
     layout = make_layout(config, args.nodes, args.generation_nodes)
     # All but what depends on the model, which may be on the cluster only.
     check_resources(config, {})
-    text = write_script(
-        Submission(
-            config=args.config,
-            overrides=tuple(args.overrides),
-            layout=layout,
-            job_name=args.job_name or config.experiment_name,
-            time=args.time,
-            cpus=args.cpus_per_task or layout.cpus_per_node(),
-            notice_seconds=args.notice,
-            requeues=args.requeues,
-            runs=args.runs,
-            partition=args.partition,
-            account=args.account,
-            qos=args.qos,
-            setup=tuple(args.setup),
-            container=args.container,
-            image=args.image or "",
-            mounts=args.mounts,
-            written_by=_command_line(args),
-        )
+    for key, path in _files(config):
+        if not glob.glob(str(Path(path).expanduser()), recursive=True):
+            note(f"{key}: nothing at {path} here; the job will look for it there")
+    job = Submission(
+        config=args.config,
+        overrides=tuple(args.overrides),
+        layout=layout,
+        job_name=args.job_name or config.experiment_name,
+        time=args.time,
+        cpus=args.cpus_per_task or layout.cpus_per_node(),
+        notice_seconds=args.notice,
+        requeues=args.requeues,
+        runs=args.runs,
+        partition=args.partition,
+        account=args.account,
+        qos=args.qos,
+        setup=tuple(args.setup),
+        container=args.container,
+        image=args.image or "",
+        mounts=args.mounts,
+        written_by=_command_line(args),
     )
+    text = write_script(job)
     if args.out:
         file = output_file(args.out, "--out")
         file.write_text(text, encoding="utf-8")
         file.chmod(0o755)
-        note(f"script: {file}")
+        note(f"script: {file}; mkdir -p logs && sbatch {shlex.quote(str(file))}")
     elif not args.submit:
         print(text, end="")
+    if args.out or args.submit:
+        own = f"{job.runs}/{job.job_name}-JOBID; another one: run_dir=DIR"
+        note(f"run_dir: {job.run_dir or own}")
     if args.submit:
         _submit(text, environment | interpreter_environment(environment))
     return 0
+
+
+def _files(config: CPPOConfig) -> Iterator[tuple[str, str]]:
+    """Keys and paths that can only be files, not names on the hub."""
+    train, valid = config.train_dataset, config.valid_dataset
+    if Path(train.path).suffix:
+        yield "train_dataset.path", train.path
+    if valid is not None and Path(valid.path).suffix and valid.path != train.path:
+        yield "valid_dataset.path", valid.path
+    if ".py:" in (config.reward.function or ""):
+        yield "reward.function", config.reward.function.rpartition(":")[0]
 
 
 def time_seconds(limit: str) -> int:

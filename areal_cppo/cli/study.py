@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from areal_cppo import __version__
-from areal_cppo.cli.common import output_file, prepare
+from areal_cppo.cli.common import Parser, output_file, prepare
 from areal_cppo.errors import RunError, UserError
 
 
-class _Intermixed(argparse.ArgumentParser):
+class _Intermixed(Parser):
     """Takes `FILE --out DIR key=value`, where argparse would have options last."""
 
     _inside = False

@@ -55,8 +55,8 @@ def views(args: argparse.Namespace) -> int:
         raise UserError(
             f"--draws: expected 1 to {_MOST_DRAWS}, found {args.draws}; correct it"
         )
-    out = output_file(args.out, "-o", _ENDINGS)
     picture = read_picture(args.image)
+    out = output_file(args.out, "-o", _ENDINGS)
     check_own(args.config, args.overrides)
     if args.model is not None:
         processor_source(args.model)

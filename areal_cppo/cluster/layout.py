@@ -4,8 +4,9 @@ Depends on the configuration and the number of nodes only, so that the command t
 writes a submission script and the scheduler inside the job come to the same result.
 
 With GPUs, roles fill the nodes one after the other (trainer, reference, generation):
-they share a node only where their numbers leave no other way. Without, the nodes are
-divided between those who train and those who generate.
+they share a node only where their numbers leave no other way, and a GPU only where
+there is a single one. Without, the nodes are divided between those who train and those
+who generate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from areal.api.alloc_mode import ModelAllocation
 from areal.api.cli_args import SchedulingStrategyType
 
 from areal_cppo.config.experiment import CPPOConfig
-from areal_cppo.config.resources import gpus
+from areal_cppo.config.resources import gpus, shares_one_gpu
 from areal_cppo.errors import UserError
 
 TRAINER, REFERENCE, GENERATION = "actor", "ref", "rollout"  # AReaL's names of roles
@@ -132,6 +133,9 @@ def _roles(config: CPPOConfig) -> dict[str, _Role]:
 
 def _by_gpus(config: CPPOConfig, roles: dict[str, _Role], nodes: int) -> Layout:
     per_node = config.cluster.n_gpus_per_node
+    if nodes == 1 and shares_one_gpu(config):
+        places = {name: (Place(0, (0,), role.cpus),) for name, role in roles.items()}
+        return Layout(nodes, per_node, places)
     taken = {name: number for name, number in gpus(config).items() if number}
     used, there = sum(taken.values()), nodes * per_node
     if used != there:

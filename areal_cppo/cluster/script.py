@@ -120,7 +120,8 @@ def _head(job: Submission) -> list[str]:
 
 
 def _gpus_of(layout: Layout) -> str:
-    return f"{layout.gpus_per_node} GPUs each" if layout.gpus_per_node else "no GPUs"
+    count = layout.gpus_per_node
+    return f"{count} GPU{'s' * (count > 1)} each" if count else "no GPUs"
 
 
 def _numbers(nodes: list[int]) -> str:

@@ -203,7 +203,8 @@ class RewardConfig:
         own = {"weights": {}, "sees": ["answer"]}
         ours = {"answer_weight": 0.9, "format_weight": 0.1}
         beside = "beside" if self.function else "without"
-        mend = "set reward.weights" if self.function else "name your function"
+        mend = "set reward.weights" if self.function else "name your function, or leave"
+        mend += "" if self.function else " it out"
         for name, default in (ours if self.function else own).items():
             if getattr(self, name) != default:
                 raise refusal(

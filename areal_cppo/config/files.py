@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from areal_cppo.errors import UserError
 
@@ -64,7 +64,8 @@ def compose(path: Path, overrides: Sequence[str]) -> DictConfig:
     """A file and its settings, unchecked.
 
     As AReaL's `load_expr_config` composes it, but that `defaults` finds the package's
-    configurations from any folder, and absolute paths.
+    configurations from any folder, and absolute paths, and datasets are of type `rl`
+    unless they say otherwise.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -77,7 +78,13 @@ def compose(path: Path, overrides: Sequence[str]) -> DictConfig:
         found = ",".join([*searched, f"file://{SHIPPED}"])
         settings = [f"hydra.searchpath=[{found}]", *map(forced, overrides)]
         with initialize_config_dir(place, version_base=None):
-            return hydra_compose(name, settings)
+            composed = hydra_compose(name, settings)
+    for block in ("train_dataset", "valid_dataset"):  # AReaL has no default of it
+        own = OmegaConf.select(composed, block)
+        if isinstance(own, DictConfig) and "type" not in own:
+            with open_dict(own):
+                own["type"] = "rl"
+    return composed
 
 
 def _with_names(path: Path, place: Path, searched: list[str]) -> str:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from areal_cppo.config import SOURCES, TASK_NAMES
-from areal_cppo.config.files import check_file, compose, real_names
+from areal_cppo.config.files import SHIPPED, check_file, compose, real_names
 from areal_cppo.errors import Problems, UserError, all_of
 
 _ROOT = "CPPOConfig"
@@ -113,9 +113,12 @@ def _key_error(error: ConfigKeyError) -> str:
     return _unknown_key(error.full_key, str(error.key), owner, names)
 
 
-def _unknown_key(full_key: str, key: str, owner: str, known: Sequence[str]) -> str:
-    """Say which key is unknown, and which of its neighbours may have been meant."""
-    near = get_close_matches(key, known, n=3, cutoff=0.5) or known[:12]
+def _unknown_key(
+    full_key: str, key: str, owner: str, known: Sequence[str], ends: Sequence[str] = ()
+) -> str:
+    """Say which key is unknown, and which of its neighbours, or of those that end in
+    it, may have been meant."""
+    near = get_close_matches(key, known, n=3, cutoff=0.5) or ends[:3] or known[:12]
     return (
         f"{full_key}: expected a key of {owner}, found {key!r}; "
         f"did you mean {', '.join(near)}?"
@@ -158,6 +161,13 @@ def _one_line(error: Exception) -> str:
     """The part of a (possibly many-lined) error text that names key and cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = "".join(lines[:1])
+    if missing := re.search(r"issing mandatory value: ([\w.]+)", first):
+        key = missing[1]
+        if "resolving interpolation" not in first:
+            key = getattr(error, "full_key", None) or key
+        return f"{key}: expected a value, found none; set it"
+    if unknown := re.search(r"Could not load '([^']+)'", first):
+        return _unknown_default(real_names(f"'{unknown[1]}'").strip("'"))
     named = re.match(r"([\w.]+): (.*)", first)  # some begin with the key
     key = named[1] if named else getattr(error, "full_key", None)
     for pattern, expected in _OF_TYPE:
@@ -167,6 +177,20 @@ def _one_line(error: Exception) -> str:
             return f"{key}: expected {expected}, found {found}; correct it"
     told = [line for line in lines if re.match("full_key: .", line)]
     return real_names(" ".join(lines[:1] + [f"({line})" for line in told[:1]]))
+
+
+def _unknown_default(name: str) -> str:
+    """Say which of a file's `defaults` is nowhere, and what may have been meant."""
+    known = [
+        str(file.relative_to(SHIPPED).with_suffix(""))
+        for file in sorted(SHIPPED.rglob("*.yaml"))
+    ]
+    near = get_close_matches(name, known, n=3)
+    return (
+        f"defaults: expected a file beside this one, or one of the package's, found "
+        f"none of the name {name}; "
+        + (f"did you mean {', '.join(near)}?" if near else "correct it")
+    )
 
 
 def config_classes() -> dict[str, Fields]:
@@ -243,9 +267,21 @@ def unknown_keys(
         if str(key).startswith(_REMOVED):
             continue
         if key not in known:
-            yield _unknown_key(f"{prefix}{key}", str(key), owner, list(known))
+            ends = list(_ending_in(str(key), classes)) if not prefix else []
+            yield _unknown_key(f"{prefix}{key}", str(key), owner, list(known), ends)
         elif isinstance(value, dict) and known[key] is not None:
             yield from unknown_keys(value, classes, known[key], f"{prefix}{key}.")
+
+
+def _ending_in(
+    key: str, classes: dict[str, Fields], owner: str = _ROOT, prefix: str = ""
+) -> Iterator[str]:
+    """Full names of the keys below the top that are called `key`."""
+    for name, kind in classes[owner].items():
+        if name == key and prefix:
+            yield f"{prefix}{name}"
+        elif kind in classes and name != "ref":
+            yield from _ending_in(key, classes, kind, f"{prefix}{name}.")
 
 
 def _text_of(config: DictConfig, key: str) -> str:

@@ -53,7 +53,7 @@ def keys(cls: type = CPPOConfig, prefix: str = "") -> Iterator[Key]:
             _type(hint) if listed else "block",
             bounds if listed else "",
             _default(field, listed),
-            " ".join(str(field.metadata.get("help", "")).split()),
+            _meaning(field),
             _owner(cls, field.name),
         )
         if block is not None and name not in _OTHER_ENGINES and name != "ref":
@@ -88,6 +88,13 @@ def find(wanted: str) -> list[Key]:
             + (f"did you mean {', '.join(near)}?" if near else "config lists them all")
         )
     return found
+
+
+def _meaning(field: Any) -> str:
+    """What the field's `help` says; not what AReaL's says of characters in names, which
+    it doesn't hold to."""
+    words = " ".join(str(field.metadata.get("help", "")).split())
+    return re.sub(r" \(no '[^)]*\)", "", words)
 
 
 def _type(hint: Any) -> str:

@@ -85,11 +85,11 @@ def shares_one_gpu(config: CPPOConfig) -> bool:
     """Whether trainer and server work at the same time on the only GPU there is.
 
     AReaL's local scheduler hands out GPUs in turn, and begins anew when there are none
-    left.
+    left; within a job of Slurm `cluster.layout` gives it to both.
     """
     cluster = config.cluster
     return (
-        config.scheduler.type == "local"
+        config.scheduler.type in ("local", "allocation")
         and cluster.n_nodes * cluster.n_gpus_per_node == 1
         and gpus(config) == {"trainer": 1, "generation": 1}
     )

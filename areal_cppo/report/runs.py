@@ -132,14 +132,14 @@ def load_run(folder: Path | str) -> RunContents:
     if not folder.is_dir():
         raise ValueError(
             f"expected a run's folder, found {'a file' if folder.exists() else 'none'} "
-            f"at {folder}; pass the folder that was given to --out"
+            f"at {folder}; pass a run's run_dir (demo: --out)"
         )
     if not any((folder / name).is_file() for name in RUN_FILES):
         names = sorted(entry.name for entry in folder.iterdir())[:5]
         raise ValueError(
             f"expected a run's folder with at least one of {', '.join(RUN_FILES)}, "
-            f"found {', '.join(names) or 'nothing'} in {folder}; pass the folder that "
-            "was given to --out"
+            f"found {', '.join(names) or 'nothing'} in {folder}; pass a run's "
+            "run_dir (demo: --out)"
         )
     notes: list[str] = []
     metrics, torn_metrics = _json_lines(folder / "metrics.jsonl", notes)

@@ -60,7 +60,8 @@ def try_reward(
     if settings.weights and not any(reward.parts for reward in rewards):
         raise UserError(
             f"reward.weights: expected parts {', '.join(settings.weights)} from "
-            f"{function}, found one number; return a dict, or leave the weights out"
+            f"{function}, found one number; return a dict, or leave them out "
+            "(~reward.weights)"
         )
     said = ", ".join(
         f"for {case} {reward}" for case, reward in zip(cases, rewards, strict=True)

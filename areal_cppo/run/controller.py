@@ -56,10 +56,12 @@ def run(
 
 def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     """Check what can be checked without starting anything, and say what would be."""
+    from areal_cppo.config import TASK_NAMES
     from areal_cppo.config.experiment import load_config
     from areal_cppo.config.models import count_parameters
     from areal_cppo.rollout.first_look import try_reward
     from areal_cppo.run.dry_run import describe as describe_plan
+    from areal_cppo.run.dry_run import describe_steps
     from areal_cppo.run.preflight import check_settings
     from areal_cppo.tasks.experiment import load_task
 
@@ -74,11 +76,14 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     if problems is not None:
         used = min(len(problems), config.validation.problems)
         say("note", text=f"validation: {used} of {len(problems)} problems")
+    elif config.data.source not in TASK_NAMES:
+        say("note", text="validation: none; valid_dataset.path would give a curve")
     first = dataset[0]
     for line in try_reward(task.workflow_kwargs, first):
         say("note", text=line)
     fields = ", ".join(first)
     say("note", text=f"data: {len(dataset)} problems, each with {fields}")
+    say("note", text=describe_steps(config, len(dataset)))
     say("note", text="nothing was started")
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import psutil
+
 from areal_cppo.cluster.worker import own_worker
 from areal_cppo.config.augmentation import AugmentationConfig
 from areal_cppo.config.budget import (
@@ -26,6 +28,7 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.config.memory import GIB, gpu_bytes
 from areal_cppo.config.resources import gpus, shares_one_gpu
+from areal_cppo.errors import UserError
 from areal_cppo.serving.launch import guarded
 
 _MIB = 2**20
@@ -88,6 +91,33 @@ def describe(
     ]
 
 
+def describe_steps(config: CPPOConfig, problems: int) -> str:
+    """How many steps a run on so many problems has; a UserError if none."""
+    size = config.train_dataset.batch_size
+    check_batch(size, problems)
+    epoch, over = divmod(problems, size)
+    steps = epoch * config.total_train_epochs
+    wanted = config.total_train_steps or steps
+    said = (
+        f"steps: {min(steps, wanted)}, {config.total_train_epochs} epoch(s) of {epoch}"
+    )
+    said += f", {over} problems left over in each" if over else ""
+    if wanted < steps:
+        said += "; ended by total_train_steps"
+    elif wanted > steps:
+        said += f"; raise total_train_epochs for all {wanted} of total_train_steps"
+    return said
+
+
+def check_batch(size: int, problems: int) -> None:
+    """Refuse a step of more problems than there are."""
+    if problems < size:
+        raise UserError(
+            f"train_dataset.batch_size: expected at most the {problems} usable "
+            f"problems, found {size}; lower it"
+        )
+
+
 def _objective(actor: CPPOActorConfig) -> str:
     """The objective and, of those that CPPO is compared with, what they weigh."""
     settings = actor.objective_settings
@@ -126,7 +156,7 @@ def _describe_memory(
     config: CPPOConfig, model_config: Mapping[str, Any], parameters: int
 ) -> list[str]:
     if config.cluster.n_gpus_per_node == 0:
-        return []
+        return [_describe_ram(config, parameters)]
     trainer = trainer_memory(config, model_config, parameters)
     server = server_memory(config, model_config, parameters)
     lines = [
@@ -138,6 +168,20 @@ def _describe_memory(
     ]
     lines.append(_describe_fit(config, model_config, parameters))
     return lines
+
+
+def _describe_ram(config: CPPOConfig, parameters: int) -> str:
+    """Without a GPU: each rank's weights, gradients and Adam's moments, each server's
+    weights, all in fp32."""
+    ranks = config.actor.parallel.data_parallel_size
+    servers = config.rollout.parallel.data_parallel_size
+    need = 4 * parameters * (4 + servers)
+    there = psutil.virtual_memory().total
+    said = f"memory: {_size(need)} for {ranks} trainer(s) and {servers} server(s)"
+    said += f", activations not counted, of this machine's {_size(there)}"
+    if need > there:
+        said += "; without a GPU only tiny models are practical"
+    return said
 
 
 def _describe_fit(
