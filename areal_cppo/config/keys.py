@@ -109,8 +109,10 @@ def _key_error(error: ConfigKeyError) -> str:
     if not is_dataclass(error.object_type):
         return _one_line(error)
     owner, known = error.object_type.__name__, fields(error.object_type)
-    names = [field.name for field in known]
-    return _unknown_key(error.full_key, str(error.key), owner, names)
+    names, key = [field.name for field in known], str(error.key)
+    at_top = error.full_key == key
+    ends = list(_ending_in(key, config_classes())) if at_top else []
+    return _unknown_key(error.full_key, key, owner, names, ends)
 
 
 def _unknown_key(
@@ -166,8 +168,8 @@ def _one_line(error: Exception) -> str:
         if "resolving interpolation" not in first:
             key = getattr(error, "full_key", None) or key
         return f"{key}: expected a value, found none; set it"
-    if unknown := re.search(r"Could not load '([^']+)'", first):
-        return _unknown_default(real_names(f"'{unknown[1]}'").strip("'"))
+    if unknown := re.search(r"In ('.+'): Could not load ('.+')", real_names(first)):
+        return _unknown_default(unknown[1].strip("'"), unknown[2].strip("'"))
     named = re.match(r"([\w.]+): (.*)", first)  # some begin with the key
     key = named[1] if named else getattr(error, "full_key", None)
     for pattern, expected in _OF_TYPE:
@@ -179,16 +181,14 @@ def _one_line(error: Exception) -> str:
     return real_names(" ".join(lines[:1] + [f"({line})" for line in told[:1]]))
 
 
-def _unknown_default(name: str) -> str:
+def _unknown_default(file: str, name: str) -> str:
     """Say which of a file's `defaults` is nowhere, and what may have been meant."""
-    known = [
-        str(file.relative_to(SHIPPED).with_suffix(""))
-        for file in sorted(SHIPPED.rglob("*.yaml"))
-    ]
+    shipped = (path.relative_to(SHIPPED) for path in sorted(SHIPPED.rglob("*.yaml")))
+    known = [str(path.with_suffix("")) for path in shipped]
     near = get_close_matches(name, known, n=3)
     return (
-        f"defaults: expected a file beside this one, or one of the package's, found "
-        f"none of the name {name}; "
+        f"defaults of {file}: expected a file beside it, or one of the package's, "
+        f"found none of the name {name}; "
         + (f"did you mean {', '.join(near)}?" if near else "correct it")
     )
 

@@ -28,7 +28,6 @@ from areal_cppo.config.engines import CPPOActorConfig
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.config.memory import GIB, gpu_bytes
 from areal_cppo.config.resources import gpus, shares_one_gpu
-from areal_cppo.errors import UserError
 from areal_cppo.serving.launch import guarded
 
 _MIB = 2**20
@@ -92,10 +91,8 @@ def describe(
 
 
 def describe_steps(config: CPPOConfig, problems: int) -> str:
-    """How many steps a run on so many problems has; a UserError if none."""
-    size = config.train_dataset.batch_size
-    check_batch(size, problems)
-    epoch, over = divmod(problems, size)
+    """How many steps a run on so many problems has."""
+    epoch, over = divmod(problems, config.train_dataset.batch_size)
     steps = epoch * config.total_train_epochs
     wanted = config.total_train_steps or steps
     said = (
@@ -107,15 +104,6 @@ def describe_steps(config: CPPOConfig, problems: int) -> str:
     elif wanted > steps:
         said += f"; raise total_train_epochs for all {wanted} of total_train_steps"
     return said
-
-
-def check_batch(size: int, problems: int) -> None:
-    """Refuse a step of more problems than there are."""
-    if problems < size:
-        raise UserError(
-            f"train_dataset.batch_size: expected at most the {problems} usable "
-            f"problems, found {size}; lower it"
-        )
 
 
 def _objective(actor: CPPOActorConfig) -> str:

@@ -26,7 +26,6 @@ from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.rollout.controller import CPPORolloutEngine
 from areal_cppo.rollout.ledger import GIVEN_UP, PromptLedger, PromptLoader
-from areal_cppo.run.dry_run import check_batch
 from areal_cppo.run.observers import Observer
 from areal_cppo.run.recorder import throughput
 from areal_cppo.run.validation import Validation
@@ -103,7 +102,11 @@ class CPPOTrainer(PPOTrainer):
     def _create_dataloader(self, dataset, dataset_config, rank, world_size):
         if isinstance(dataset_config, ValidDatasetConfig):
             return super()._create_dataloader(dataset, dataset_config, rank, world_size)
-        check_batch(dataset_config.batch_size, len(dataset))
+        if len(dataset) < dataset_config.batch_size:
+            raise UserError(
+                f"train_dataset.batch_size: expected at most the {len(dataset)} usable "
+                f"problems, found {dataset_config.batch_size}; lower it"
+            )
         ledger = PromptLedger(
             len(dataset),
             self.config.seed,

@@ -264,10 +264,12 @@ def test_status_tells_whether_the_demo_can_run(
 def test_a_configuration_adds_its_rows(monkeypatch, capsys):
     monkeypatch.setattr(command, "all_checks", lambda: [Check("a", True, "1")])
     config = str(config_file("triangles.yaml"))
-    assert main(["doctor", "--config", config, "actor.path=/no/such/model"]) == 1
+    wrong = ["actor.path=/no/such/model", "reward.function=nothere.py:reward"]
+    assert main(["doctor", "--config", config, *wrong]) == 1
     out = capsys.readouterr().out
     assert "MISSING  actor.path" in out and "expected a model folder" in out
-    assert "triangles cannot run here yet: actor.path" in out
+    assert "MISSING  reward.function" in out and "nothere.py" in out
+    assert "triangles cannot run here yet: actor.path, reward.function" in out
 
 
 def test_every_check_runs_on_this_machine():

@@ -232,10 +232,21 @@ def test_not_a_run(tmp_path, capsys):
     assert "expected a run's folder" in mistake(capsys, "report", str(tmp_path))
 
 
-def test_an_unknown_command_has_status_2():
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fly", "invalid choice: 'fly'"),
+        ("slurm --config x", "slurm: the following arguments are required: --nodes"),
+        ("study", "areal-cppo study: the following arguments are required: FILE"),
+        ("demo --steps x", "areal-cppo demo: argument --steps: invalid int value: 'x'"),
+    ],
+)
+def test_a_wrong_line_is_answered_in_one(line, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["fly"])
+        main(line.split())
     assert caught.value.code == 2
+    (answer,) = capsys.readouterr().err.splitlines()
+    assert said in answer and answer.endswith("--help")
 
 
 @pytest.mark.parametrize(

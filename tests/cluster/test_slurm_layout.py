@@ -49,6 +49,16 @@ def test_one_node_is_shared_with_disjoint_gpus():
     assert layout.nodes_of("actor") == layout.nodes_of("rollout") == [0]
 
 
+def test_trainer_and_server_share_the_only_gpu():
+    lora = CONFIGS / "qwen2_5_vl-3b_geometry3k_lora_24gb.yaml"
+    layout = make_layout(load_config(lora, ["scheduler.type=allocation"]), nodes=1)
+    assert {name: place.gpus for name, (place,) in layout.places.items()} == {
+        "actor": (0,),
+        "rollout": (0,),
+    }
+    assert layout.cpus_per_node() == 16
+
+
 def test_no_gpu_is_given_twice():
     layout = make_layout(gpu_config("fsdp:d12", "sglang:d20"), nodes=4)
     owned = [

@@ -19,9 +19,11 @@ import torch
 
 from areal_cppo.errors import UserError
 from areal_cppo.run.controller import dry_run, run
+from areal_cppo.run.dry_run import describe, describe_steps
 from tests.config.shipped import CONFIGS, FULL, NAMES, RECIPES
 
 EXAMPLES = CONFIGS.parent / "examples" / "cppo"
+KIND = {"model_type": "qwen2_5_vl"}
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.sh"))
 
 
@@ -49,7 +51,7 @@ def test_every_configuration(said, name, tmp_path):
     size = next((large[key] for key in large if f"-{key}_" in name), tiny)
     assert f"model: qwen2_5_vl, {size}" in text
     if name not in RECIPES:
-        assert "GPUs: none" in text
+        assert "GPUs: none" in text and "memory: " in text and "steps: 90" in text
     elif "lora" in name:
         assert "GPUs: 1, shared" in text and "LoRA of rank 32" in text
         assert "--lora-paths cppo-v0=initial_lora" in text
@@ -82,6 +84,30 @@ def test_an_objective_says_what_it_weighs(said, overrides, words):
     name, *more = overrides
     text = said("triangles.yaml", f"actor.objective={name}", *more)
     assert "objective: " in text and words in text
+
+
+@pytest.mark.parametrize(
+    ("problems", "overrides", "words"),
+    [
+        (200, ["total_train_steps=null"], "steps: 75, 3 epoch(s) of 25"),
+        (203, ["total_train_steps=9"], "3 problems left over in each; ended by"),
+        (
+            24,
+            ["total_train_steps=30"],
+            "steps: 9, 3 epoch(s) of 3; raise total_train_epochs for",
+        ),
+    ],
+)
+def test_how_many_steps(load, problems, overrides, words):
+    config = load("triangles.yaml", "total_train_epochs=3", *overrides)
+    assert config.train_dataset.batch_size == 8
+    assert words in describe_steps(config, problems)
+
+
+def test_memory_without_a_gpu(load):
+    small = load("triangles.yaml")
+    assert "only tiny models" not in "".join(describe(small, KIND, 10**6))
+    assert "only tiny models are practical" in "".join(describe(small, KIND, 10**12))
 
 
 def test_memory_is_that_of_the_arithmetic(said):

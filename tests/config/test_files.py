@@ -86,7 +86,11 @@ def test_a_missing_default_is_told_by_the_files_own_name(write):
     write("mine.yaml", "triangels", "seed: 1")
     with pytest.raises(UserError) as caught:
         check_early("mine.yaml")
-    assert "In 'mine': Could not load 'triangels'" in str(caught.value)
+    assert str(caught.value) == (
+        "mine.yaml: defaults of mine: expected a file beside it, or one of the "
+        "package's, found none of the name triangels; did you mean triangles, "
+        "triangles_published?"
+    )
 
 
 def test_the_readmes_own_configuration(tmp_path, monkeypatch):
