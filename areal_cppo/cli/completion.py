@@ -25,19 +25,17 @@ def add_completion(commands: Any) -> None:
 
 
 def completion(args: argparse.Namespace) -> int:
-    """Print the script; the exit status."""
+    """Print the script, of the parser that `args` holds; the exit status."""
     prepare()
     import shtab
 
     from areal_cppo.bench.quiet import quiet
-    from areal_cppo.cli.main import make_parser
 
     with quiet():
         from areal_cppo.config.reference import find
 
         keys = " ".join(f"{key.name}=" for key in find("") if key.type != "block")
-    parser = make_parser()
-    for action in _actions(parser):
+    for action in _actions(args.parser):
         metavars = action.metavar if isinstance(action.metavar, tuple) else ()
         metavar = metavars[0] if metavars else action.metavar
         if action.dest == "overrides":
@@ -46,7 +44,7 @@ def completion(args: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY
         elif metavar in _FILES:
             action.complete = shtab.FILE
-    print(shtab.complete(parser, args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0
 
 

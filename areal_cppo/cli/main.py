@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Contrastive Perception Policy Optimization on AReaL.",
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(parser=parser)  # for the command that completes others
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)

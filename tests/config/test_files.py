@@ -88,8 +88,7 @@ def test_a_missing_default_is_told_by_the_files_own_name(write):
         check_early("mine.yaml")
     assert str(caught.value) == (
         "mine.yaml: defaults of mine: expected a file beside it, or one of the "
-        "package's, found none of the name triangels; did you mean triangles, "
-        "triangles_published?"
+        "package's, found none of the name triangels; did you mean triangles?"
     )
 
 

@@ -92,7 +92,7 @@ def test_what_is_no_run(tmp_path, kind):
         path.mkdir()
     if kind == "other":
         (path / "photo.jpg").write_text("")
-    with pytest.raises(ValueError, match="(?s)expected.*found.*pass the folder"):
+    with pytest.raises(ValueError, match="(?s)expected.*found.*run_dir"):
         load_run(path)
 
 
