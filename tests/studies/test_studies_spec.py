@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from areal_cppo.config.experiment import load_config
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import check_exist
 from areal_cppo.studies.preflight import check_arms, load_run_config
@@ -207,3 +208,12 @@ def test_shipped_studies_are_good(path):
     check_exist(study.arms)
     assert study.name == path.stem
     assert len(check_arms(study)) == len(study.arms)
+
+
+def test_the_recipe_robust_is_what_was_studied():
+    """`robust` of robustness.yaml, on the recipe's own model and data."""
+    study = read_study(EXAMPLES / "robustness.yaml")
+    studied = load_run_config(study.arms["robust"], seed=1, steps=1, checkpoint="/x")
+    recipe = load_config("qwen2_5_vl-3b_geometry3k_robust.yaml", begins=False)
+    assert recipe.actor.cpl == studied.actor.cpl
+    assert recipe.actor.objective == studied.actor.objective == "cppo"
