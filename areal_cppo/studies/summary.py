@@ -21,6 +21,7 @@ from areal_cppo.studies.spec import NO_SHIFT, Study
 
 Line = dict[str, Any]
 
+ALL = "all tasks"  # the mean over them
 COMPARED = ("accuracy", "accuracy_sampled")  # with the reference arms
 AVERAGED = (
     *COMPARED,
@@ -90,17 +91,20 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
     Returns
     -------
     dict
-        `tasks`: by task and shift, and by mean over shifts, a list of arms, each with
-        `means` (name to `Interval`) and `differences` (reference to name to
-        `Interval`).
+        `tasks`: by task (of several also by their mean, seed by seed) and shift, and
+        by mean over shifts, a list of arms, each with `means` (name to `Interval`) and
+        `differences` (reference to name to `Interval`).
     """
     last = pd.DataFrame(lines).query("step == @study.steps")
-    last = pd.concat(
-        [last, *(over_shifts(last, *x) for x in study.evaluate.means.items())]
-    )
+    means_of = study.evaluate.means.items()
+    last = pd.concat([last, *(over(last, "shift", *x) for x in means_of)])
+    shown = list(study.tasks)
+    if len(shown) > 1:
+        last = pd.concat([last, over(last, "task", ALL, study.tasks)])
+        shown.append(ALL)
     last = last.set_index("seed")
     tasks: dict[str, Any] = {}
-    for task in study.tasks:
+    for task in shown:
         for shift in (NO_SHIFT, *study.evaluate.shifts, *study.evaluate.means):
             here = last.query("task == @task and shift == @shift")
             by_arm = dict(iter(here.groupby("arm")))
@@ -118,17 +122,28 @@ def summarise(study: Study, lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def over_shifts(lines: pd.DataFrame, label: str, shifts: Sequence[str]) -> pd.DataFrame:
-    """A line for each run that has all of the shifts: the mean over them of what arms
-    are compared by, under a label in place of the shift."""
-    some = lines[lines["shift"].isin(shifts)]
-    runs = some.groupby(["task", "arm", "seed"], as_index=False)
-    found = runs.agg(
-        {name: "mean" for name in COMPARED}
-        | {name: "first" for name in ("samples", "n", "seconds", "cpu_seconds")}
+def over(
+    lines: pd.DataFrame, column: str, label: str, values: Sequence[str]
+) -> pd.DataFrame:
+    """Means of what arms are compared by over tasks or shifts, seed by seed.
+
+    Parameters
+    ----------
+    lines
+        Of one step.
+    column, values
+        `task` or `shift`, and over which of them; who lacks one is left out.
+    label
+        What stands in the column's place.
+    """
+    keys = [key for key in ("task", "shift", "arm", "seed") if key != column]
+    groups = lines[lines[column].isin(values)].groupby(keys, as_index=False)
+    found = groups.agg(
+        {name: "mean" for name in (*COMPARED, "seconds", "cpu_seconds")}
+        | {name: "first" for name in ("samples", "n")}
     )
-    whole = runs["shift"].nunique()["shift"] == len(shifts)
-    return found[whole].assign(shift=label)
+    whole = groups[column].nunique()[column] == len(values)
+    return found[whole].assign(**{column: label})
 
 
 def _arm(

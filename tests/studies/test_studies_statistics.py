@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from areal_cppo.studies.intervals import mean_interval, paired_difference
 from areal_cppo.studies.spec import EvaluationSpec
-from areal_cppo.studies.summary import over_shifts
+from areal_cppo.studies.summary import ALL, over, summarise
 
 T_2 = 4.302652729749464  # two-sided 95 % quantile, 2 degrees of freedom (tables: 4.303)
 
@@ -96,12 +97,35 @@ def test_a_mean_over_shifts_is_of_whole_runs():
             line(2, "font", 0.1, 0.1),  # cut off before its second shift
         ]
     )
-    found = over_shifts(lines, "mean of shifts", ["font", "noise"])
+    found = over(lines, "shift", "mean of shifts", ["font", "noise"])
     assert len(found) == 1
     mean = found.iloc[0]
     assert (mean["seed"], mean["shift"], mean["n"]) == (1, "mean of shifts", 500)
     assert mean["accuracy"] == pytest.approx(0.5)
     assert mean["accuracy_sampled"] == pytest.approx(0.35)
+
+
+def test_tasks_are_also_averaged_seed_by_seed():
+    """What seeds share goes away in the difference of the mean over tasks."""
+    lines = []
+    for task, seeds in (("triangles", (0.5, 0.7, 0.6)), ("charts", (0.3, 0.2, 0.4))):
+        for seed, accuracy in enumerate(seeds, 1):
+            for arm, more in (("grpo", 0.0), ("cppo", 0.02 * seed)):
+                own = line(seed, "none", accuracy + more, accuracy)
+                lines.append(own | {"task": task, "arm": arm, "step": 4})
+    del lines[-1]  # of charts, cppo, seed 3: not finished
+    study = SimpleNamespace(
+        **{"name": "s", "steps": 4, "seeds": [1, 2, 3], "references": ["grpo"]},
+        tasks=["triangles", "charts"],
+        arms=["grpo", "cppo"],
+        evaluate=EvaluationSpec(),
+    )
+    grpo, cppo = summarise(study, lines)["tasks"][ALL]["none"]
+    assert (grpo["seeds"], cppo["seeds"]) == ([1, 2, 3], [1, 2])
+    assert grpo["means"]["accuracy"]["mean"] == pytest.approx(0.45)
+    found = cppo["differences"]["grpo"]
+    assert found["accuracy"]["mean"] == pytest.approx(0.03)
+    assert found["accuracy_sampled"]["mean"] == pytest.approx(0.0)
 
 
 def test_means_are_over_all_shifts_unless_said():
