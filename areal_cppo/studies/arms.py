@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 import areal_cppo
-from areal_cppo.config.keys import config_classes, unknown_keys
+from areal_cppo.config.classes import config_classes, unknown_keys
 from areal_cppo.errors import UserError
 
 BASE = Path(areal_cppo.__file__).parent / "configs" / "triangles.yaml"

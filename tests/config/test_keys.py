@@ -11,6 +11,7 @@ import pytest
 
 from areal_cppo.cli.common import config_file
 from areal_cppo.config import keys
+from areal_cppo.config.classes import config_classes
 from areal_cppo.config.experiment import CPPOConfig, load_config
 from areal_cppo.errors import UserError
 
@@ -33,7 +34,7 @@ def dataclasses_of(owner: type) -> Iterator[tuple[type, dict[str, type | None]]]
 
 
 def test_the_sources_say_what_the_dataclasses_are():
-    classes = keys.config_classes()
+    classes = config_classes()
     found = list(dataclasses_of(CPPOConfig))
     assert len({owner for owner, _ in found}) > 30
     for owner, nested in found:
