@@ -146,16 +146,15 @@ _OF_TYPE = (
 def _one_line(error: Exception) -> str:
     """The part of a (possibly many-lined) error text that names key and cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = "".join(lines[:1])
+    first, full = "".join(lines[:1]), getattr(error, "full_key", None)
     if missing := re.search(r"issing mandatory value: ([\w.]+)", first):
-        key = missing[1]
-        if "resolving interpolation" not in first:
-            key = getattr(error, "full_key", None) or key
+        other = "resolving interpolation" in first  # then `full` is who asked for it
+        key = missing[1] if other else full or missing[1]
         return f"{key}: expected a value, found none; set it"
     if unknown := re.search(r"In ('.+'): Could not load ('.+')", real_names(first)):
         return _unknown_default(unknown[1].strip("'"), unknown[2].strip("'"))
     named = re.match(r"([\w.]+): (.*)", first)  # some begin with the key
-    key = named[1] if named else getattr(error, "full_key", None)
+    key = named[1] if named else full
     for pattern, expected in _OF_TYPE:
         wrong = re.match(pattern, named[2] if named else first)
         if wrong and key:

@@ -92,9 +92,40 @@ def test_a_missing_default_is_told_by_the_files_own_name(write):
     )
 
 
-def test_the_readmes_own_configuration(tmp_path, monkeypatch):
+def readmes_own() -> str:
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    text = readme.partition("<<'YAML'\n")[2].partition("YAML\n")[0]
+    return readme.partition("<<'YAML'\n")[2].partition("YAML\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "key"),
+    [
+        ("experiment_name: mine\n", "", "experiment_name"),
+        ("path: train.jsonl, ", "", "train_dataset.path"),
+    ],
+)
+def test_what_is_missing_is_told_by_its_key(tmp_path, monkeypatch, was, now, key):
+    text = readmes_own()
+    assert was in text
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text.replace(was, now))
+    with pytest.raises(UserError) as caught:
+        load_config("mine.yaml")
+    expected = f"mine.yaml: {key}: expected a value, found none; set it"
+    assert str(caught.value) == expected
+
+
+def test_what_parts_leave_out_has_defaults(tmp_path, monkeypatch):
+    """A folder of the run that is not the disk's root, and the type of a dataset."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(readmes_own().replace("run_dir: runs/mine\n", ""))
+    config = load_config("mine.yaml", begins=False)
+    assert config.run_dir == "runs/mine-first"
+    assert config.train_dataset.type == config.valid_dataset.type == "rl"
+
+
+def test_the_readmes_own_configuration(tmp_path, monkeypatch):
+    text = readmes_own()
     (tmp_path / "reward.py").write_text("def reward(completions, **_):\n    return 1\n")
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(text)

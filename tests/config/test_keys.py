@@ -51,7 +51,7 @@ def test_the_sources_say_what_the_dataclasses_are():
     "override",
     [
         *("seeed=2", "actor.cpl.taau=1", "ref.nothing.at=1", "+actor.nothing=1"),
-        *("actor.path=[", "word", "~actor.nothing"),
+        *("actor.path=[", "word", "~actor.nothing", "batch_size=4"),
     ],
 )
 def test_the_same_is_said_as_with_areal(override):
@@ -60,6 +60,8 @@ def test_the_same_is_said_as_with_areal(override):
     with pytest.raises(UserError) as early:
         keys.check_early(CONFIG, [override], paths=[])
     assert str(early.value) == str(late.value)
+    if override == "batch_size=4":
+        assert "did you mean train_dataset.batch_size, valid_data" in str(late.value)
 
 
 @pytest.mark.parametrize("text", ["a: [1", "seeed: 2", "actor: {paath: x}"])

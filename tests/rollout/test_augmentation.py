@@ -14,7 +14,6 @@ from areal.infra.workflow_context import WorkflowContext
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoProcessor
 
 from areal_cppo.config.agreements import disagreements
 from areal_cppo.config.augmentation import UNLIKE, AugmentationConfig
@@ -22,7 +21,7 @@ from areal_cppo.config.experiment import load_config
 from areal_cppo.rollout.augmentation import Augmenter
 from areal_cppo.rollout.workflow import CPPOWorkflow
 from areal_cppo.step.batch import with_images
-from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
+from areal_cppo.tasks.problems import TRIANGLES
 
 NOISE = [{"name": "noise", "strength": 0.5}]
 SIZE = 6
@@ -48,16 +47,6 @@ class Engine:
             output_logprobs=[-0.5] * 3,
             output_versions=[3] * 3,
         )
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return AutoProcessor.from_pretrained(TRIANGLES.checkpoint)
-
-
-@pytest.fixture(scope="module")
-def problem(processor):
-    return ReadingDataset(TRIANGLES, processor, 1, seed=0)[0]
 
 
 @pytest.fixture
