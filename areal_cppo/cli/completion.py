@@ -52,6 +52,6 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Of a parser and of its commands, at any depth."""
     for action in parser._actions:
         yield action
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action.choices, dict):  # of commands: their parsers by name
             for command in action.choices.values():
                 yield from _actions(command)
