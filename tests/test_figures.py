@@ -11,9 +11,16 @@ import pytest
 from areal_cppo.cli.main import parse
 from tests.test_docs import ROOT, commands, words_of
 
-_SPEC = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
-figures = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(figures)
+
+def script(name: str):
+    """A module of docs."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+figures, evidence = script("figures"), script("evidence")
 
 FIGURES = figures.read()
 RUNS = [(name, line) for name, figure in FIGURES.items() for line in figure["run"]]
@@ -45,6 +52,9 @@ def measured(words: list[str]) -> frozenset[str]:
 @pytest.mark.parametrize(("name", "line"), RUNS, ids=[f"{n}: {x}" for n, x in RUNS])
 def test_a_command_is_one(name, line):
     first, *rest = shlex.split(line)
+    if first == "python" and rest[0] != "-m":
+        assert (ROOT / rest[0]).exists()
+        return
     if first == "python":
         module = ROOT / rest[1].replace(".", "/")
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
@@ -90,3 +100,30 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         figures.main(["unknown"])
     assert "expected some of good, bad, found unknown" in capsys.readouterr().err
+
+
+def test_tables_of_the_evidence_are_the_summarys(capsys):
+    """Differences in points, bold where the interval excludes zero; every row."""
+
+    def arm(name, mean, half):
+        interval = {"mean": mean, "low": mean - half, "high": mean + half}
+        of_all = {"accuracy": interval, "accuracy_sampled": interval}
+        references = ("grpo", "aug", "noisyrollout", "cppo")
+        return {
+            "arm": name,
+            "means": of_all | {"cpu_seconds": {"mean": 10 + 100 * mean}},
+            "differences": dict.fromkeys(references, of_all),
+        }
+
+    arms = [
+        arm(name, mean=i / 100, half=0.025) for i, name in enumerate(evidence.NAMES)
+    ]
+    shifts = dict.fromkeys([*evidence.KINDS, "noise"], arms)
+    evidence.show({"tasks": dict.fromkeys(["charts", evidence.ALL], shifts)})
+    printed = capsys.readouterr().out
+    assert "| GRPO | 0.0 | 0.0 | 0.0 | 0.0 | 1 |" in printed
+    two, three = "+2.0 (-0.5 to +4.5)", "**+3.0 (+0.5 to +5.5)**"
+    assert f"| NoisyRollout | {two} | {two} | {two} | {two} | 1.20 |" in printed
+    assert f"| PAPO | {three} | {three} | {three} | {three} | 1.30 |" in printed
+    assert "| NoisyRollout | +2.0 |" in printed  # shift by shift
+    assert printed.count("\n| ") - 2 * 5 == 11 + 11 + 12 + 6 + 2
