@@ -73,7 +73,7 @@ test: setup
 
 test-all: setup
 	$(CONTRACTS)
-	$(BIN)/python -m pytest tests $(WORKERS)
+	$(BIN)/python -m pytest tests $(WORKERS) --durations 40 --durations-min 10
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
