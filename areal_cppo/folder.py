@@ -16,6 +16,7 @@
     checkpoints/       weights to use: Hugging Face folders
     recover/           checkpoints to go on from
     logs/              what every process printed
+    .lock              held by the run that goes on here
 
 Lines are appended whole and flushed, so a run that is killed keeps every finished step.
 """
@@ -34,8 +35,8 @@ from typing import Any
 # The instant in AReaL's trace that says which unix time the trace's clock shows.
 CLOCK = "clock"
 # Events of a run as a whole: it begins, or goes on; it ended as it should; it failed.
-FAILED = "run_failed"
-LIFE = ("run_started", "run_finished", FAILED)
+STARTED, FINISHED, FAILED = "run_started", "run_finished", "run_failed"
+LIFE = (STARTED, FINISHED, FAILED)
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -51,6 +52,7 @@ class RunFolder:
         self.ledger = self.path / "ledger.jsonl"
         self.events = self.path / "events.jsonl"
         self.stop = self.path / "STOP"
+        self.lock = self.path / ".lock"
         self.recover = self.path / "recover"
         self.summary = self.path / "summary.json"
         self.timeline = self.path / "timeline.json"

@@ -63,7 +63,7 @@ def add_async(kinds: Any) -> None:
         "async", help="a training run: samples/s, who waits for whom, staleness"
     )
     add_options(command, _OPTIONS)
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=bench_async, warmup=2)
 
 

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from areal_cppo.config.keys import check_early
 from areal_cppo.doctor.packages import check_versions
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import enable_in_this_process
 
+_CHOICE = re.compile(r"invalid choice: (\S+) \(choose from (.*)\)$")
+
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, not with all that could have been meant."""
+    """Answers a mistake in one line, not with all that could have been meant.
+
+    `args.parser` is the one of the command that was given.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)
+
+    def add_overrides(self, help: str | None = None) -> None:
+        """The words `key=value`; `parse` finds those between options, too."""
+        self.add_argument(
+            "overrides", nargs="*", default=[], metavar="key=value", help=help
+        )
 
     def error(self, message: str) -> NoReturn:
+        wrong = _CHOICE.search(message)
+        if wrong and (meant := near(wrong[1], wrong[2])):
+            message = message[: wrong.end(1)] + meant
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """End with what is wrong of words that no option takes."""
+        wrong = next((word for word in words if word[0] == "-"), words[0])
+        options = " ".join(re.findall(r"--[\w-]+", self.format_usage()))
+        meant = near(wrong.partition("=")[0], options)
+        self.error(f"unrecognized arguments: {' '.join(words)}{meant}")
+
+
+def near(word: str, known: str) -> str:
+    """Which of some words may have been meant; empty for none."""
+    found = get_close_matches(word, re.findall(r"[\w-]+", known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def prepare() -> None:

@@ -25,7 +25,7 @@ def add_completion(commands: Any) -> None:
 
 
 def completion(args: argparse.Namespace) -> int:
-    """Print the script, of the parser that `args` holds; the exit status."""
+    """Print the script, of the whole parser; the exit status."""
     prepare()
     import shtab
 
@@ -35,7 +35,7 @@ def completion(args: argparse.Namespace) -> int:
         from areal_cppo.config.reference import find
 
         keys = " ".join(f"{key.name}=" for key in find("") if key.type != "block")
-    for action in _actions(args.parser):
+    for action in _actions(args.whole):
         metavars = action.metavar if isinstance(action.metavar, tuple) else ()
         metavar = metavars[0] if metavars else action.metavar
         if action.dest == "overrides":
@@ -44,7 +44,7 @@ def completion(args: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY
         elif metavar in _FILES:
             action.complete = shtab.FILE
-    print(shtab.complete(args.parser, args.shell))
+    print(shtab.complete(args.whole, args.shell))
     return 0
 
 

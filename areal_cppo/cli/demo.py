@@ -36,7 +36,7 @@ def add_demo(commands: Any) -> None:
     command.add_argument("--out", help="folder of the run (default: runs/demo-...)")
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--objective", choices=tuple(OBJECTIVES), default="cppo")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=demo)
 
 

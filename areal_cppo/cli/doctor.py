@@ -35,7 +35,7 @@ def add_doctor(commands: Any) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="look at what this configuration needs, too"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=doctor)
 
 

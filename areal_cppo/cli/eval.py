@@ -42,7 +42,7 @@ def add_eval(commands: Any) -> None:
         metavar="URL",
         help="a running server of the model, or several; else one is started",
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=evaluate)
 
 

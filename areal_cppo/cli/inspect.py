@@ -88,9 +88,7 @@ def add_inspect(commands: Any) -> None:
     command.add_argument(
         "--device", default="", help="cpu, cuda:1, ... (a GPU where there is one)"
     )
-    command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of --config"
-    )
+    command.add_overrides("of --config")
     command.set_defaults(call=inspect)
 
 

@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Contrastive Perception Policy Optimization on AReaL.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(parser=parser)  # for the command that completes others
+    parser.set_defaults(whole=parser)  # for the command that completes all of them
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
@@ -78,7 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and ("overrides" not in args or any(word[0] == "-" for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.refuse(rest)
     if rest:  # argparse takes one run of them only
         args.overrides = [*args.overrides, *rest]
     return args

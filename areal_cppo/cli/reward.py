@@ -44,7 +44,7 @@ def add_reward(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="what else reward.sees names, as JSON or text; may be repeated",
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=judge)
 
 
@@ -88,7 +88,7 @@ def _settings(args: argparse.Namespace) -> tuple[Any, str]:
     from areal_cppo.config.blocks import DataConfig, RewardConfig
 
     path = Path(args.config)
-    with refused(path):
+    with refused(path, args.overrides):
         composed = compose(path, args.overrides)
         chosen = OmegaConf.create({"reward": OmegaConf.structured(RewardConfig)})
         given = OmegaConf.select(composed, "reward")

@@ -89,7 +89,7 @@ def add_slurm(commands: Any) -> None:
     command.add_argument(
         "--submit", action="store_true", help="give it to sbatch, print the job's id"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=slurm, default_of=command.get_default)
 
 

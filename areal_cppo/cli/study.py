@@ -52,7 +52,7 @@ def add_study(commands: Any) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="list the runs, estimate the time"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=study)
 
 

@@ -7,13 +7,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from areal_cppo.config.keys import check_early
+from areal_cppo.cli.common import note
+from areal_cppo.config.keys import check_early, run_folder
 from areal_cppo.doctor.packages import check_versions
 from areal_cppo.folder import FAILED, RunFolder
 from areal_cppo.report.live import live_display
+from areal_cppo.run.claim import claimed
 from areal_cppo.run.stop import STOPPED
 from areal_cppo.run.supervisor import (
     INTERRUPTED,
@@ -32,7 +35,7 @@ def add_train(commands: Any) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="check everything, start nothing"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_overrides()
     command.set_defaults(call=train)
 
 
@@ -70,7 +73,22 @@ def run_with_display(
     """
     # Not `prepare`: the run's workers may have GPUs where this machine has none.
     check_versions()
-    check_early(config, overrides)
+    folder, goes_on = run_folder(check_early(config, overrides))
+    with ExitStack() as stack:
+        if folder and "--dry-run" not in flags:
+            held = claimed(RunFolder(folder), goes_on)
+            if unlocked := stack.enter_context(held):
+                note(f"{unlocked}; see to it that no other run uses it")
+        return _run(config, overrides, name, steps, flags)
+
+
+def _run(
+    config: Path,
+    overrides: list[str],
+    name: str,
+    steps: int | None,
+    flags: Sequence[str],
+) -> int:
     log = Path(tempfile.mkdtemp(prefix="areal-cppo-")) / "controller.log"
     with live_display(steps, name, stream=sys.stdout) as live:
 

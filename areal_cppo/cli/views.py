@@ -40,12 +40,7 @@ def add_views(commands: Any) -> None:
     command.add_argument(
         "--seed", type=int, metavar="N", help="of the draws (actor.view_seed, or 1)"
     )
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="of --config, as actor.cpl.views.negative=[{name: blank}]",
-    )
+    command.add_overrides("of --config, as actor.cpl.views.negative=[{name: blank}]")
     command.set_defaults(call=views)
 
 

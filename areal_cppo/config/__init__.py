@@ -15,3 +15,4 @@ SHIFTS = (  # of held-out pictures
 SOURCES = (*TASK_NAMES, "geometry3k", "virl39k", "clevr_count_70k", "custom")  # of data
 SCHEDULERS = ("local", "allocation", "slurm", "ray")  # `areal_cppo.cluster`
 UPDATE_MODES = ("disk", "xccl")  # how weights reach the generation servers
+GOES_ON = ("on", "auto")  # values of recover.mode with checkpoints to go on from

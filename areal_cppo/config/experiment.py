@@ -19,7 +19,7 @@ from areal.utils.stats_logger import StatsLogger
 from typing_extensions import override
 
 from areal_cppo.checks import COUNT, Number, check_fields, setting
-from areal_cppo.config import TASK_PROMPTS
+from areal_cppo.config import GOES_ON, TASK_PROMPTS
 from areal_cppo.config.augmentation import AugmentationConfig
 from areal_cppo.config.blocks import (
     DataConfig,
@@ -72,7 +72,7 @@ class CheckpointConfig(RecoverConfig):
     @property
     def on(self) -> bool:
         """Whether checkpoints are written and read."""
-        return self.mode in ("on", "auto")
+        return self.mode in GOES_ON
 
 
 @dataclass
@@ -116,6 +116,11 @@ class CPPOConfig(PPOConfig):
             self.run_dir = str(
                 Path(self.cluster.fileroot) / self.experiment_name / self.trial_name
             )
+
+    def steps_on(self, problems: int) -> int:
+        """Train steps of a run on so many problems."""
+        steps = problems // self.train_dataset.batch_size * self.total_train_epochs
+        return min(steps, self.total_train_steps or steps)
 
     @property
     def uses_reference(self) -> bool:
@@ -178,7 +183,7 @@ def load_config(
         type or out of range: one line that says which.
     """
     path = check_file(path)
-    with refused(path):
+    with refused(path, overrides or []):
         config = build(compose(path, overrides or []), CPPOConfig)
         if not begins:
             return config

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from areal_cppo.config import SOURCES, TASK_NAMES
+from areal_cppo.config import GOES_ON, SOURCES, TASK_NAMES
 from areal_cppo.config.classes import (
     config_classes,
     ending_in,
@@ -36,7 +36,7 @@ def check_early(
     path: str | Path,
     overrides: Sequence[str] = (),
     paths: Sequence[str] = ("actor", "train_dataset", "valid_dataset"),
-) -> None:
+) -> DictConfig:
     """Refuse in a second what needs no AReaL: a missing file, YAML, a key, a path.
 
     Parameters
@@ -47,19 +47,43 @@ def check_early(
         The blocks whose `path` has to be on this machine, or the name of something on
         the hub.
 
+    Returns
+    -------
+    DictConfig
+        What the file is composed of, without defaults of the dataclasses.
+
     Raises
     ------
     UserError
         All of that, in the lines of the full check.
     """
     path = check_file(path)
-    with refused(path):
+    with refused(path, overrides):
         composed = compose(path, overrides)
     settings = OmegaConf.to_container(composed, resolve=False)
-    found = [f"{path.name}: {x}" for x in unknown_keys(settings, config_classes())]
+    unknown = unknown_keys(settings, config_classes())
+    found = [_of(path, overrides, line) for line in unknown]
     found += _missing(composed, paths)
+    if "actor" in paths and "actor" not in composed and not found:
+        found = [
+            f"{path.name}: expected defaults, or a block actor, found neither; begin "
+            "it as README.md does: defaults: [parts/gpu, parts/qwen2_5_vl-3b, _self_]"
+        ]
     if found:
         raise all_of(found)
+    return composed
+
+
+def run_folder(composed: DictConfig) -> tuple[str, bool]:
+    """Of what `check_early` returns: where a run's folder will be (empty where only the
+    full configuration tells), and whether a run that is there may be gone on with."""
+    folder = _text_of(composed, "run_dir")
+    if not folder:
+        keys = "cluster.fileroot", "experiment_name", "trial_name"
+        parts = [_text_of(composed, key) for key in keys]
+        folder = "/".join(parts) if all(parts) else ""
+    # YAML's bare `on` is true: what becomes of it, the full check says.
+    return folder, OmegaConf.select(composed, "recover.mode") in (*GOES_ON, True)
 
 
 def _missing(composed: DictConfig, blocks: Sequence[str]) -> Iterator[str]:
@@ -77,19 +101,34 @@ def _missing(composed: DictConfig, blocks: Sequence[str]) -> Iterator[str]:
         elif real and where not in TASK_NAMES:
             if not glob.glob(str(Path(where).expanduser()), recursive=True):
                 yield str(no_data(block, where))
+    function = _text_of(composed, "reward.function")
+    file = function.rpartition(":")[0]
+    if "actor" in blocks and file.endswith(".py") and not Path(file).is_file():
+        yield (
+            f"reward.function: expected a function to call, {function}, found no file "
+            f"{file}; correct it (docs/rewards.md)"
+        )
+
+
+def _of(path: Path, overrides: Sequence[str], line: str) -> str:
+    """Say of a wrong key, or value of it, whether it is the file's."""
+    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    place = "command line" if line.partition(": ")[0] in given else path.name
+    return f"{place}: {line}"
 
 
 @contextmanager
-def refused(path: Path) -> Iterator[None]:
-    """What hydra, OmegaConf and the dataclasses raise, as a UserError of one line."""
+def refused(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """What hydra, OmegaConf and the dataclasses raise of a file and its settings, as a
+    UserError of one line."""
     try:
         yield
     except ConfigKeyError as error:
-        raise UserError(f"{path.name}: {_key_error(error)}") from error
+        raise UserError(_of(path, overrides, _key_error(error))) from error
     except Problems as error:
-        raise all_of([f"{path.name}: {line}" for line in error.lines]) from error
+        raise all_of([_of(path, overrides, line) for line in error.lines]) from error
     except (ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
-        raise UserError(f"{path.name}: {_one_line(error)}") from error
+        raise UserError(_of(path, overrides, _one_line(error))) from error
     except yaml.MarkedYAMLError as error:
         raise UserError(_not_yaml(error, path)) from error
     except Exception as error:  # hydra's own errors share no base class
@@ -121,6 +160,7 @@ def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
     if began is not None and began.line != mark.line:
         since = f" ({error.context} that begins in line {began.line + 1})"
     file = Path(mark.name).name if Path(mark.name).suffix else path.name
+    file = re.sub(rf"^\d+_(?={re.escape(path.name)}$)", "", file)  # of `compose`'s copy
     return f"{file}, line {mark.line + 1}: not YAML: {error.problem}{since}"
 
 

@@ -67,23 +67,22 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
 
     config = load_config(config_path, overrides, begins=False)
     model_config = check_settings(config)
-    parameters = count_parameters(config.actor.path)
-    for line in describe_plan(config, model_config, parameters):
-        say("note", text=line)
     task = load_task(config, lambda text: say("note", text=text))
     dataset = task.train_dataset()
     problems = task.valid_dataset() if config.validation.every else None
+    first = dataset[0]
+    lines = try_reward(task.workflow_kwargs, first)
+    parameters = count_parameters(config.actor.path)
+    lines = [*describe_plan(config, model_config, parameters), *lines]
     if problems is not None:
         used = min(len(problems), config.validation.problems)
-        say("note", text=f"validation: {used} of {len(problems)} problems")
+        lines.append(f"validation: {used} of {len(problems)} problems")
     elif config.data.source not in TASK_NAMES:
-        say("note", text="validation: none; valid_dataset.path would give a curve")
-    first = dataset[0]
-    for line in try_reward(task.workflow_kwargs, first):
+        lines.append("validation: none; valid_dataset.path would give a curve")
+    lines.append(f"data: {len(dataset)} problems, each with {', '.join(first)}")
+    lines.append(describe_steps(config, len(dataset)))
+    for line in lines:
         say("note", text=line)
-    fields = ", ".join(first)
-    say("note", text=f"data: {len(dataset)} problems, each with {fields}")
-    say("note", text=describe_steps(config, len(dataset)))
     say("note", text="nothing was started")
 
 

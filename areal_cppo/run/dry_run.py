@@ -32,6 +32,9 @@ from areal_cppo.serving.launch import guarded
 
 _MIB = 2**20
 _CARD = 79 * GIB  # what torch sees of 80 GB
+# Resident memory of one with torch, AReaL or SGLang and next to no model, measured.
+_BARE_PROCESS = 0.8 * GIB
+_OF_A_SERVER = 4  # its worker, its launcher, SGLang's scheduler and detokenizer
 _NO_CARD = "GPUs of 80 GB, since none is seen here: "
 
 
@@ -96,7 +99,8 @@ def describe_steps(config: CPPOConfig, problems: int) -> str:
     steps = epoch * config.total_train_epochs
     wanted = config.total_train_steps or steps
     said = (
-        f"steps: {min(steps, wanted)}, {config.total_train_epochs} epoch(s) of {epoch}"
+        f"steps: {config.steps_on(problems)}, {config.total_train_epochs} epoch(s) of "
+        f"{epoch}"
     )
     said += f", {over} problems left over in each" if over else ""
     if wanted < steps:
@@ -160,14 +164,18 @@ def _describe_memory(
 
 def _describe_ram(config: CPPOConfig, parameters: int) -> str:
     """Without a GPU: each rank's weights, gradients and Adam's moments, each server's
-    weights, all in fp32."""
+    weights, all in fp32; and what the processes take without a model."""
     ranks = config.actor.parallel.data_parallel_size
     servers = config.rollout.parallel.data_parallel_size
-    need = 4 * parameters * (4 + servers)
+    processes = 1 + ranks + _OF_A_SERVER * servers
+    need, bare = 4 * parameters * (4 + servers), processes * _BARE_PROCESS
     there = psutil.virtual_memory().total
-    said = f"memory: {_size(need)} for {ranks} trainer(s) and {servers} server(s)"
-    said += f", activations not counted, of this machine's {_size(there)}"
-    if need > there:
+    said = (
+        f"memory: {_size(need)} for weights, gradients and Adam's moments of {ranks} "
+        f"trainer(s) and {servers} server(s), about {_size(bare)} for {processes} "
+        f"processes; this machine has {_size(there)}, activations not counted"
+    )
+    if need + bare > there:
         said += "; without a GPU only tiny models are practical"
     return said
 

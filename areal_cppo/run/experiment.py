@@ -17,12 +17,20 @@ from areal.utils import perf_tracer
 from areal_cppo.cluster.worker import apply_listen_host
 from areal_cppo.config.experiment import CPPOConfig
 from areal_cppo.doctor.machine import machine_words
-from areal_cppo.errors import RunError, UserError
-from areal_cppo.folder import CLOCK, RunFolder, read_lines, replace_file
+from areal_cppo.errors import RunError
+from areal_cppo.folder import (
+    CLOCK,
+    FINISHED,
+    STARTED,
+    RunFolder,
+    read_lines,
+    replace_file,
+)
 from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.report.settings import flatten
 from areal_cppo.rollout.first_look import try_reward
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
+from areal_cppo.run.claim import check_new
 from areal_cppo.run.health import RunWatch
 from areal_cppo.run.observers import (
     HeldOutEvaluation,
@@ -63,12 +71,7 @@ class Experiment:
     def __init__(self, config: CPPOConfig, say: Say):
         self.config, self.say = config, say
         self.folder = RunFolder(config.run_dir)
-        if self.folder.metrics.exists() and not config.recover.on:
-            raise UserError(
-                f"run_dir: expected a new folder, found a run's metrics.jsonl in "
-                f"{self.folder.path}; set another run_dir, so that nothing is lost, or "
-                "go on with that run: recover.mode=on"
-            )
+        check_new(self.folder, config.recover.on)
         self.trainer: CPPOTrainer | None = None
         self.training = False
 
@@ -92,6 +95,13 @@ class Experiment:
         self._prepare_folders()
         found = self._find_checkpoint()
         first = found[1]["step"] if found else 0
+        dataset = task.train_dataset()
+        if found and first >= config.steps_on(len(dataset)) and self._ended(first):
+            self.note(
+                f"all {first} steps are done; for more raise total_train_epochs or "
+                "total_train_steps"
+            )
+            return
         if found is None and folder.metrics.exists():
             aside = folder.set_aside()
             self.note(f"no checkpoint to go on from: what was there is in {aside.name}")
@@ -99,7 +109,7 @@ class Experiment:
         self._write_config()
         run_id = os.environ.get(RUN_ID_VARIABLE)
         machine = machine_words()
-        folder.event("run_started", run_id=run_id, pid=os.getpid(), machine=machine)
+        folder.event(STARTED, run_id=run_id, pid=os.getpid(), machine=machine)
         if found:
             folder.event("resumed", step=first)
             self.note(f"going on after step {first}")
@@ -109,7 +119,6 @@ class Experiment:
             self.note("measuring held-out accuracy before training")
             heldout.evaluate(0, Path(config.actor.path))
         problems = task.valid_dataset() if config.validation.every else None
-        dataset = task.train_dataset()
         if config.reward.function:
             for line in try_reward(task.workflow_kwargs, dataset[0]):
                 self.note(line)
@@ -148,7 +157,7 @@ class Experiment:
             heldout.evaluate(recorder.steps, last)
         checkpoints = {"before": Path(config.actor.path), "after": last}
         write_heldout_samples(folder, task, checkpoints)
-        folder.event("run_finished", step=recorder.steps)
+        folder.event(FINISHED, step=recorder.steps)
 
     def _prepare_folders(self) -> None:
         config = self.config
@@ -182,6 +191,11 @@ class Experiment:
         if not recover.on:
             return None
         return CheckpointStore(self.folder.recover, recover.keep, self.note).newest()
+
+    def _ended(self, step: int) -> bool:
+        """Whether the run went on to its end from its checkpoint after a step."""
+        events = read_lines(self.folder.events)
+        return any(e["event"] == FINISHED and e["step"] == step for e in events)
 
     def _write_config(self) -> None:
         """Write `config.yaml`, without secrets, and say what has changed in it."""

@@ -239,6 +239,16 @@ def test_not_a_run(tmp_path, capsys):
         ("slurm --config x", "slurm: the following arguments are required: --nodes"),
         ("study", "areal-cppo study: the following arguments are required: FILE"),
         ("demo --steps x", "areal-cppo demo: argument --steps: invalid int value: 'x'"),
+        ("trian --config x", "invalid choice: 'trian'; did you mean train?; see areal"),
+        (
+            "train --config x --dryrun",
+            "--dryrun; did you mean --dry-run?; see areal-cpp",
+        ),
+        ("bench async --stalness 3", "did you mean --staleness?; see areal-cppo bench"),
+        (
+            "demo --zzz",
+            "areal-cppo demo: unrecognized arguments: --zzz; see areal-cppo d",
+        ),
     ],
 )
 def test_a_wrong_line_is_answered_in_one(line, said, capsys):

@@ -123,7 +123,7 @@ def test_what_areal_documents_is_let_through(told, name, overrides):
         ("actor.cpl.views.positive=[a]", "actor.cpl.views.positive: Cannot assign str"),
         ("actor.scheduling_spec=[{cpu: x}]", "actor.scheduling_spec: expected an int"),
         ("rollout=null", "rollout: expected keys and values, found None"),
-        ("seed=x", "triangles.yaml: seed: expected an integer, found 'x'; correct it"),
+        ("seed=x", "command line: seed: expected an integer, found 'x'; correct it"),
         ("seed=null", "seed: expected a value, found null; correct it"),
         ("actor.optimizer.lr=fast", "actor.optimizer.lr: expected a number, found 'f"),
         ("actor.use_lora=maybe", "actor.use_lora: expected true or false, found 'm"),

@@ -95,7 +95,36 @@ def test_all_wrong_values_are_told_at_once():
     text = str(caught.value)
     assert text.startswith("4 things to mend\n")
     for override in wrong:
-        assert f"triangles.yaml: {override.partition('=')[0]}: expected" in text
+        assert f"command line: {override.partition('=')[0]}: expected" in text
+
+
+def test_a_mistake_is_told_of_where_it_was_made(tmp_path):
+    """Of the file, or of the command line, which wins over it."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [triangles, _self_]\nseed: -1\nactor: {cpl: {tau: -1}}")
+    with pytest.raises(UserError) as caught:
+        load_config(path, ["actor.cpl.tau=-2"])
+    first, *lines = str(caught.value).splitlines()
+    assert {line.strip().partition(": expected")[0] for line in lines} == {
+        "mine.yaml: seed",
+        "command line: actor.cpl.tau",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "experiment_name: mine\n"])
+def test_a_file_without_defaults(text, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="expected defaults, or a block actor, found n"):
+        keys.check_early(path)
+
+
+def test_a_reward_file_that_is_not_there(tmp_path):
+    wrong = f"reward.function={tmp_path}/judge.py:score"
+    with pytest.raises(UserError, match=f"found no file {tmp_path}/judge.py; correct"):
+        keys.check_early(CONFIG, [wrong])
+    (tmp_path / "judge.py").touch()
+    keys.check_early(CONFIG, [wrong])  # its function is looked for later
 
 
 @pytest.mark.parametrize(
@@ -104,6 +133,7 @@ def test_all_wrong_values_are_told_at_once():
         ("actor:\n  cpl: {tau: 1\nseed: 3\n", "wrong.yaml, line 3: not YAML: expected"),
         ("a: [1", "wrong.yaml, line 1: not YAML: "),
         ("defaults:\n - a\n- b\n", "wrong.yaml, line 3: not YAML: "),
+        ("seed: 1\nseed: 2\n", "wrong.yaml, line 2: not YAML: found duplicate key"),
     ],
 )
 def test_what_is_not_yaml_is_told_with_its_line(text, said, tmp_path):
