@@ -37,6 +37,8 @@ CLOCK = "clock"
 # Events of a run as a whole: it begins, or goes on; it ended as it should; it failed.
 STARTED, FINISHED, FAILED = "run_started", "run_finished", "run_failed"
 LIFE = (STARTED, FINISHED, FAILED)
+# What was warned of before the first step; and words of one that a model card heeds.
+WARNING, SHARED = "warning", "shares with train_dataset"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -91,6 +93,11 @@ class RunFolder:
     def event(self, event: str, **fields: Any) -> None:
         """Add a line to `events.jsonl`, with the time."""
         self.append(self.events, {"event": event, "time": time.time(), **fields})
+
+    def finished_at(self, step: int) -> bool:
+        """Whether the run came to its end with this step."""
+        events = read_lines(self.events)
+        return any(e["event"] == FINISHED and e["step"] == step for e in events)
 
     def cut(self, step: int) -> None:
         """Take back what was written of steps after `step`: they will be made anew.

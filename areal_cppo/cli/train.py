@@ -133,5 +133,19 @@ def _conclude(outcome: RunEnd, log: Path) -> int:
     else:
         shutil.rmtree(log.parent)
     if outcome.error:
-        print(f"areal-cppo: {outcome.error}", file=sys.stderr)
+        then = _how_to_go_on(folder) if outcome.status == INTERRUPTED else ""
+        print(f"areal-cppo: {outcome.error}{then}", file=sys.stderr)
     return outcome.status
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    """What becomes of a run that was interrupted with Ctrl-C."""
+    if folder is None:
+        return ""
+    run = RunFolder(folder)
+    if not run.metrics.exists():
+        return " before its first step"
+    kept = f"; what was measured is kept in {folder}"
+    if not any(run.recover.glob("step-*")):
+        return f"{kept}; without recover.mode=on there is no checkpoint to go on from"
+    return f"{kept}; the same command with recover.mode=on goes on from its checkpoint"

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import ProcessorMixin
@@ -130,7 +131,9 @@ class ProblemDataset:
 
     def _summary(self, path, split, setting, text_only: list[int]) -> str:
         used = f"{len(self):,} of {self.n_rows:,} rows"
-        text = f"{setting}: {used} of {path} ({split})"
+        text = f"{setting}: {used} of {path}"
+        if "[" in split or not Path(path).suffix:  # a file is one split, whatever it is
+            text += f" ({split})"
         if self.counts:
             text += f"; left out: {_described(self.bad, self.counts)}"
         n_text = len(set(text_only) & set(self._order))

@@ -10,6 +10,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from areal_cppo.config.experiment import CPPOConfig, workflow_kwargs
 from areal_cppo.data.dataset import Note, ProblemDataset
 from areal_cppo.errors import UserError
+from areal_cppo.folder import SHARED
 from areal_cppo.rewards.own import REWARD_FN
 
 VALIDATION_SEED = 0  # the same problems whatever the run's seed
@@ -77,7 +78,7 @@ class ProblemTask:
         shared = validation.shared_with(training) if validation else ""
         if shared:
             self.note(
-                f"warning: valid_dataset shares with train_dataset {shared}; accuracy "
+                f"warning: valid_dataset {SHARED} {shared}; accuracy "
                 "on them says nothing of new problems: choose splits that share none, "
                 "as train[:90%] and train[90%:], or take these rows out of one"
             )

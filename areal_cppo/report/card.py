@@ -211,8 +211,9 @@ def _evaluated(config: dict[str, Any]) -> str:
     path, split = (setting(config, f"valid_dataset.{key}") for key in ("path", "split"))
     if not path:
         return "problems"
-    known = dataset_name(path)
-    return f"{known}, split {split}" if known else f"data of the user's own ({split})"
+    if known := dataset_name(path):
+        return f"{known}, split {split}"
+    return "data of the user's own" + ("" if Path(path).suffix else f" ({split})")
 
 
 def _lora(checkpoint: Path) -> dict[str, Any] | None:

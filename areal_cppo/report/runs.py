@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from PIL import UnidentifiedImageError
 
-from areal_cppo.folder import FAILED, LIFE, read_lines
+from areal_cppo.folder import FAILED, LIFE, SHARED, WARNING, read_lines
 from areal_cppo.metrics import own_parts
 from areal_cppo.report.samples import SampleView, read_samples
 from areal_cppo.report.timeline import Timeline
@@ -88,13 +88,20 @@ class RunContents:
 
     @property
     def warnings(self) -> list[tuple[int, str]]:
-        """Step and text of each warning that the run's watch gave."""
-        found = []
+        """Step and text of each warning; step 0 is before training."""
+        events = read_lines(self.folder / "events.jsonl")
+        early = [str(e.get("text")) for e in events if e.get("event") == WARNING]
+        found = [(0, text) for text in dict.fromkeys(early)]
         for record in self.metrics:
             lines = record.get("warnings")
             for line in lines if isinstance(lines, list) else ():
                 found.append((record["step"], str(line)))
         return found
+
+    @property
+    def shares_problems(self) -> bool:
+        """Whether some that it was measured on were trained on."""
+        return any(SHARED in text for _, text in self.warnings)
 
     @property
     def staleness(self) -> dict[int, float]:

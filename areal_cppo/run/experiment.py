@@ -22,6 +22,7 @@ from areal_cppo.folder import (
     CLOCK,
     FINISHED,
     STARTED,
+    WARNING,
     RunFolder,
     read_lines,
     replace_file,
@@ -46,7 +47,7 @@ from areal_cppo.run.stop import STOPPED, HealthPoll, Stopped, StopRequest
 from areal_cppo.run.trainer import CPPOTrainer
 from areal_cppo.run.validation import Validation
 from areal_cppo.serving.processes import RUN_ID_VARIABLE
-from areal_cppo.serving.redaction import SECRET_NAME, WITHHELD
+from areal_cppo.serving.redaction import withhold
 from areal_cppo.tasks.experiment import load_task
 
 WORKFLOW = "areal_cppo.rollout.workflow.CPPOWorkflow"
@@ -77,6 +78,9 @@ class Experiment:
 
     def note(self, text: str) -> None:
         self.say("note", text=text)
+        kind, _, rest = text.partition(": ")
+        if kind == WARNING:
+            self.folder.event(WARNING, text=rest)
 
     def run(self) -> None:
         """To the end; raises `Stopped` if asked to stop before."""
@@ -96,7 +100,8 @@ class Experiment:
         found = self._find_checkpoint()
         first = found[1]["step"] if found else 0
         dataset = task.train_dataset()
-        if found and first >= config.steps_on(len(dataset)) and self._ended(first):
+        done = found and first >= config.steps_on(len(dataset))
+        if done and folder.finished_at(first):
             self.note(
                 f"all {first} steps are done; for more raise total_train_epochs or "
                 "total_train_steps"
@@ -192,16 +197,11 @@ class Experiment:
             return None
         return CheckpointStore(self.folder.recover, recover.keep, self.note).newest()
 
-    def _ended(self, step: int) -> bool:
-        """Whether the run went on to its end from its checkpoint after a step."""
-        events = read_lines(self.folder.events)
-        return any(e["event"] == FINISHED and e["step"] == step for e in events)
-
     def _write_config(self) -> None:
         """Write `config.yaml`, without secrets, and say what has changed in it."""
         # No enums, no tuples.
         plain = json.loads(json.dumps(asdict(self.config), default=str))
-        _withhold(plain)
+        withhold(plain)
         file = self.folder.config
         if file.is_file():
             old = flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
@@ -295,12 +295,3 @@ class Experiment:
         self.say("error", text=str(error), status=error.exit_status, restart=True)
         sys.stderr.flush()
         os._exit(error.exit_status)
-
-
-def _withhold(settings: Any) -> None:
-    """Put a word in place of every secret in nested settings."""
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        if isinstance(value, str) and value and SECRET_NAME.search(key):
-            settings[key] = WITHHELD
-        for item in value if isinstance(value, list) else [value]:
-            _withhold(item)

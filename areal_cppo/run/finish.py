@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def finish_run(path: str | Path) -> Path:
     if timeline is not None:
         folder.write(folder.timeline, timeline)
     run = load_run(folder.path)
-    folder.write(folder.summary, summarize(run))
+    run = replace(run, summary=summarize(run))
+    folder.write(folder.summary, run.summary)
     write_cards(run, keep_edited=True)
     return write_report(folder.path)
 

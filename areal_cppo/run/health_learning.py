@@ -160,8 +160,8 @@ class LearningWatch:
             return None
         return (
             f"{share:.0%} of the responses are cut off at gconfig.max_new_tokens "
-            f"({self._history.window('cut_off_responses')}), so that hardly one of "
-            "them comes to its answer; raise it, or ask for shorter ones"
+            f"({self._history.window('cut_off_responses')}): what was still to come, "
+            "an answer or the end, is not learnt; raise it, or ask for shorter ones"
         )
 
     def _one_part(self, record: dict[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from functools import wraps
+from typing import Any
 
 from areal_cppo.patches import areal as patch_areal
 
@@ -95,3 +96,12 @@ def _redacting(make):
 
     setattr(factory, _REDACTS, True)
     return factory
+
+
+def withhold(settings: Any) -> None:
+    """Put a word in place of every secret in nested settings."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if isinstance(value, str) and value and SECRET_NAME.search(key):
+            settings[key] = WITHHELD
+        for item in value if isinstance(value, list) else [value]:
+            withhold(item)

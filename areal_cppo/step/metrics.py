@@ -33,8 +33,7 @@ METRICS = (
         "reward",
         "Reward",
         "",
-        "Mean reward of the step's responses; in the triangle task 0.9 for a correct "
-        "answer and 0.1 for the format.",
+        "Mean reward of the step's responses.",
         key="cppo/reward",
     ),
     Metric(
@@ -57,7 +56,7 @@ METRICS = (
         "Cut-off responses",
         "share",
         "Share of the step's responses that are as long as actor.max_new_tokens "
-        "allows: hardly one of them comes to its answer.",
+        "allows: what was still to come, an answer or the end, is missing.",
         key="cppo/cut_off",
     ),
     Metric(

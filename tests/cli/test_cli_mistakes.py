@@ -228,6 +228,35 @@ def test_the_demo_hides_gpus(tmp_path, monkeypatch):
     assert seen == [""]
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ((), "areal-cppo: interrupted before its first step"),
+        (
+            ("metrics.jsonl",),
+            "; without recover.mode=on there is no checkpoint to go o",
+        ),
+        (
+            ("metrics.jsonl", "recover/step-00002"),
+            "; the same command with recover.mod",
+        ),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(there, said, tmp_path, monkeypatch, capsys):
+    def supervise(*arguments):
+        for name in there:
+            path = tmp_path / "run" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+        (tmp_path / "run" / "logs").mkdir()
+        return RunEnd(130, "interrupted", tmp_path / "run")
+
+    monkeypatch.setattr("areal_cppo.cli.train.supervise", supervise)
+    command = ["train", "--config", CONFIG, MODEL, f"run_dir={tmp_path}/run"]
+    assert main(command) == 130
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_not_a_run(tmp_path, capsys):
     assert "expected a run's folder" in mistake(capsys, "report", str(tmp_path))
 

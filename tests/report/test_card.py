@@ -100,7 +100,7 @@ def test_the_base_model_is_named_as_the_hub_does(run, path, base):
     assert (card.data.base_model, card.data.datasets) == (base, None)
     assert "someone" not in card.content
     assert "Base-3B" in card.content
-    assert "data of the user's own (test)" in card.content
+    assert "data of the user's own that it was not trained on" in card.content
 
 
 @pytest.mark.parametrize("lacks", ["config.yaml", "evaluations.jsonl"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from areal_cppo.folder import FAILED, RunFolder
+from areal_cppo.folder import FAILED, SHARED, WARNING, RunFolder
 from areal_cppo.run.finish import finish_run, read_timeline
 
 
@@ -100,6 +100,37 @@ def test_why_it_failed(folder):
     assert json.loads(folder.summary.read_text())["failure"] == "no memory left"
     folder.event("run_started")  # it goes on
     assert "The run failed" not in finish_run(folder.path).read_text()
+
+
+def test_the_card_of_a_run_that_went_on_tells_of_all_of_it(folder):
+    checkpoint = folder.checkpoint(2)
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    finish_run(folder.path)
+    assert "2 training steps" in card_of(checkpoint)
+    folder.append(folder.metrics, {"step": 3, "seconds": 9.0})
+    finish_run(folder.path)
+    assert "3 training steps" in card_of(checkpoint)
+
+
+def test_what_was_warned_of_before_the_first_step(folder):
+    """Once, though each life says it; a card doesn't claim what is not so."""
+    checkpoint = folder.checkpoint(2)
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    finish_run(folder.path)
+    assert "problems that it was not trained on." in card_of(checkpoint)
+    for _ in range(2):
+        folder.event(WARNING, text=f"valid_dataset {SHARED} 4 of 40 problems")
+    page = finish_run(folder.path).read_text()
+    assert page.count(f"</strong>: valid_dataset {SHARED} 4 of 40 problems") == 1
+    assert "problems, some of which it was trained on (see the warnings)." in card_of(
+        checkpoint
+    )
+
+
+def card_of(checkpoint) -> str:
+    return (checkpoint / "README.md").read_text()
 
 
 def test_the_best_validation_is_named(folder):
