@@ -116,7 +116,8 @@ def _gpus(config: CPPOConfig) -> Iterator[str]:
         yield (
             f"cluster.n_nodes: expected 1 with scheduler.type=local, found "
             f"{cluster.n_nodes}; write a job with areal-cppo slurm --nodes "
-            f"{cluster.n_nodes} (docs/slurm.md), or set scheduler.type=ray"
+            f"{cluster.n_nodes} (docs/slurm.md; for a dry run of it set "
+            "scheduler.type=allocation), or set scheduler.type=ray"
         )
     taken = gpus(config)
     used = sum(taken.values())

@@ -201,6 +201,11 @@ def _describe_fit(
     found += f"may need {_size(need - card)} more: "
     if most is not None and (now is None or most < now):
         return f"{found}set {proposal}, which leaves a tenth free"
+    if shares_one_gpu(config):
+        return (
+            f"{found}lower actor.mb_spec.max_tokens_per_mb, sglang.max_total_tokens or "
+            "data.max_pixels (a ..._lora_24gb.yaml or ..._lora_80gb.yaml shows how)"
+        )
     return (
         f"{found}lower actor.mb_spec.max_tokens_per_mb or data.max_pixels, or give "
         "the trainer more ranks"
