@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from areal_cppo.cli.common import at_least, note, output_file, prepare
-from areal_cppo.config.keys import check_early
+from areal_cppo.config import TASK_NAMES
+from areal_cppo.config.keys import check_early, is_hub_name
 from areal_cppo.errors import UserError
 from areal_cppo.serving.cpu import interpreter_environment
 
@@ -158,10 +159,12 @@ def slurm(args: argparse.Namespace) -> int:
 def _files(config: CPPOConfig) -> Iterator[tuple[str, str]]:
     """Keys and paths that can only be files, not names on the hub."""
     train, valid = config.train_dataset, config.valid_dataset
-    if Path(train.path).suffix:
-        yield "train_dataset.path", train.path
-    if valid is not None and Path(valid.path).suffix and valid.path != train.path:
-        yield "valid_dataset.path", valid.path
+    paths = {"actor.path": config.actor.path, "train_dataset.path": train.path}
+    if valid is not None and valid.path != train.path:
+        paths["valid_dataset.path"] = valid.path
+    for key, path in paths.items():
+        if not is_hub_name(path) and path not in TASK_NAMES:
+            yield key, path
     if ".py:" in (config.reward.function or ""):
         yield "reward.function", config.reward.function.rpartition(":")[0]
 

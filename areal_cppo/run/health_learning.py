@@ -80,6 +80,7 @@ class LearningWatch:
         self._once = Once(
             {
                 "update skipped": _update_skipped,
+                "reward raised": _reward_raised,
                 "clipped": self._clipped,
                 "entropy": self._entropy,
                 "lengths": self._lengths,
@@ -258,6 +259,17 @@ class LearningWatch:
         """Medians of the latest and the first window; None twice without both."""
         now, then = self._history.median(name), self._history.before(name)
         return (None, None) if now is None or then is None else (now, then)
+
+
+def _reward_raised(record: dict[str, Any]) -> str | None:
+    refused = record.get("refused")
+    raised = refused.get("reward_error") if isinstance(refused, dict) else None
+    if not raised:
+        return None
+    return (
+        f"the reward function raised for {raised:.0f} of the responses so far, which "
+        "are not trained on: logs/controller.log says why ('a response has no reward')"
+    )
 
 
 def _update_skipped(record: dict[str, Any]) -> str | None:

@@ -13,7 +13,6 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -166,6 +165,14 @@ class Validation:
         self.folder.append(self.folder.evaluations, line)
         names = ("accuracy", "average_at_k", "reward", "seconds")
         self.stats = {SCOPE + n: line[n] for n in names if line[n] is not None}
+        if left := len(self.problems) - line["n"]:
+            reasons = ", ".join(f"{why} {n}" for why, n in line["refused"].items())
+            self.say(
+                "note",
+                text=f"warning: the validation after step {step} leaves out {left} of "
+                f"{len(self.problems)} problems ({reasons}): its accuracy is that of "
+                "the others",
+            )
         if line["n"]:
             told = {name: line[name] for name in ("step", "accuracy", "n", "of")}
             self.say("evaluation", **told)
@@ -297,10 +304,3 @@ def _line(step, records, n_problems: int, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "of": "validation",
     }
-
-
-def best_checkpoint(folder: RunFolder) -> Path | None:
-    """The checkpoint of the best validation that is kept; the earliest of equals."""
-    lines = [line for line in read_lines(folder.evaluations) if line.get("checkpoint")]
-    best = max(lines, key=lambda line: (line["accuracy"], -line["step"]), default=None)
-    return folder.path / best["checkpoint"] if best else None

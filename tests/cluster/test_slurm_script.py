@@ -101,6 +101,16 @@ def test_a_named_run_folder_is_kept(capsys):
     assert "    run_dir=" not in script
 
 
+def test_what_is_not_here_is_told_of(capsys):
+    """It may be on the cluster only; names on the hub are not looked for."""
+    config = ROOT / "configs/qwen2_5_vl-3b_geometry3k.yaml"
+    words = ["slurm", "--config", str(config), "--nodes", "1"]
+    assert main([*words, "actor.path=/no/model"]) == 0
+    told = capsys.readouterr().err
+    assert "actor.path: nothing at /no/model here; the job will look for it" in told
+    assert "train_dataset" not in told
+
+
 def test_the_script_is_all_that_is_written(tmp_path, capsys, monkeypatch):
     config = str(ROOT / "configs/triangles.yaml")
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ The trainer is made up and the server scripted; for real: tests/test_recipe.py.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,9 @@ from transformers import AutoProcessor
 from areal_cppo.cli.common import config_file
 from areal_cppo.config.experiment import load_config
 from areal_cppo.folder import RunFolder, read_lines
-from areal_cppo.run.validation import Validation, best_checkpoint
+from areal_cppo.report.runs import load_run
+from areal_cppo.run.finish import summarize
+from areal_cppo.run.validation import Validation
 from areal_cppo.tasks.problems import TRIANGLES, ReadingDataset
 from areal_cppo.tasks.responses import EOS, REWARD_FN
 from tests.evaluation.scripted_server import FakeServer
@@ -81,6 +84,12 @@ def validation(tmp_path, policy):
             return made
 
         yield make
+
+
+def best_checkpoint(folder: RunFolder) -> Path | None:
+    """As the run's summary names it."""
+    best = summarize(load_run(folder.path))["best"]
+    return folder.path / best["checkpoint"] if best else None
 
 
 def lines(validation) -> list[dict]:
@@ -204,6 +213,8 @@ def test_refused_problems_are_told_apart(validation, policy, monkeypatch):
     (line,) = lines(made)
     assert line["correct"] == "1-11" and line["refused"] == {"request_failed": 1}
     assert (line["accuracy"], line["n"]) == (1, N - 1)
+    (told,) = [x["text"] for x in made.said if "leaves out" in x.get("text", "")]
+    assert f"after step 2 leaves out 1 of {N} problems (request_failed 1)" in told
 
 
 def test_what_goes_wrong_with_it_ends_no_run(validation):

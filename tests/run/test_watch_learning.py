@@ -186,18 +186,27 @@ def refusals(step: int, share: float, reason: str) -> dict[str, Any]:
 @pytest.mark.parametrize("reason", REASONS)
 def test_refused_by_reason(reason):
     records = [refusals(step, 0.9, reason) for step in range(1, 60)]
-    ((step, line),) = warned(records)
+    *raised, (step, line) = warned(records)
     # A quarter of ten steps' responses.
     assert step == BEGIN + 2 and REMEDY[reason] in line and reason in line
-    assert warned([refusals(step, 0.2, reason) for step in range(1, 60)]) == []
+    assert len(raised) == (reason == "reward_error")
+    few = warned([refusals(step, 0.2, reason) for step in range(1, 60)])
+    assert len(few) == len(raised)
+
+
+def test_a_reward_function_that_raises_is_told_of_at_once():
+    lost = {"samples": 64, "refused": {"reward_error": 3}}
+    ((step, line),) = warned([healthy(n, Random(0), **lost) for n in range(1, 60)])
+    assert step == 1
+    assert line.startswith("the reward function raised for 3 of the responses so far")
 
 
 def test_refused_from_the_start():
     lost = {"samples": 16, "refused": {"reward_error": 48, "prompt_too_long": 2}}
-    ((_, line),) = warned([healthy(1, Random(0), **lost)], last=True)
+    *_, (_, line) = warned([healthy(1, Random(0), **lost)], last=True)
     assert "76% of the responses" in line
     assert "(prompt_too_long 2, reward_error 48); the reward function raises" in line
-    few = {"samples": 4, "refused": {"reward_error": 8}}
+    few = {"samples": 4, "refused": {"vision_token": 8}}
     assert warned([healthy(1, Random(0), **few)], last=True) == []
 
 
