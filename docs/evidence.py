@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from areal_cppo.report.figure_style import style
+
 NAMES = {
     "grpo": "GRPO",
     "aug": "augmentation",
@@ -152,6 +156,29 @@ def show(summary: dict[str, Any]) -> None:
     )
 
 
+def draw(summary: dict[str, Any], file: Path) -> None:
+    """Each arm's difference to GRPO over the tasks, as trained on and under shifts."""
+    arms = [arm for arm in NAMES if arm != "grpo"][::-1]
+    tables = Tables(summary["tasks"])
+    with style():
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for panel, shift in zip(panels, BOTH, strict=True):
+            panel.axvline(0, color="grey", linewidth=1)
+            for row, arm in enumerate(arms):
+                found = tables.arm(ALL, shift, arm)["differences"]["grpo"][GREEDY]
+                mean, low, high = (100 * found[x] for x in ("mean", "low", "high"))
+                color = "C1" if arm in ("robust", "consistent") else "C0"
+                panel.plot([low, high], [row, row], color=color)
+                panel.plot(mean, row, "o", color=color)
+            panel.set_title(KINDS[shift])
+            panel.set_xlabel("greedy accuracy less GRPO's, points")
+        panels[0].set_yticks(range(len(arms)), [NAMES[arm].strip("`") for arm in arms])
+        figure.savefig(file, dpi=110)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    show(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    show(summary)
+    draw(summary, folder / "evidence.png")

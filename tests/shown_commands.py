@@ -32,6 +32,7 @@ RUN_BY: tuple[tuple[str, str], ...] = (
     # data, rewards
     (r"python examples/cppo/custom/make_pictures\.py", "tests/test_own_run.py"),
     (r"areal-cppo reward\b", "tests/rewards/test_explain.py"),
+    (r"python docs/evidence\.py", "tests/test_figures.py"),
     (r"python -m tests\.rewards\.examine", "tests/rewards/test_examine.py"),
     # what came out
     (r"areal-cppo eval --config examples/cppo/custom", "tests/test_own_run.py"),

@@ -102,7 +102,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
     assert "expected some of good, bad, found unknown" in capsys.readouterr().err
 
 
-def test_tables_of_the_evidence_are_the_summarys(capsys):
+def test_tables_of_the_evidence_are_the_summarys(capsys, tmp_path):
     """Differences in points, bold where the interval excludes zero; every row."""
 
     def arm(name, mean, half):
@@ -119,7 +119,10 @@ def test_tables_of_the_evidence_are_the_summarys(capsys):
         arm(name, mean=i / 100, half=0.025) for i, name in enumerate(evidence.NAMES)
     ]
     shifts = dict.fromkeys([*evidence.KINDS, "noise"], arms)
-    evidence.show({"tasks": dict.fromkeys(["charts", evidence.ALL], shifts)})
+    summary = {"tasks": dict.fromkeys(["charts", evidence.ALL], shifts)}
+    evidence.show(summary)
+    evidence.draw(summary, tmp_path / "evidence.png")
+    assert (tmp_path / "evidence.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "| GRPO | 0.0 | 0.0 | 0.0 | 0.0 | 1 |" in printed
     two, three = "+2.0 (-0.5 to +4.5)", "**+3.0 (+0.5 to +5.5)**"
