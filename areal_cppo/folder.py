@@ -28,6 +28,7 @@ import os
 import re
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,14 @@ class RunFolder:
         """Add a line to `events.jsonl`, with the time."""
         self.append(self.events, {"event": event, "time": time.time(), **fields})
 
-    def finished_at(self, step: int) -> bool:
-        """Whether the run came to its end with this step."""
-        events = read_lines(self.events)
-        return any(e["event"] == FINISHED and e["step"] == step for e in events)
+    def last_of_life(self) -> dict[str, Any]:
+        """The latest event of the run as a whole; empty for none."""
+        events = (e for e in read_lines(self.events) if e.get("event") in LIFE)
+        return next(iter(deque(events, maxlen=1)), {})
+
+    def finished(self) -> bool:
+        """Whether the run came to its end, and was not begun again since."""
+        return self.last_of_life().get("event") == FINISHED
 
     def cut(self, step: int) -> None:
         """Take back what was written of steps after `step`: they will be made anew.

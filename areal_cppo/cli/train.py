@@ -119,10 +119,10 @@ def _conclude(outcome: RunEnd, log: Path) -> int:
         from areal_cppo.run.finish import finish_run
 
         try:
-            if outcome.status not in (0, STOPPED, INTERRUPTED, TERMINATED):
-                RunFolder(folder).event(
-                    FAILED, reason=outcome.error, status=outcome.status
-                )
+            run = RunFolder(folder)
+            begun = not run.finished()  # else it was refused before it was
+            if begun and outcome.status not in (0, STOPPED, INTERRUPTED, TERMINATED):
+                run.event(FAILED, reason=outcome.error, status=outcome.status)
             shutil.copyfile(log, folder / "logs" / log.name)
             print(f"report: {finish_run(folder)}")
         except OSError as error:

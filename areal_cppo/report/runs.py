@@ -1,7 +1,7 @@
 """Read a run's folder, however much of it there is yet."""
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from PIL import UnidentifiedImageError
 
-from areal_cppo.folder import FAILED, LIFE, SHARED, WARNING, read_lines
+from areal_cppo.folder import FAILED, SHARED, WARNING, RunFolder, read_lines
 from areal_cppo.metrics import own_parts
 from areal_cppo.report.samples import SampleView, read_samples
 from areal_cppo.report.timeline import Timeline
@@ -76,10 +76,8 @@ class RunContents:
     @property
     def failure(self) -> str | None:
         """Why the run's last life failed, if it did and is no longer at it."""
-        events = read_lines(self.folder / "events.jsonl")
-        last = deque((e for e in events if e.get("event") in LIFE), maxlen=1)
-        failed = last and last[0]["event"] == FAILED
-        return str(last[0].get("reason")) if failed else None
+        last = RunFolder(self.folder).last_of_life()
+        return str(last.get("reason")) if last.get("event") == FAILED else None
 
     @property
     def own_parts(self) -> list[str]:

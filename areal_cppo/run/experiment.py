@@ -30,6 +30,7 @@ from areal_cppo.folder import (
 from areal_cppo.inspection.run_samples import write_heldout_samples
 from areal_cppo.report.settings import flatten
 from areal_cppo.rollout.first_look import try_reward
+from areal_cppo.rollout.ledger import PromptLedger
 from areal_cppo.run.checkpoints import CheckpointStore, DiskFull
 from areal_cppo.run.claim import check_new
 from areal_cppo.run.health import RunWatch
@@ -100,8 +101,11 @@ class Experiment:
         found = self._find_checkpoint()
         first = found[1]["step"] if found else 0
         dataset = task.train_dataset()
-        done = found and first >= config.steps_on(len(dataset))
-        if done and folder.finished_at(first):
+        if found:  # refuse other data before anything is started
+            shuffle = config.train_dataset.shuffle
+            ledger = PromptLedger(len(dataset), config.seed, shuffle)
+            ledger.load_state_dict(found[1]["ledger"])
+        if folder.finished() and first >= config.steps_on(len(dataset)):
             self.note(
                 f"all {first} steps are done; for more raise total_train_epochs or "
                 "total_train_steps"

@@ -7,6 +7,7 @@ in tests/serving, what AReaL's dataclasses refuse in tests/config.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from areal_cppo.cli.main import main, parse
 from areal_cppo.config.objectives import OBJECTIVES
 from areal_cppo.doctor import packages
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.folder import FINISHED, STARTED, RunFolder
 from areal_cppo.run.controller import describe
 from areal_cppo.run.supervisor import RunEnd
 from areal_cppo.tasks.problems import TRIANGLES
@@ -255,6 +257,27 @@ def test_ctrl_c_says_how_to_go_on(there, said, tmp_path, monkeypatch, capsys):
     command = ["train", "--config", CONFIG, MODEL, f"run_dir={tmp_path}/run"]
     assert main(command) == 130
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_is_refused_is_no_failure_of_a_run_that_has_ended(
+    begun, tmp_path, monkeypatch
+):
+    folder = RunFolder(tmp_path / "run").create()
+    folder.metrics.write_text("{}\n")
+    folder.event(FINISHED, step=2)
+
+    def supervise(config, overrides, log, listener):
+        log.touch()
+        if begun:
+            folder.event(STARTED)
+        return RunEnd(2, "train_dataset: expected the data order", folder.path)
+
+    monkeypatch.setattr("areal_cppo.cli.train.supervise", supervise)
+    command = ["train", "--config", CONFIG, MODEL, f"run_dir={tmp_path}/run"]
+    assert main([*command, "recover.mode=on"]) == 2
+    failure = json.loads(folder.summary.read_text())["failure"]
+    assert failure == ("train_dataset: expected the data order" if begun else None)
 
 
 def test_not_a_run(tmp_path, capsys):
