@@ -142,15 +142,18 @@ def slurm(args: argparse.Namespace) -> int:
     )
     text = write_script(job)
     if args.out:
+        file = Path(args.out)
+        if file.is_file() and file.read_text(encoding="utf-8") != text:
+            kept = file.replace(f"{file}~")
+            note(f"--out: {file} was another script, which is in {kept} now")
         file = output_file(args.out, "--out")
         file.write_text(text, encoding="utf-8")
         file.chmod(0o755)
         note(f"script: {file}; mkdir -p logs && sbatch {shlex.quote(str(file))}")
     elif not args.submit:
         print(text, end="")
-    if args.out or args.submit:
-        own = f"{job.runs}/{job.job_name}-JOBID; another one: run_dir=DIR"
-        note(f"run_dir: {job.run_dir or own}")
+    own = f"{job.runs}/{job.job_name}-JOBID; another one: run_dir=DIR"
+    note(f"run_dir: {job.run_dir or own}")
     if args.submit:
         _submit(text, environment | interpreter_environment(environment))
     return 0

@@ -122,6 +122,8 @@ class ProblemDataset:
         if not usable:
             why = _described(self.bad, self.counts) or "no row at all"
             mend = "look at the first reasons named"
+            if self.counts.get("missing_image"):
+                mend = "say where the pictures are (data.image_folder)"
             if self.counts.get("unknown_text") == self.n_rows:
                 mend = "choose a model that reads such text (docs/own_run.md makes one)"
             raise UserError(

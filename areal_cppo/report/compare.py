@@ -1,6 +1,7 @@
 """Several runs on one page: curves over each other, settings, figures, warnings."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from areal_cppo.report.heldout import (
 from areal_cppo.report.page import number, render
 from areal_cppo.report.runs import RunContents, is_number, load_run
 from areal_cppo.report.settings import differing, distinct_names, flatten
-from areal_cppo.report.trend import is_count, trend
+from areal_cppo.report.trend import counts_last, trend
 
 MOST_RUNS = 12  # colours and lines that can still be told apart
 # Where and when, which is said of a run elsewhere.
@@ -221,10 +222,15 @@ def _meanings(compared: list[ComparedRun]) -> dict[str, dict[str, str]]:
         known |= meanings(RunFolder(each.run.folder).meanings)
     names = [*known, *sorted(recorded - known.keys())]
     return {
-        name: known.get(name, {"title": name, "unit": "", "help": ""})
+        name: known.get(name, {"title": _part(name), "unit": "", "help": ""})
         for name in names
         if name in recorded and name not in _NO_FIGURES
     }
+
+
+def _part(name: str) -> str:
+    """Of a part of somebody's own reward as ours are called; others as they are."""
+    return re.sub("^reward/", "Reward: ", name)
 
 
 def _figures(compared: list[ComparedRun], titles: dict) -> Iterator[dict[str, Any]]:
@@ -233,7 +239,7 @@ def _figures(compared: list[ComparedRun], titles: dict) -> Iterator[dict[str, An
         values = []
         for each in compared:
             series = each.run.series(name)[1]
-            found = trend(series[-1:] if is_count(name) else series)
+            found = trend(series[-1:] if counts_last(name) else series)
             values.append(found and found.mean)
         if any(value is not None for value in values):
             shown = [number(value, meaning["unit"]) for value in values]

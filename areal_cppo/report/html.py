@@ -16,7 +16,7 @@ from areal_cppo.report.plots import all_plots
 from areal_cppo.report.runs import RunContents, load_run
 from areal_cppo.report.sample_html import samples_html, step_samples_html
 from areal_cppo.report.step_samples import first_middle_last, read_step_samples
-from areal_cppo.report.trend import is_count, trend
+from areal_cppo.report.trend import counts_last, trend
 
 KIND = "areal_cppo run report"
 NOT_LISTED = {"step", "time"}  # say where a record belongs; no values of a run
@@ -92,8 +92,8 @@ def _figures(run: RunContents) -> Iterator[dict[str, Any]]:
             continue
         unknown = {"title": name, "unit": "", "help": "Not described here."}
         meaning = known.get(name, unknown)
-        found = trend(values[-1:] if is_count(name) else values)
-        change = "last value" if is_count(name) else found.words(meaning["unit"])
+        found = trend(values[-1:] if counts_last(name) else values)
+        change = "last value" if counts_last(name) else found.words(meaning["unit"])
         yield {"name": name, **meaning, "value": found.mean, "change": change}
 
 

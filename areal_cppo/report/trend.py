@@ -36,9 +36,10 @@ class Trend:
         return f"{way} from {number(self.before, unit)}"
 
 
-def is_count(name: str) -> bool:
-    """Whether a metric grows by nature, so that only its last value says anything."""
-    return name in _COUNTS or name.endswith(_TOTALS)
+def counts_last(name: str) -> bool:
+    """Whether only a metric's last value counts: it grows by nature, or each one is a
+    measurement of its own, a validation."""
+    return name in _COUNTS or name.endswith(_TOTALS) or name.startswith("validation_")
 
 
 def last_steps(count: int) -> int:

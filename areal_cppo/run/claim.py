@@ -18,7 +18,14 @@ from areal_cppo.folder import RunFolder
 
 
 def check_new(folder: RunFolder, goes_on: bool) -> None:
-    """A UserError if a run is there that isn't to be gone on with."""
+    """A UserError if a run is there that isn't to be gone on with, or none can be."""
+    place = folder.path.absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(
+            f"run_dir: expected a folder that can be written, found {folder.path}, and "
+            f"{there} can't; set another run_dir"
+        )
     if folder.metrics.exists() and not goes_on:
         raise UserError(
             f"run_dir: expected a new folder, found a run's metrics.jsonl in "

@@ -59,7 +59,9 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
     from areal_cppo.config import TASK_NAMES
     from areal_cppo.config.experiment import load_config
     from areal_cppo.config.models import count_parameters
+    from areal_cppo.folder import RunFolder
     from areal_cppo.rollout.first_look import try_reward
+    from areal_cppo.run.claim import check_new
     from areal_cppo.run.dry_run import describe as describe_plan
     from areal_cppo.run.dry_run import describe_steps
     from areal_cppo.run.preflight import check_settings
@@ -81,6 +83,10 @@ def dry_run(config_path: str, overrides: list[str], say: Say) -> None:
         lines.append("validation: none; valid_dataset.path would give a curve")
     lines.append(f"data: {len(dataset)} problems, each with {', '.join(first)}")
     lines.append(describe_steps(config, len(dataset)))
+    try:
+        check_new(RunFolder(config.run_dir), config.recover.on)
+    except UserError as error:  # it may be meant for another folder
+        lines.append(f"warning: {error}")
     for line in lines:
         say("note", text=line)
     say("note", text="nothing was started")

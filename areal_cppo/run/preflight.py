@@ -33,6 +33,8 @@ from areal_cppo.doctor import Check
 from areal_cppo.doctor.machine import check_disk, check_torch_flash
 from areal_cppo.doctor.packages import check_flash_attn, check_versions
 from areal_cppo.errors import UserError
+from areal_cppo.folder import RunFolder
+from areal_cppo.run.claim import check_new
 
 _INDEX = "model.safetensors.index.json"
 _RUN_BYTES = 300 * 2**20  # traces, logs and report of a run
@@ -164,7 +166,8 @@ def check_gpus(config: CPPOConfig) -> None:
 
 
 def check_run_disk(config: CPPOConfig) -> None:
-    """Room for the checkpoints that the run will write."""
+    """The run's folder is free, with room for the checkpoints that it will write."""
+    check_new(RunFolder(config.run_dir), config.recover.on)
     needed = _RUN_BYTES + checkpoint_bytes(config, count_parameters(config.actor.path))
     check = check_disk("run_dir", Path(config.run_dir), needed)
     if check.lacking:

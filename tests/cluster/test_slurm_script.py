@@ -122,6 +122,19 @@ def test_the_script_is_all_that_is_written(tmp_path, capsys, monkeypatch):
     assert target.read_text().startswith("#!/bin/bash\n")
 
 
+def test_another_script_is_kept(tmp_path, capsys):
+    """One that was changed by hand, say; the same one is written as it was."""
+    job, kept = tmp_path / "job.sh", tmp_path / "job.sh~"
+    words = [*CPU, "--nodes=1", "-o", str(job)]
+    written(capsys, *words)
+    written(capsys, *words)
+    assert not kept.exists()
+    job.write_text(job.read_text() + "# mine\n")
+    written(capsys, *words)
+    assert kept.read_text().endswith("# mine\n")
+    assert not job.read_text().endswith("# mine\n")
+
+
 def test_there_are_ready_scripts_for_1_2_and_8_nodes():
     nodes = [re.search(r"--nodes=(\d+)", path.read_text())[1] for path in READY]
     assert sorted(nodes) == ["1", "2", "8"]

@@ -157,6 +157,14 @@ def test_bad_images_are_counted_rows(folder, load):
     assert len(note.splitlines()) == 1 and "0x" not in note
 
 
+def test_pictures_that_are_elsewhere(tmp_path, load):
+    rows = [{"problem": "<image>?", "answer": 1, "images": "a.png"}] * 2
+    with pytest.raises(
+        UserError, match=r"say where the pictures are \(data.image_fold"
+    ):
+        load(jsonl(tmp_path / "a.jsonl", rows), source="custom")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_files_that_may_not_be_read(tmp_path):
     (tmp_path / "a").mkdir()

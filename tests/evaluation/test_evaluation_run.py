@@ -19,6 +19,7 @@ from PIL import Image
 
 from areal_cppo.cli.common import config_file
 from areal_cppo.errors import RunError, UserError
+from areal_cppo.evaluation.folder import EvaluationFolder
 from areal_cppo.evaluation.summary import GREEDY
 from areal_cppo.tasks.problems import TRIANGLES
 from areal_cppo.tasks.responses import EOS
@@ -128,6 +129,12 @@ def test_other_settings_are_refused_by_name(evaluate, known):
             evaluate(server, "gconfig.temperature=0.5")
     text = str(error.value)
     assert "generation.temperature 1.0 there, 0.5 here" in text and "\n" not in text
+
+
+def test_other_weights_are_named_without_their_digests(tmp_path):
+    EvaluationFolder(tmp_path / "out", {"weights": {"model.safetensors": "7 123"}})
+    with pytest.raises(UserError, match="found other weights.model.safetensors; choo"):
+        EvaluationFolder(tmp_path / "out", {"weights": {"model.safetensors": "7 124"}})
 
 
 def test_a_folder_with_something_else_is_refused(evaluate, known, tmp_path):

@@ -100,6 +100,20 @@ def test_runs_of_different_lengths_one_without_evaluations(make, tmp_path, drawn
     assert "C three" in reward and "C three" not in selected
 
 
+def test_the_last_validation_counts_and_own_parts_have_a_name(make, tmp_path):
+    one = make("one")
+    one.lines(
+        "metrics.jsonl",
+        [
+            {"step": n, "validation_accuracy": n / 16, "reward/looks": n / 16}
+            for n in (4, 8)
+        ],
+    )
+    seen = compared(tmp_path, one, make("two"))
+    assert "validation_accuracy 0.5" in seen  # and 6 / 16 of
+    assert "Reward: looks 0.375" in seen
+
+
 def test_settings_that_differ(make, tmp_path):
     seen = compared(tmp_path, make("one"), make("two", 12, 2))
     for shown in (

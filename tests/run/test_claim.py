@@ -82,6 +82,9 @@ def test_a_file_system_without_locks(folder, monkeypatch):
 
 def test_a_place_that_cannot_be_written(folder):
     folder.path.write_text("a file")
-    with pytest.raises(UserError, match="expected a folder that can be written, found"):
-        with claimed(folder, False):
-            raise AssertionError
+    for place in (folder, RunFolder(folder.path / "below")):
+        with pytest.raises(
+            UserError, match="expected a folder that can be written, fo"
+        ):
+            with claimed(place, False):
+                raise AssertionError
