@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import math
 import tempfile
 from pathlib import Path
@@ -106,7 +105,6 @@ def inspect(args: argparse.Namespace) -> int:
     check_own(args.config, args.overrides)
     if name is not None:
         find_model(name)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only what we say
     prepare()  # before transformers imports torchvision
     from areal_cppo.inspection.page import Inspection, inspection_html
     from areal_cppo.inspection.settings import read_settings
