@@ -159,9 +159,7 @@ def test_bad_images_are_counted_rows(folder, load):
 
 def test_pictures_that_are_elsewhere(tmp_path, load):
     rows = [{"problem": "<image>?", "answer": 1, "images": "a.png"}] * 2
-    with pytest.raises(
-        UserError, match=r"where the pictures are \(data.image_fold"
-    ):
+    with pytest.raises(UserError, match=r"where the pictures are \(data.image_fold"):
         load(jsonl(tmp_path / "a.jsonl", rows), source="custom")
 
 
