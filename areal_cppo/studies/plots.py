@@ -199,14 +199,14 @@ def _shifts(summary: dict[str, Any], lines: pd.DataFrame) -> Figure:
     with fs.style():
         figure = Figure(
             figsize=(
-                4.2 * len(COMPARED) + 2,
-                1.0 + len(tasks) * (0.6 + row * len(shifts)),
+                (4.2 if len(tasks) == 1 else 3.0) * len(tasks) * len(COMPARED) + 2,
+                1.6 + row * len(shifts),
             ),
             layout="constrained",
         )
-        axes = figure.subplots(
-            len(tasks), len(COMPARED), sharex=True, sharey=True, squeeze=False
-        )
+        columns = len(tasks) * len(COMPARED)
+        axes = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)
+        axes = axes.reshape(len(tasks), len(COMPARED))
         for panels, (task, own) in zip(axes, tasks.items(), strict=True):
             for ax, name in zip(panels, COMPARED, strict=True):
                 for place, shift in enumerate(shifts):
@@ -226,8 +226,7 @@ def _shifts(summary: dict[str, Any], lines: pd.DataFrame) -> Figure:
                 ax.set_xlim(0, 1)
                 ax.grid(visible=False, axis="y")
                 ax.set_title(task if len(tasks) > 1 else "")
-        for ax, name in zip(axes[-1], COMPARED, strict=True):
-            ax.set_xlabel(f"{_LABELS[name]} (share)")
+                ax.set_xlabel(f"{_LABELS[name]} (share)")
         axes[0, 0].set_ylabel("shift of the held-out problems")
         title = f"Accuracy by shift: mean over seeds, 95 % interval; {_DOTS}"
         return _finish(figure, styles, title)
