@@ -133,13 +133,14 @@ def _conclude(outcome: RunEnd, log: Path) -> int:
     else:
         shutil.rmtree(log.parent)
     if outcome.error:
-        then = _how_to_go_on(folder) if outcome.status == INTERRUPTED else ""
+        ended = outcome.status in (INTERRUPTED, TERMINATED)
+        then = _how_to_go_on(folder) if ended else ""
         print(f"areal-cppo: {outcome.error}{then}", file=sys.stderr)
     return outcome.status
 
 
 def _how_to_go_on(folder: Path | None) -> str:
-    """What becomes of a run that was interrupted with Ctrl-C."""
+    """What becomes of a run that was interrupted."""
     if folder is None:
         return ""
     run = RunFolder(folder)
