@@ -27,7 +27,7 @@ from typing import Any
 from areal_cppo.bench.async_figures import figures
 from areal_cppo.bench.async_run import read_run
 from areal_cppo.errors import UserError
-from areal_cppo.folder import FINISHED, RunFolder, read_lines, replace_file
+from areal_cppo.folder import RunFolder, replace_file
 from areal_cppo.report.confidence import wilson_interval
 
 SETTINGS = "compare.json"
@@ -44,8 +44,7 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether it ran to its end."""
-        events = read_lines(RunFolder(self.folder).events)
-        return any(event.get("event") == FINISHED for event in events)
+        return RunFolder(self.folder).finished()
 
     def set_aside(self) -> None:
         """Make room for a new attempt at a trial that was cut off."""
