@@ -41,7 +41,7 @@ def main() -> None:
         subprocess.run(["areal-cppo", *command], check=True)
     with chromium.started() as browser:
         with chromium.visit(browser, args.report.resolve(), width=WIDTH) as seen:
-            take(seen.page, out / "report.png", height=1055)
+            take(seen.page, out / "report.png", height=1315)
         with chromium.visit(browser, page.resolve(), width=WIDTH) as seen:
             take(seen.page, out / "inspect.png", height=1210)
     for file in out.glob("*.png"):
