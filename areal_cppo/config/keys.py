@@ -29,6 +29,7 @@ from areal_cppo.config.classes import (
 from areal_cppo.config.files import SHIPPED, check_file, compose, real_names
 from areal_cppo.errors import Problems, UserError, all_of
 
+COMMAND_LINE = "command line"  # where what is wrong was said
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
@@ -113,7 +114,7 @@ def _missing(composed: DictConfig, blocks: Sequence[str]) -> Iterator[str]:
 def _of(path: Path, overrides: Sequence[str], line: str) -> str:
     """Say of a wrong key, or value of it, whether it is the file's."""
     given = {word.lstrip("+~").partition("=")[0] for word in overrides}
-    place = "command line" if line.partition(": ")[0] in given else path.name
+    place = COMMAND_LINE if line.partition(": ")[0] in given else path.name
     return f"{place}: {line}"
 
 

@@ -186,7 +186,7 @@ def check_exist(arms: Mapping[str, Sequence[str]]) -> None:
                 settings = {part: settings}
             unknown = next(unknown_keys(settings, classes), None)
             if unknown is not None:
-                raise UserError(f"arms.{arm}: {BASE.name}: {unknown}")
+                raise UserError(f"arms.{arm}: {unknown}")
 
 
 def as_override(key: str, value: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from areal_cppo.config.agreements import check_agreements
 from areal_cppo.config.experiment import CPPOConfig, load_config
+from areal_cppo.config.keys import COMMAND_LINE
 from areal_cppo.errors import UserError
 from areal_cppo.studies.arms import BASE, as_override
 from areal_cppo.studies.spec import EvaluationSpec, Run, Study
@@ -44,7 +45,8 @@ def check_arms(study: Study) -> dict[str, CPPOConfig]:
                 overrides, seed=study.seeds[0], steps=study.steps, checkpoint=checkpoint
             )
         except UserError as error:
-            raise UserError(f"arms.{arm}: {error}") from error
+            told = str(error).replace(f"{COMMAND_LINE}: ", "")  # it's the study's file
+            raise UserError(f"arms.{arm}: {told}") from error
     sizes = {arm: samples_per_step(config) for arm, config in configs.items()}
     first = next(iter(sizes))
     for arm, size in sizes.items():
