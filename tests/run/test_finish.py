@@ -102,35 +102,34 @@ def test_why_it_failed(folder):
     assert "The run failed" not in finish_run(folder.path).read_text()
 
 
-def test_the_card_of_a_run_that_went_on_tells_of_all_of_it(folder):
+@pytest.fixture
+def card(folder):
+    """What the card of a checkpoint says, once the run is finished again."""
     checkpoint = folder.checkpoint(2)
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    finish_run(folder.path)
-    assert "2 training steps" in card_of(checkpoint)
+
+    def card() -> str:
+        finish_run(folder.path)
+        return (checkpoint / "README.md").read_text()
+
+    return card
+
+
+def test_the_card_of_a_run_that_went_on_tells_of_all_of_it(folder, card):
+    assert "2 training steps" in card()
     folder.append(folder.metrics, {"step": 3, "seconds": 9.0})
-    finish_run(folder.path)
-    assert "3 training steps" in card_of(checkpoint)
+    assert "3 training steps" in card()
 
 
-def test_what_was_warned_of_before_the_first_step(folder):
+def test_what_was_warned_of_before_the_first_step(folder, card):
     """Once, though each life says it; a card doesn't claim what is not so."""
-    checkpoint = folder.checkpoint(2)
-    checkpoint.mkdir()
-    (checkpoint / "config.json").write_text("{}")
-    finish_run(folder.path)
-    assert "problems that it was not trained on." in card_of(checkpoint)
+    assert "problems that it was not trained on." in card()
     for _ in range(2):
         folder.event(WARNING, text=f"valid_dataset {SHARED} 4 of 40 problems")
     page = finish_run(folder.path).read_text()
     assert page.count(f"</strong>: valid_dataset {SHARED} 4 of 40 problems") == 1
-    assert "problems, some of which it was trained on (see the warnings)." in card_of(
-        checkpoint
-    )
-
-
-def card_of(checkpoint) -> str:
-    return (checkpoint / "README.md").read_text()
+    assert "problems, some of which it was trained on (see the warnings)." in card()
 
 
 def test_the_best_validation_is_named(folder):
