@@ -72,8 +72,8 @@ def all_arms() -> list[Arm]:
         Arm("d", "ours, CPPO"),
         Arm("e", "ours, CPPO, gradient of anchor only", grad=("anchor",)),
         Arm("f", "ours, CPPO, one response a group", responses=1),
-        Arm("d+", "d, views' activations kept", kept=_ALL),
-        Arm("f+", "f, views' activations kept", responses=1, kept=_ALL),
+        Arm("d+", "ours, CPPO, views' activations kept", kept=_ALL),
+        Arm("f+", "ours, one response, views kept", responses=1, kept=_ALL),
         *ablations,
         Arm("d-all", "CPPO without all of these", off=SWITCHES),
     ]
