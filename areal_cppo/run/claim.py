@@ -59,7 +59,7 @@ def claimed(folder: RunFolder, goes_on: bool) -> Iterator[str | None]:
     check_new(folder, goes_on)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = _open(folder)
     except OSError as error:
         raise UserError(
             f"run_dir: expected a folder that can be written, found {folder.path}: "
@@ -77,6 +77,17 @@ def claimed(folder: RunFolder, goes_on: bool) -> Iterator[str | None]:
         os.close(lock)
 
 
+def _open(folder: RunFolder) -> int:
+    """The lock's file. That of an earlier attempt of this job of Slurm on another node
+    is left behind: the node may be gone, and a file server that hasn't noticed."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and folder.lock.exists():
+        node, _, of = folder.lock.read_text(errors="replace").partition(", Slurm job ")
+        if of == job and not node.endswith(f" on {platform.node()}"):
+            folder.lock.unlink()
+    return os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+
+
 def _take(lock: int, folder: RunFolder) -> str | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,6 +100,8 @@ def _take(lock: int, folder: RunFolder) -> str | None:
         ) from None
     except OSError as error:
         return f"{folder.path} can't be locked: {error.strerror}"
+    job = os.environ.get("SLURM_JOB_ID")
+    mine = f"process {os.getpid()} on {platform.node()}"
     os.truncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+    os.write(lock, (mine + (f", Slurm job {job}" if job else "")).encode())
     return None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -69,6 +70,25 @@ def test_a_run_that_is_there(folder):
     assert not folder.lock.exists()
     with claimed(folder, True):
         assert folder.lock.exists()
+
+
+@pytest.mark.parametrize(
+    ("node", "job", "free"),
+    [("gone", "7", True), ("gone", "8", False), ("here", "7", False)],
+)
+def test_an_earlier_attempt_of_the_same_job_on_a_node_that_is_gone(
+    folder, monkeypatch, node, job, free
+):
+    """Its lock may outlive it on a file server; other jobs', and this node's, hold."""
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setattr("platform.node", lambda: node)
+    with claimed(folder, True):
+        folder.event("run_started")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setattr("platform.node", lambda: "here")
+        held = nullcontext() if free else pytest.raises(UserError, match="in use by p")
+        with held, claimed(folder, True):
+            assert folder.lock.read_text().endswith(" on here, Slurm job 7")
 
 
 def test_a_file_system_without_locks(folder, monkeypatch):
