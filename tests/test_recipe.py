@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from areal_cppo.folder import STARTED
 from areal_cppo.tasks.drawings import draw_triangle
 from areal_cppo.tasks.problems import TRIANGLES
 from tests.data.problem_files import encoded, virl39k, write_images_table
@@ -215,7 +216,8 @@ def test_adapters_by_disk(tmp_path, geometry3k):
         assert running.poll() is None, running.stdout.read()[-3000:]
         assert time.monotonic() < deadline, "it did not validate"
         time.sleep(0.05)
-    controller = records(run / "events.jsonl")[0]["pid"]
+    events = records(run / "events.jsonl")
+    controller = next(e["pid"] for e in events if e["event"] == STARTED)
     os.kill(controller, signal.SIGKILL)
     assert [line["step"] for line in records(run / "evaluations.jsonl")] == [0, 1]
     assert "going on after step 1" in finish(running)
