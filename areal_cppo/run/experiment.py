@@ -79,9 +79,8 @@ class Experiment:
 
     def note(self, text: str) -> None:
         self.say("note", text=text)
-        kind, _, rest = text.partition(": ")
-        if kind == WARNING:
-            self.folder.event(WARNING, text=rest)
+        if text.startswith("warning: "):
+            self.folder.event(WARNING, text=text.removeprefix("warning: "))
 
     def run(self) -> None:
         """To the end; raises `Stopped` if asked to stop before."""
@@ -102,9 +101,8 @@ class Experiment:
         first = found[1]["step"] if found else 0
         dataset = task.train_dataset()
         if found:  # refuse other data before anything is started
-            shuffle = config.train_dataset.shuffle
-            ledger = PromptLedger(len(dataset), config.seed, shuffle)
-            ledger.load_state_dict(found[1]["ledger"])
+            order = len(dataset), config.seed, config.train_dataset.shuffle
+            PromptLedger(*order).load_state_dict(found[1]["ledger"])
         if folder.finished() and first >= config.steps_on(len(dataset)):
             self.note(
                 f"all {first} steps are done; for more raise total_train_epochs or "
