@@ -20,6 +20,7 @@ from areal_cppo.data.images import ResizeRule, UnusableImage, in_line, load_imag
 from areal_cppo.data.problems import Reader, schema_of
 from areal_cppo.data.prompts import PromptBuilder
 from areal_cppo.data.sources import Rows, load_rows
+from areal_cppo.data.tables import FORMATS
 from areal_cppo.errors import RunError, UserError
 from areal_cppo.rewards.own import OF_A_PROBLEM
 
@@ -134,7 +135,7 @@ class ProblemDataset:
     def _summary(self, path, split, setting, text_only: list[int]) -> str:
         used = f"{len(self):,} of {self.n_rows:,} rows"
         text = f"{setting}: {used} of {path}"
-        if "[" in split or not Path(path).suffix:  # a file is one split, whatever it is
+        if "[" in split or Path(path).suffix not in FORMATS:  # a file is one split
             text += f" ({split})"
         if self.counts:
             text += f"; left out: {_described(self.bad, self.counts)}"

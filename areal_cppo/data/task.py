@@ -122,7 +122,7 @@ class ProblemTask:
 
     def _processor(self) -> ProcessorMixin:
         path = self.config.tokenizer_path
-        processor = AutoProcessor.from_pretrained(path, use_fast=True)
+        processor = AutoProcessor.from_pretrained(path)
         if not isinstance(processor, ProcessorMixin):  # of text models, a tokenizer
             raise UserError(
                 f"tokenizer_path: expected a vision-language model, found {path} "

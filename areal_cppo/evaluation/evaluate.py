@@ -78,7 +78,7 @@ class Evaluation:
         if not servers:
             _check_device(config)
         self.task = load_task(config, note)
-        self.processor = AutoProcessor.from_pretrained(self.model, use_fast=True)
+        self.processor = AutoProcessor.from_pretrained(self.model)
         problems, self.bad_rows = self._problems(limit)
         self.folder = EvaluationFolder(out, self._settings(len(problems)))
         self.dataset = FirstProblems(problems, limit or len(problems))

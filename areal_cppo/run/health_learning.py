@@ -268,7 +268,7 @@ def _reward_raised(record: dict[str, Any]) -> str | None:
         return None
     return (
         f"the reward function raised for {raised:.0f} of the responses so far, which "
-        "are not trained on: logs/controller.log says why ('a response has no reward')"
+        "are not trained on: the run's logs say why ('a response has no reward')"
     )
 
 

@@ -20,6 +20,7 @@ from areal_cppo.config.budget import checkpoint_bytes
 from areal_cppo.config.models import check_no_code
 from areal_cppo.doctor import Check, packages
 from areal_cppo.errors import UserError
+from areal_cppo.folder import RunFolder
 from areal_cppo.run import preflight
 from areal_cppo.serving.launch import guarded
 from areal_cppo.tasks.problems import TRIANGLES
@@ -160,6 +161,18 @@ def test_disk_for_the_checkpoints(load, monkeypatch):
         preflight.check_run_disk(config)
     free = needed + GIB
     preflight.check_run_disk(config)
+
+
+def test_a_folder_in_use_is_no_place_for_a_run(load, tmp_path):
+    """As the doctor sees it, and a start; a run that may go on is at home there."""
+    run = RunFolder(tmp_path / "run").create()
+    run.metrics.write_text("{}\n")
+    there = [f"run_dir='{run.path}'", "recover.mode=disabled"]
+    with pytest.raises(
+        UserError, match="run_dir: expected a new folder, found a run"
+    ):
+        preflight.check_run_disk(load("triangles.yaml", *there))
+    preflight.check_run_disk(load("triangles.yaml", there[0], "recover.mode=on"))
 
 
 def test_the_doctor_looks_at_a_configuration(local_paths, tmp_path):

@@ -167,6 +167,20 @@ def hub(tmp_path, monkeypatch):
     return snapshot
 
 
+def test_the_split_of_a_file_is_not_told(tmp_path, load):
+    """It has one, whatever it is; folders and datasets have several, dots or not."""
+    picture().save(tmp_path / "a.png")
+    rows = [row(1, images=str(tmp_path / "a.png"))]
+    file = jsonl(tmp_path / "mine.v2.jsonl", rows)
+    told = [load(file, source="custom"), load(file, "train[:1]", source="custom")]
+    folder = tmp_path / "mine.v2"
+    folder.mkdir()
+    told.append(load(jsonl(folder / "a.jsonl", rows).parent, source="custom"))
+    assert [each.notes[-1].partition(" rows of ")[2] for each in told] == [
+        *(f"{file}", f"{file} (train[:1])", f"{folder} (train)")
+    ]
+
+
 def test_a_snapshot_in_the_hubs_cache(hub, load):
     geometry3k(hub("hiyouga/geometry3k"), n=3)
     virl = virl39k(hub("TIGER-Lab/ViRL39K"))

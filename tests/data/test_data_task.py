@@ -155,6 +155,8 @@ def test_a_dry_run_tells_what_is_left_out(overrides, tmp_path):
     ]
     virl39k(tmp_path / "virl", rows, n=12)
     (tmp_path / "virl" / "images" / "Part0" / "2.jpg").unlink()
+    used = RunFolder(tmp_path / "run").create()
+    used.metrics.write_text("{}\n")
     said: list[str] = []
     dry_run(
         CONFIG,
@@ -175,7 +177,8 @@ def test_a_dry_run_tells_what_is_left_out(overrides, tmp_path):
     (found,) = [text for text in said if text.startswith("train_dataset: ")]
     assert "11 of 12 rows of" in found
     assert "left out: missing_image 1 (made-up-2: no file " in found
-    (warning,) = [text for text in said if text.startswith("warning: ")]
+    warning, place = [text for text in said if text.startswith("warning: ")]
+    assert place.startswith("warning: run_dir: expected a new folder, found a run's me")
     assert "1 of 1 problems: row 0 (made-up-11); accuracy on them" in warning
     (data,) = [text for text in said if text.startswith("data: ")]
     assert "11 problems" in data
