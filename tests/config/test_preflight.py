@@ -168,9 +168,7 @@ def test_a_folder_in_use_is_no_place_for_a_run(load, tmp_path):
     run = RunFolder(tmp_path / "run").create()
     run.metrics.write_text("{}\n")
     there = [f"run_dir='{run.path}'", "recover.mode=disabled"]
-    with pytest.raises(
-        UserError, match="run_dir: expected a new folder, found a run"
-    ):
+    with pytest.raises(UserError, match="run_dir: expected a new folder, found a run"):
         preflight.check_run_disk(load("triangles.yaml", *there))
     preflight.check_run_disk(load("triangles.yaml", there[0], "recover.mode=on"))
 
